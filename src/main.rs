@@ -1,0 +1,7 @@
+//! The `sordino` binary: parse, run, exit code. Everything else is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sordino::cli::main()
+}
