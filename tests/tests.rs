@@ -1,1 +1,4 @@
 //! The one test binary: modules by kind.
+
+#[cfg(feature = "lab")]
+mod lab;
