@@ -1,5 +1,10 @@
 //! Composition root: one file per command. The only room that knows all the others.
 
+pub mod centroids;
+pub mod inspect;
+#[cfg(feature = "lab")]
+pub mod train;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -13,10 +18,24 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Inspect(inspect::Args),
+    Centroids(centroids::Args),
+    #[cfg(feature = "lab")]
+    Train(Box<train::Args>),
+}
 
 /// Parses the command line, runs the command and returns the exit code of the process.
 #[must_use]
 pub fn main() -> ExitCode {
-    match Cli::parse().command {}
+    let outcome: anyhow::Result<ExitCode> = match Cli::parse().command {
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Centroids(args) => centroids::run(&args),
+        #[cfg(feature = "lab")]
+        Command::Train(args) => train::run(*args),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
