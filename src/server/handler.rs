@@ -154,6 +154,9 @@ async fn infer(shared: &Shared, request: &mut Request<Incoming>, started: Instan
     let call = Call { pipeline: Arc::clone(&shared.pipeline), header_length, body };
     let Done { result, facts, queued } = shared.compute.run(call).await?;
     shared.metrics.handled(&facts, queued, started.elapsed(), result.is_ok());
+    if let Some(failure) = &facts.failure {
+        tracing::warn!(%failure, rows = facts.rows, "an inference failed");
+    }
     Ok(inferred(result?))
 }
 
