@@ -1,5 +1,6 @@
 //! The one test binary: modules by kind.
 
 mod http;
+mod http_golden;
 mod http_limits;
 mod http_support;
