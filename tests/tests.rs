@@ -2,3 +2,7 @@
 
 #[cfg(feature = "lab")]
 mod lab;
+mod http;
+mod http_golden;
+mod http_limits;
+mod http_support;

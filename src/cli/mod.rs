@@ -2,6 +2,7 @@
 
 pub mod centroids;
 pub mod inspect;
+pub mod serve;
 #[cfg(feature = "lab")]
 pub mod train;
 
@@ -19,6 +20,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(Box<serve::Args>),
     Inspect(inspect::Args),
     Centroids(centroids::Args),
     #[cfg(feature = "lab")]
@@ -29,6 +31,7 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let outcome: anyhow::Result<ExitCode> = match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Centroids(args) => centroids::run(&args),
         #[cfg(feature = "lab")]
