@@ -1,5 +1,8 @@
 //! Composition root: one file per command. The only room that knows all the others.
 
+mod bench;
+mod healthcheck;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -13,10 +16,20 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Bench(bench::Args),
+    Healthcheck(healthcheck::Args),
+}
 
 /// Parses the command line, runs the command and returns the exit code of the process.
 #[must_use]
 pub fn main() -> ExitCode {
-    match Cli::parse().command {}
+    let result = match Cli::parse().command {
+        Command::Bench(args) => bench::run(&args),
+        Command::Healthcheck(args) => healthcheck::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("sordino: {error:#}");
+        ExitCode::FAILURE
+    })
 }
