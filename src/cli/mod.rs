@@ -1,7 +1,11 @@
 //! Composition root: one file per command. The only room that knows all the others.
 
-mod bench;
-mod healthcheck;
+pub mod bench;
+pub mod centroids;
+pub mod healthcheck;
+pub mod inspect;
+#[cfg(feature = "lab")]
+pub mod train;
 
 use std::process::ExitCode;
 
@@ -17,6 +21,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Inspect(inspect::Args),
+    Centroids(centroids::Args),
+    #[cfg(feature = "lab")]
+    Train(Box<train::Args>),
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
 }
@@ -24,12 +32,16 @@ enum Command {
 /// Parses the command line, runs the command and returns the exit code of the process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let outcome: anyhow::Result<ExitCode> = match Cli::parse().command {
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Centroids(args) => centroids::run(&args),
+        #[cfg(feature = "lab")]
+        Command::Train(args) => train::run(*args),
         Command::Bench(args) => bench::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
     };
-    result.unwrap_or_else(|error| {
-        eprintln!("sordino: {error:#}");
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
 }
