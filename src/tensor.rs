@@ -79,10 +79,7 @@ impl DType {
     }
 
     fn row(self) -> &'static (DType, &'static str, Option<usize>) {
-        DTYPES
-            .iter()
-            .find(|row| row.0 == self)
-            .unwrap_or(&DTYPES[0])
+        DTYPES.iter().find(|row| row.0 == self).unwrap_or(&DTYPES[0])
     }
 }
 
@@ -136,11 +133,7 @@ impl TensorSpec {
     /// The shape as the protocol prints it, for instance `[-1,1,28,28]`.
     #[must_use]
     pub fn shape_text(&self) -> String {
-        let sizes: Vec<String> = self
-            .shape
-            .iter()
-            .map(|dim| dim.oip_size().to_string())
-            .collect();
+        let sizes: Vec<String> = self.shape.iter().map(|dim| dim.oip_size().to_string()).collect();
         format!("[{}]", sizes.join(","))
     }
 }
@@ -306,22 +299,12 @@ impl InputTensor {
     pub fn new(spec: &TensorSpec, shape: &[usize], values: Values) -> Result<Self, InputError> {
         let name = || spec.name.clone();
         if values.dtype() != spec.dtype {
-            return Err(InputError::WrongDType {
-                name: name(),
-                expected: spec.dtype,
-                got: values.dtype(),
-            });
+            return Err(InputError::WrongDType { name: name(), expected: spec.dtype, got: values.dtype() });
         }
         let fits = shape.len() == spec.shape.len()
             && !shape.is_empty()
-            && spec
-                .shape
-                .iter()
-                .zip(shape)
-                .all(|(dim, &size)| dim.admits(size));
-        let expected = shape
-            .iter()
-            .try_fold(1_usize, |product, &size| product.checked_mul(size));
+            && spec.shape.iter().zip(shape).all(|(dim, &size)| dim.admits(size));
+        let expected = shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
         let (true, Some(expected)) = (fits, expected) else {
             return Err(InputError::WrongShape {
                 name: name(),
@@ -330,23 +313,12 @@ impl InputTensor {
             });
         };
         if values.len() != expected {
-            return Err(InputError::WrongCount {
-                name: name(),
-                expected,
-                got: values.len(),
-            });
+            return Err(InputError::WrongCount { name: name(), expected, got: values.len() });
         }
         if let Some(index) = values.first_non_finite() {
-            return Err(InputError::NonFinite {
-                name: name(),
-                index,
-            });
+            return Err(InputError::NonFinite { name: name(), index });
         }
-        Ok(Self {
-            name: name(),
-            shape: shape.to_vec(),
-            values,
-        })
+        Ok(Self { name: name(), shape: shape.to_vec(), values })
     }
 
     /// The input's name.
@@ -447,11 +419,7 @@ mod tests {
     use super::*;
 
     fn spec() -> TensorSpec {
-        TensorSpec {
-            name: "x".into(),
-            dtype: DType::F32,
-            shape: vec![Dim::Any, Dim::Fixed(2)],
-        }
+        TensorSpec { name: "x".into(), dtype: DType::F32, shape: vec![Dim::Any, Dim::Fixed(2)] }
     }
 
     #[test]
@@ -467,60 +435,29 @@ mod tests {
     fn a_tensor_is_checked_against_the_declared_input() {
         let new = |shape: &[usize], values| InputTensor::new(&spec(), shape, values).map(|_| ());
         assert_eq!(new(&[2, 2], Values::F32(vec![0.0; 4])), Ok(()));
-        assert!(matches!(
-            new(&[2, 2], Values::F64(vec![0.0; 4])),
-            Err(InputError::WrongDType { .. })
-        ));
-        for shape in [
-            &[4][..],
-            &[],
-            &[2, 3],
-            &[0, 2],
-            &[2, 2, 1],
-            &[usize::MAX, 2],
-        ] {
-            assert!(
-                matches!(
-                    new(shape, Values::F32(vec![0.0; 4])),
-                    Err(InputError::WrongShape { .. })
-                ),
-                "{shape:?}"
-            );
+        assert!(matches!(new(&[2, 2], Values::F64(vec![0.0; 4])), Err(InputError::WrongDType { .. })));
+        for shape in [&[4][..], &[], &[2, 3], &[0, 2], &[2, 2, 1], &[usize::MAX, 2]] {
+            assert!(matches!(new(shape, Values::F32(vec![0.0; 4])), Err(InputError::WrongShape { .. })), "{shape:?}");
         }
         assert_eq!(
             new(&[2, 2], Values::F32(vec![0.0; 5])),
-            Err(InputError::WrongCount {
-                name: "x".into(),
-                expected: 4,
-                got: 5
-            })
+            Err(InputError::WrongCount { name: "x".into(), expected: 4, got: 5 })
         );
     }
 
     #[test]
     fn non_finite_inputs_are_refused() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let refused =
-                InputTensor::new(&spec(), &[1, 2], Values::F32(vec![0.0, bad])).map(|_| ());
-            assert_eq!(
-                refused,
-                Err(InputError::NonFinite {
-                    name: "x".into(),
-                    index: 1
-                })
-            );
+            let refused = InputTensor::new(&spec(), &[1, 2], Values::F32(vec![0.0, bad])).map(|_| ());
+            assert_eq!(refused, Err(InputError::NonFinite { name: "x".into(), index: 1 }));
         }
     }
 
     #[test]
     fn inputs_agree_about_their_rows() {
-        let tensor =
-            |n: usize| InputTensor::new(&spec(), &[n, 2], Values::F32(vec![0.5; 2 * n])).unwrap();
+        let tensor = |n: usize| InputTensor::new(&spec(), &[n, 2], Values::F32(vec![0.5; 2 * n])).unwrap();
         assert!(matches!(Inputs::new(vec![]), Err(InputError::Empty)));
-        assert!(matches!(
-            Inputs::new(vec![tensor(1), tensor(2)]),
-            Err(InputError::RowsDiffer { .. })
-        ));
+        assert!(matches!(Inputs::new(vec![tensor(1), tensor(2)]), Err(InputError::RowsDiffer { .. })));
         assert_eq!(Inputs::new(vec![tensor(3), tensor(3)]).unwrap().n_rows(), 3);
     }
 
@@ -532,27 +469,15 @@ mod tests {
         assert!(Inputs::from_f32(&spec(), cut).unwrap().tensors()[0].values() == &expected);
         let mut owned = rows.clone();
         owned.slice_collapse(ndarray::s![1.., ..]);
-        assert!(
-            Inputs::from_f32(&spec(), owned.into_dyn())
-                .unwrap()
-                .tensors()[0]
-                .values()
-                == &expected
-        );
-        let turned = rows
-            .slice(ndarray::s![1.., ..])
-            .t()
-            .to_owned()
-            .reversed_axes()
-            .into_dyn();
+        assert!(Inputs::from_f32(&spec(), owned.into_dyn()).unwrap().tensors()[0].values() == &expected);
+        let turned = rows.slice(ndarray::s![1.., ..]).t().to_owned().reversed_axes().into_dyn();
         assert!(Inputs::from_f32(&spec(), turned).unwrap().tensors()[0].values() == &expected);
     }
 
     #[test]
     fn debug_shows_shapes_and_no_values() {
         let sentinel = 1234.5_f32;
-        let inputs =
-            Inputs::from_f32(&spec(), ndarray::array![[sentinel, 0.0]].into_dyn()).unwrap();
+        let inputs = Inputs::from_f32(&spec(), ndarray::array![[sentinel, 0.0]].into_dyn()).unwrap();
         let text = format!("{inputs:?}");
         assert!(text.contains("[1, 2] FP32"), "{text}");
         assert!(!text.contains("1234"), "{text}");

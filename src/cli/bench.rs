@@ -69,14 +69,8 @@ pub struct Args {
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
-    let value: f64 = text
-        .parse()
-        .map_err(|_| "expected a number of seconds".to_owned())?;
-    if (0.0..=3600.0).contains(&value) {
-        Ok(value)
-    } else {
-        Err(format!("expected 0 to 3600 seconds, got {value}"))
-    }
+    let value: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    if (0.0..=3600.0).contains(&value) { Ok(value) } else { Err(format!("expected 0 to 3600 seconds, got {value}")) }
 }
 
 /// The JSON form of a result: what was asked for beside what was measured.
@@ -105,18 +99,12 @@ struct Record<'a> {
 /// When the settings are out of bounds, the endpoint cannot be reached, or the model's metadata cannot be met.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let plan = LoadPlan::new(args.load_config())?;
-    let reach = if args.allow_remote {
-        Reach::Anywhere
-    } else {
-        Reach::Loopback
-    };
+    let reach = if args.allow_remote { Reach::Anywhere } else { Reach::Loopback };
     let endpoint = Endpoint::parse(&args.url, reach)?;
     let calls = make_calls(args, &endpoint)?;
     let request_bytes = calls[0].body_len();
     let rows = args.rows as usize;
-    let report = watch(&plan, |progress| {
-        load::run(&plan, &endpoint, calls, rows, progress)
-    })?;
+    let report = watch(&plan, |progress| load::run(&plan, &endpoint, calls, rows, progress))?;
     if args.json {
         let record = Record {
             format: "sordino.load",
@@ -137,11 +125,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     } else {
         print!("{report}");
     }
-    Ok(if report.n_ok > 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if report.n_ok > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 impl Args {
@@ -162,21 +146,10 @@ impl Args {
 fn make_calls(args: &Args, endpoint: &Endpoint) -> Result<Vec<Call>> {
     let path = format!("{}/v2/models/{}", endpoint.path(), args.model);
     let timeout = Duration::from_secs_f64(args.timeout);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("no runtime")?;
-    let metadata = runtime
-        .block_on(http::get(endpoint, &path, timeout))?
-        .expect_ok(&path)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    let metadata = runtime.block_on(http::get(endpoint, &path, timeout))?.expect_ok(&path)?;
     let inputs = ModelInputs::from_metadata(&metadata)?;
-    Ok(inputs.calls(
-        &format!("{path}/infer"),
-        args.encoding,
-        args.rows as usize,
-        N_CALLS,
-        args.seed,
-    )?)
+    Ok(inputs.calls(&format!("{path}/infer"), args.encoding, args.rows as usize, N_CALLS, args.seed)?)
 }
 
 /// Runs `load` on a thread of its own and draws its progress on standard error, where that is a terminal.
@@ -186,8 +159,7 @@ fn watch<T: Send>(
 ) -> Result<T> {
     let whole = plan.whole_duration();
     let bar = ProgressBar::new(u64::try_from(whole.as_millis()).unwrap_or(u64::MAX));
-    let style =
-        ProgressStyle::with_template("{bar:30} {msg} {eta} left").context("the bar's template")?;
+    let style = ProgressStyle::with_template("{bar:30} {msg} {eta} left").context("the bar's template")?;
     bar.set_style(style);
     let progress = Arc::new(Progress::default());
     let result = thread::scope(|scope| {
@@ -205,7 +177,5 @@ fn watch<T: Send>(
         load.join()
     });
     bar.finish_and_clear();
-    result
-        .map_err(|_| anyhow::anyhow!("the load ended early"))?
-        .map_err(Into::into)
+    result.map_err(|_| anyhow::anyhow!("the load ended early"))?.map_err(Into::into)
 }

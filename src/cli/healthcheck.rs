@@ -13,11 +13,7 @@ use crate::client::http;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// What to ask.
-    #[arg(
-        long,
-        default_value = "http://127.0.0.1:8000/v2/health/ready",
-        value_name = "URL"
-    )]
+    #[arg(long, default_value = "http://127.0.0.1:8000/v2/health/ready", value_name = "URL")]
     url: String,
     /// Longest wait for the answer, in milliseconds.
     #[arg(long, default_value_t = 2000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=60_000))]
@@ -31,21 +27,8 @@ pub struct Args {
 /// When the URL cannot be used or nothing answers; another status than 200 is exit code 1 with a line on stderr.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let endpoint = Endpoint::parse(&args.url, Reach::Anywhere)?;
-    let path = if endpoint.path().is_empty() {
-        "/"
-    } else {
-        endpoint.path()
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("no runtime")?;
-    runtime
-        .block_on(http::get(
-            &endpoint,
-            path,
-            Duration::from_millis(args.timeout_ms),
-        ))?
-        .expect_ok(path)?;
+    let path = if endpoint.path().is_empty() { "/" } else { endpoint.path() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(http::get(&endpoint, path, Duration::from_millis(args.timeout_ms)))?.expect_ok(path)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -18,8 +18,7 @@ use super::endpoint::Endpoint;
 pub const MAX_REPLY_BYTES: usize = 64 * 1024 * 1024;
 
 /// Tells the length of the JSON part of a body that ends in raw tensors.
-pub static INFERENCE_HEADER_LENGTH: HeaderName =
-    HeaderName::from_static("inference-header-content-length");
+pub static INFERENCE_HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
 /// A request, ready to be sent any number of times.
 #[derive(Debug, Clone)]
@@ -37,12 +36,7 @@ impl Call {
     ///
     /// [`ClientError::BadUrl`] if `path` is not the path of a URL.
     pub fn get(path: &str) -> Result<Self, ClientError> {
-        Ok(Self {
-            method: Method::GET,
-            path: uri(path)?,
-            headers: HeaderMap::new(),
-            body: Bytes::new(),
-        })
+        Ok(Self { method: Method::GET, path: uri(path)?, headers: HeaderMap::new(), body: Bytes::new() })
     }
 
     /// A `POST` of `body` to `path`, with the headers given.
@@ -51,12 +45,7 @@ impl Call {
     ///
     /// [`ClientError::BadUrl`] if `path` is not the path of a URL.
     pub fn post(path: &str, headers: HeaderMap, body: Bytes) -> Result<Self, ClientError> {
-        Ok(Self {
-            method: Method::POST,
-            path: uri(path)?,
-            headers,
-            body,
-        })
+        Ok(Self { method: Method::POST, path: uri(path)?, headers, body })
     }
 
     /// Bytes of the body.
@@ -67,10 +56,7 @@ impl Call {
 }
 
 fn uri(path: &str) -> Result<Uri, ClientError> {
-    let bad = || ClientError::BadUrl {
-        url: path.to_owned(),
-        reason: "it is not a path".to_owned(),
-    };
+    let bad = || ClientError::BadUrl { url: path.to_owned(), reason: "it is not a path".to_owned() };
     if !path.starts_with('/') {
         return Err(bad());
     }
@@ -103,11 +89,7 @@ impl Reply {
             .map(|c| if c.is_control() { ' ' } else { c })
             .take(200)
             .collect();
-        Err(ClientError::Status {
-            path: path.to_owned(),
-            status: self.status,
-            text,
-        })
+        Err(ClientError::Status { path: path.to_owned(), status: self.status, text })
     }
 }
 
@@ -129,9 +111,7 @@ impl Connection {
         let connect = |source| ClientError::Connect { address, source };
         let stream = TcpStream::connect(address).await.map_err(connect)?;
         stream.set_nodelay(true).map_err(connect)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(exchange)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(exchange)?;
         // Its failure reaches the caller through `sender`.
         tokio::spawn(async move { connection.await.ok() });
         let host = HeaderValue::from_str(endpoint.authority())
@@ -151,29 +131,15 @@ impl Connection {
         *request.uri_mut() = call.path.clone();
         *request.headers_mut() = call.headers.clone();
         request.headers_mut().insert(HOST, self.host.clone());
-        let (head, body) = self
-            .sender
-            .send_request(request)
-            .await
-            .map_err(exchange)?
-            .into_parts();
-        let body = Limited::new(body, MAX_REPLY_BYTES)
-            .collect()
-            .await
-            .map_err(|error| {
-                if error.is::<http_body_util::LengthLimitError>() {
-                    ClientError::TooLong {
-                        max_bytes: MAX_REPLY_BYTES,
-                    }
-                } else {
-                    ClientError::Exchange(error.to_string())
-                }
-            })?;
-        Ok(Reply {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            body: body.to_bytes(),
-        })
+        let (head, body) = self.sender.send_request(request).await.map_err(exchange)?.into_parts();
+        let body = Limited::new(body, MAX_REPLY_BYTES).collect().await.map_err(|error| {
+            if error.is::<http_body_util::LengthLimitError>() {
+                ClientError::TooLong { max_bytes: MAX_REPLY_BYTES }
+            } else {
+                ClientError::Exchange(error.to_string())
+            }
+        })?;
+        Ok(Reply { status: head.status.as_u16(), headers: head.headers, body: body.to_bytes() })
     }
 }
 
@@ -186,14 +152,8 @@ fn exchange(error: hyper::Error) -> ClientError {
 /// # Errors
 ///
 /// As [`Connection::open`] and [`Connection::send`], and [`ClientError::Timeout`].
-pub async fn get(
-    endpoint: &Endpoint,
-    path: &str,
-    timeout: std::time::Duration,
-) -> Result<Reply, ClientError> {
+pub async fn get(endpoint: &Endpoint, path: &str, timeout: std::time::Duration) -> Result<Reply, ClientError> {
     let call = Call::get(path)?;
     let exchange = async { Connection::open(endpoint).await?.send(&call).await };
-    tokio::time::timeout(timeout, exchange)
-        .await
-        .map_err(|_| ClientError::Timeout(timeout))?
+    tokio::time::timeout(timeout, exchange).await.map_err(|_| ClientError::Timeout(timeout))?
 }

@@ -167,25 +167,13 @@ pub fn run(
     progress: Arc<Progress>,
 ) -> Result<LoadReport, ClientError> {
     if calls.is_empty() {
-        return Err(ClientError::Metadata(
-            "expected one request or more to send, got none".to_owned(),
-        ));
+        return Err(ClientError::Metadata("expected one request or more to send, got none".to_owned()));
     }
     drop(runtime()?.block_on(Connection::open(endpoint))?);
     let config = plan.config.clone();
-    let LoadConfig {
-        n_connections,
-        n_threads,
-        ..
-    } = config;
+    let LoadConfig { n_connections, n_threads, .. } = config;
     let schedule = Schedule::new(&config);
-    let shared = Arc::new(Shared {
-        schedule,
-        config,
-        endpoint: endpoint.clone(),
-        calls,
-        progress,
-    });
+    let shared = Arc::new(Shared { schedule, config, endpoint: endpoint.clone(), calls, progress });
     let workers: Vec<_> = (0..n_threads)
         .map(|i| {
             let n = n_connections / n_threads + usize::from(i < n_connections % n_threads);
@@ -196,9 +184,7 @@ pub fn run(
     shared.schedule.release_until_over(n_connections);
     let mut sum = Tally::new();
     for worker in workers {
-        let tally = worker
-            .join()
-            .map_err(|_| ClientError::Exchange("a load thread ended early".to_owned()))?;
+        let tally = worker.join().map_err(|_| ClientError::Exchange("a load thread ended early".to_owned()))?;
         sum.merge(&tally?);
     }
     let elapsed = Instant::now().saturating_duration_since(shared.schedule.measure_from);
@@ -248,9 +234,7 @@ async fn work(shared: Arc<Shared>, tally: Rc<RefCell<Tally>>) {
         if ticket.measured {
             let mut tally = tally.borrow_mut();
             match outcome {
-                Ok(reply) => {
-                    tally.answered(reply.status, latency, call.body_len(), reply.body.len())
-                }
+                Ok(reply) => tally.answered(reply.status, latency, call.body_len(), reply.body.len()),
                 Err(error) => tally.failed(error.kind()),
             }
         }
@@ -258,11 +242,7 @@ async fn work(shared: Arc<Shared>, tally: Rc<RefCell<Tally>>) {
 }
 
 /// Sends `call` over `slot`'s connection, opened first where there is none; after a failure there is none.
-async fn exchange(
-    slot: &mut Option<Connection>,
-    shared: &Shared,
-    call: &Call,
-) -> Result<Reply, ClientError> {
+async fn exchange(slot: &mut Option<Connection>, shared: &Shared, call: &Call) -> Result<Reply, ClientError> {
     let timeout = shared.config.timeout;
     let attempt = async {
         let mut connection = match slot.take() {
@@ -273,9 +253,7 @@ async fn exchange(
         *slot = Some(connection);
         Ok(reply)
     };
-    tokio::time::timeout(timeout, attempt)
-        .await
-        .unwrap_or(Err(ClientError::Timeout(timeout)))
+    tokio::time::timeout(timeout, attempt).await.unwrap_or(Err(ClientError::Timeout(timeout)))
 }
 
 /// Leave to send one request.
@@ -335,8 +313,7 @@ impl Schedule {
     fn next_closed(&self) -> Option<Ticket> {
         let from = Instant::now();
         let measured = from >= self.measure_from;
-        let over = from >= self.end
-            || (measured && self.n_asked.fetch_add(1, Ordering::Relaxed) >= self.max_requests);
+        let over = from >= self.end || (measured && self.n_asked.fetch_add(1, Ordering::Relaxed) >= self.max_requests);
         (!over).then_some(Ticket { from, measured })
     }
 
@@ -346,10 +323,7 @@ impl Schedule {
             return None;
         }
         let measured = index >= self.n_warmup_arrivals(rate);
-        Some(Ticket {
-            from: self.start + Duration::from_secs_f64(index as f64 / rate),
-            measured,
-        })
+        Some(Ticket { from: self.start + Duration::from_secs_f64(index as f64 / rate), measured })
     }
 
     /// Open loop: arrivals before the measurement.
@@ -360,10 +334,7 @@ impl Schedule {
     /// Open loop: arrivals of the whole load.
     fn n_arrivals(&self, rate: f64) -> u64 {
         let by_time = ((self.end - self.start).as_secs_f64() * rate).ceil() as u64;
-        by_time.min(
-            self.n_warmup_arrivals(rate)
-                .saturating_add(self.max_requests),
-        )
+        by_time.min(self.n_warmup_arrivals(rate).saturating_add(self.max_requests))
     }
 
     /// Open loop: makes each request due at its time, on the calling thread, whose sleep is finer than the
@@ -382,11 +353,7 @@ impl Schedule {
             let next = self.start + Duration::from_secs_f64(n_released as f64 / rate);
             thread::sleep(next.saturating_duration_since(Instant::now()));
         }
-        thread::sleep(
-            self.end
-                .saturating_duration_since(Instant::now())
-                .min(Duration::from_secs_f64(1.0 / rate)),
-        );
+        thread::sleep(self.end.saturating_duration_since(Instant::now()).min(Duration::from_secs_f64(1.0 / rate)));
         self.due.add_permits(n_connections);
     }
 

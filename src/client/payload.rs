@@ -75,18 +75,11 @@ impl ModelInputs {
     /// [`ClientError::Metadata`] when it is not such an answer, when a dimension other than the first is free, or
     /// when an element type cannot be made up (`BYTES`, half precision).
     pub fn from_metadata(reply: &Reply) -> Result<Self, ClientError> {
-        let metadata: Metadata = serde_json::from_slice(&reply.body).map_err(|error| {
-            ClientError::Metadata(format!("expected the model's inputs: {error}"))
-        })?;
-        let inputs = metadata
-            .inputs
-            .into_iter()
-            .map(Input::new)
-            .collect::<Result<Vec<_>, _>>()?;
+        let metadata: Metadata = serde_json::from_slice(&reply.body)
+            .map_err(|error| ClientError::Metadata(format!("expected the model's inputs: {error}")))?;
+        let inputs = metadata.inputs.into_iter().map(Input::new).collect::<Result<Vec<_>, _>>()?;
         if inputs.is_empty() {
-            return Err(ClientError::Metadata(
-                "expected one input or more, got none".to_owned(),
-            ));
+            return Err(ClientError::Metadata("expected one input or more, got none".to_owned()));
         }
         Ok(Self { inputs })
     }
@@ -106,34 +99,21 @@ impl ModelInputs {
         n_calls: usize,
         seed: u64,
     ) -> Result<Vec<Call>, ClientError> {
-        let n_bytes = self.inputs.iter().try_fold(0_usize, |sum, input| {
-            sum.checked_add(input.n_bytes(n_rows)?)
-        });
+        let n_bytes = self.inputs.iter().try_fold(0_usize, |sum, input| sum.checked_add(input.n_bytes(n_rows)?));
         if n_bytes.is_none_or(|n| n > MAX_BODY_BYTES / 4) {
-            return Err(ClientError::Metadata(format!(
-                "{n_rows} rows make a request too long to send"
-            )));
+            return Err(ClientError::Metadata(format!("{n_rows} rows make a request too long to send")));
         }
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        (0..n_calls)
-            .map(|_| self.call(path, encoding, n_rows, &mut rng))
-            .collect()
+        (0..n_calls).map(|_| self.call(path, encoding, n_rows, &mut rng)).collect()
     }
 
-    fn call(
-        &self,
-        path: &str,
-        encoding: Encoding,
-        n_rows: usize,
-        rng: &mut ChaCha8Rng,
-    ) -> Result<Call, ClientError> {
+    fn call(&self, path: &str, encoding: Encoding, n_rows: usize, rng: &mut ChaCha8Rng) -> Result<Call, ClientError> {
         let mut tail = Vec::new();
         let mut inputs = Vec::with_capacity(self.inputs.len());
         for input in &self.inputs {
             let mut shape = vec![n_rows];
             shape.extend(&input.row_shape);
-            let mut tensor =
-                json!({ "name": input.name, "shape": shape, "datatype": input.dtype.oip_name() });
+            let mut tensor = json!({ "name": input.name, "shape": shape, "datatype": input.dtype.oip_name() });
             let n_values: usize = shape.iter().product();
             match encoding {
                 Encoding::Json => {
@@ -159,10 +139,7 @@ impl ModelInputs {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
         let mut body = request.to_string().into_bytes();
         if encoding == Encoding::Binary {
-            headers.insert(
-                INFERENCE_HEADER_LENGTH.clone(),
-                HeaderValue::from(body.len()),
-            );
+            headers.insert(INFERENCE_HEADER_LENGTH.clone(), HeaderValue::from(body.len()));
             body.extend(tail);
         }
         Call::post(path, headers, Bytes::from(body))
@@ -171,46 +148,26 @@ impl ModelInputs {
 
 impl Input {
     fn new(input: MetadataInput) -> Result<Self, ClientError> {
-        let MetadataInput {
-            name,
-            datatype,
-            shape,
-        } = input;
+        let MetadataInput { name, datatype, shape } = input;
         let refuse = |what: String| ClientError::Metadata(format!("input {name:?}: {what}"));
         let dtype = DType::from_oip_name(&datatype)
             .filter(|dtype| !matches!(dtype, DType::Bytes | DType::F16 | DType::Bf16))
             .ok_or_else(|| refuse(format!("values of type {datatype} cannot be made up")))?;
-        let (batch, row) = shape
-            .split_first()
-            .ok_or_else(|| refuse("expected a batch dimension, got none".into()))?;
+        let (batch, row) = shape.split_first().ok_or_else(|| refuse("expected a batch dimension, got none".into()))?;
         if *batch != -1 {
-            return Err(refuse(format!(
-                "expected a free batch dimension (-1), got {batch}"
-            )));
+            return Err(refuse(format!("expected a free batch dimension (-1), got {batch}")));
         }
         let row_shape = row
             .iter()
             .map(|dim| usize::try_from(*dim).ok().filter(|dim| *dim > 0))
             .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| {
-                refuse(format!(
-                    "expected fixed dimensions after the first, got {shape:?}"
-                ))
-            })?;
-        Ok(Self {
-            name,
-            dtype,
-            row_shape,
-        })
+            .ok_or_else(|| refuse(format!("expected fixed dimensions after the first, got {shape:?}")))?;
+        Ok(Self { name, dtype, row_shape })
     }
 
     /// Bytes of `n_rows` rows in binary form; `None` when the number does not fit.
     fn n_bytes(&self, n_rows: usize) -> Option<usize> {
-        self.row_shape
-            .iter()
-            .try_fold(n_rows.checked_mul(self.dtype.size()?)?, |n, dim| {
-                n.checked_mul(*dim)
-            })
+        self.row_shape.iter().try_fold(n_rows.checked_mul(self.dtype.size()?)?, |n, dim| n.checked_mul(*dim))
     }
 
     fn value(&self, rng: &mut ChaCha8Rng) -> Scalar {
@@ -236,10 +193,7 @@ impl Scalar {
         match *self {
             Self::Bool(value) => json!(value),
             // The shortest text that reads back as this f32.
-            Self::F32(value) => value
-                .to_string()
-                .parse::<serde_json::Number>()
-                .map_or(Value::Null, Value::Number),
+            Self::F32(value) => value.to_string().parse::<serde_json::Number>().map_or(Value::Null, Value::Number),
             Self::F64(value) => json!(value),
             Self::Int(value, _) => json!(value),
         }
@@ -260,11 +214,7 @@ mod tests {
     use super::*;
 
     fn reply(body: &str) -> Reply {
-        Reply {
-            status: 200,
-            headers: HeaderMap::new(),
-            body: Bytes::from(body.to_owned()),
-        }
+        Reply { status: 200, headers: HeaderMap::new(), body: Bytes::from(body.to_owned()) }
     }
 
     fn image() -> ModelInputs {
@@ -275,12 +225,7 @@ mod tests {
     #[test]
     fn one_seed_makes_the_same_bytes() {
         for encoding in [Encoding::Json, Encoding::Binary] {
-            let text = |seed| {
-                format!(
-                    "{:?}",
-                    image().calls("/x", encoding, 3, 2, seed).expect("calls")
-                )
-            };
+            let text = |seed| format!("{:?}", image().calls("/x", encoding, 3, 2, seed).expect("calls"));
             assert_eq!(text(1), text(1));
             assert_ne!(text(1), text(2));
         }
@@ -288,21 +233,12 @@ mod tests {
 
     #[test]
     fn a_binary_body_is_a_header_of_the_stated_length_and_then_the_values() {
-        let calls = image()
-            .calls("/x", Encoding::Binary, 3, 1, 7)
-            .expect("calls");
+        let calls = image().calls("/x", Encoding::Binary, 3, 1, 7).expect("calls");
         let Call { headers, body, .. } = &calls[0];
-        let length: usize = headers[&INFERENCE_HEADER_LENGTH]
-            .to_str()
-            .expect("text")
-            .parse()
-            .expect("a number");
+        let length: usize = headers[&INFERENCE_HEADER_LENGTH].to_str().expect("text").parse().expect("a number");
         let header: Value = serde_json::from_slice(&body[..length]).expect("JSON");
         assert_eq!(header["inputs"][0]["shape"], json!([3, 1, 2, 2]));
-        assert_eq!(
-            header["inputs"][0]["parameters"]["binary_data_size"],
-            json!(48)
-        );
+        assert_eq!(header["inputs"][0]["parameters"]["binary_data_size"], json!(48));
         assert_eq!(body.len() - length, 48);
     }
 
@@ -312,16 +248,12 @@ mod tests {
         let body: Value = serde_json::from_slice(&calls[0].body).expect("JSON");
         let data = body["inputs"][0]["data"].as_array().expect("an array");
         assert_eq!(data.len(), 12);
-        assert!(
-            data.iter()
-                .all(|value| value.as_f64().is_some_and(|v| (0.0..1.0).contains(&v)))
-        );
+        assert!(data.iter().all(|value| value.as_f64().is_some_and(|v| (0.0..1.0).contains(&v))));
     }
 
     #[test]
     fn metadata_that_cannot_be_met_is_refused() {
-        let inputs =
-            |text: &str| ModelInputs::from_metadata(&reply(&format!(r#"{{"inputs":{text}}}"#)));
+        let inputs = |text: &str| ModelInputs::from_metadata(&reply(&format!(r#"{{"inputs":{text}}}"#)));
         for text in [
             "[]",
             "7",
@@ -331,13 +263,9 @@ mod tests {
             r#"[{"name":"a","datatype":"FP32","shape":[-1,-1]}]"#,
             r#"[{"name":"a","datatype":"FP32","shape":[-1,0]}]"#,
         ] {
-            assert!(
-                matches!(inputs(text), Err(ClientError::Metadata(_))),
-                "{text}"
-            );
+            assert!(matches!(inputs(text), Err(ClientError::Metadata(_))), "{text}");
         }
-        let huge = inputs(r#"[{"name":"a","datatype":"FP32","shape":[-1,9223372036854775807]}]"#)
-            .expect("read");
+        let huge = inputs(r#"[{"name":"a","datatype":"FP32","shape":[-1,9223372036854775807]}]"#).expect("read");
         assert!(huge.calls("/x", Encoding::Binary, 2, 1, 0).is_err());
     }
 
@@ -348,9 +276,6 @@ mod tests {
         let model = ModelInputs::from_metadata(&reply(body)).expect("good metadata");
         let calls = model.calls("/x", Encoding::Binary, 2, 1, 0).expect("calls");
         let text = String::from_utf8_lossy(&calls[0].body).into_owned();
-        assert!(
-            text.contains(r#""binary_data_size":12"#) && text.contains(r#""binary_data_size":10"#),
-            "{text}"
-        );
+        assert!(text.contains(r#""binary_data_size":12"#) && text.contains(r#""binary_data_size":10"#), "{text}");
     }
 }

@@ -23,28 +23,14 @@ pub(super) struct Tally {
 impl Tally {
     pub(super) fn new() -> Self {
         let max = u64::try_from(MAX_LATENCY.as_nanos()).unwrap_or(u64::MAX);
-        let latency_ns = Histogram::new_with_bounds(1, max, 3)
-            .expect("1 ns to 10 min at 3 digits are valid bounds");
-        Self {
-            latency_ns,
-            by_status: BTreeMap::new(),
-            errors: BTreeMap::new(),
-            sent_bytes: 0,
-            received_bytes: 0,
-        }
+        let latency_ns = Histogram::new_with_bounds(1, max, 3).expect("1 ns to 10 min at 3 digits are valid bounds");
+        Self { latency_ns, by_status: BTreeMap::new(), errors: BTreeMap::new(), sent_bytes: 0, received_bytes: 0 }
     }
 
     /// Counts an answer. The latency of answers other than 2xx is left out: a refusal is quick, and would flatter.
-    pub(super) fn answered(
-        &mut self,
-        status: u16,
-        latency: Duration,
-        sent: usize,
-        received: usize,
-    ) {
+    pub(super) fn answered(&mut self, status: u16, latency: Duration, sent: usize, received: usize) {
         if (200..300).contains(&status) {
-            self.latency_ns
-                .saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1));
+            self.latency_ns.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1));
         }
         *self.by_status.entry(status).or_default() += 1;
         self.sent_bytes += sent as u64;
@@ -56,9 +42,7 @@ impl Tally {
     }
 
     pub(super) fn merge(&mut self, other: &Self) {
-        self.latency_ns
-            .add(&other.latency_ns)
-            .expect("both histograms have the same bounds");
+        self.latency_ns.add(&other.latency_ns).expect("both histograms have the same bounds");
         for (status, n) in &other.by_status {
             *self.by_status.entry(*status).or_default() += n;
         }
@@ -159,16 +143,8 @@ impl Latency {
 
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "answers   {} of 2xx in {:.2} s",
-            self.n_ok, self.elapsed_s
-        )?;
-        writeln!(
-            f,
-            "rate      {:.0} requests/s, {:.0} rows/s",
-            self.requests_per_s, self.rows_per_s
-        )?;
+        writeln!(f, "answers   {} of 2xx in {:.2} s", self.n_ok, self.elapsed_s)?;
+        writeln!(f, "rate      {:.0} requests/s, {:.0} rows/s", self.requests_per_s, self.rows_per_s)?;
         match self.latency_us {
             Some(l) => writeln!(
                 f,
@@ -177,27 +153,15 @@ impl fmt::Display for LoadReport {
             )?,
             None => writeln!(f, "latency   no 2xx answer to measure")?,
         }
-        writeln!(
-            f,
-            "bodies    {} bytes sent, {} bytes received",
-            self.sent_bytes, self.received_bytes
-        )?;
-        for (status, n) in self
-            .by_status
-            .iter()
-            .filter(|(status, _)| !(200..300).contains(*status))
-        {
+        writeln!(f, "bodies    {} bytes sent, {} bytes received", self.sent_bytes, self.received_bytes)?;
+        for (status, n) in self.by_status.iter().filter(|(status, _)| !(200..300).contains(*status)) {
             writeln!(f, "status    {status}: {n}")?;
         }
         for (kind, n) in &self.errors {
             writeln!(f, "failed    {kind}: {n}")?;
         }
         if self.n_unsent > 0 {
-            writeln!(
-                f,
-                "unsent    {} were due and no connection was free: the rate was not reached",
-                self.n_unsent
-            )?;
+            writeln!(f, "unsent    {} were due and no connection was free: the rate was not reached", self.n_unsent)?;
         }
         Ok(())
     }
@@ -221,10 +185,7 @@ mod tests {
         assert_eq!((report.sent_bytes, report.received_bytes), (30, 45));
         assert!((report.rows_per_s - 4.0).abs() < 1e-9);
         let latency = report.latency_us.expect("two answers");
-        assert!(
-            (latency.min - 2000.0).abs() < 4.0 && (latency.max - 2000.0).abs() < 4.0,
-            "{latency:?}"
-        );
+        assert!((latency.min - 2000.0).abs() < 4.0 && (latency.max - 2000.0).abs() < 4.0, "{latency:?}");
     }
 
     #[test]
