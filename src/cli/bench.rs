@@ -14,6 +14,7 @@ use crate::client::http::{self, Call};
 use crate::client::load::{self, LoadConfig, LoadPlan, Pace, Progress};
 use crate::client::payload::{Encoding, ModelInputs};
 use crate::client::report::LoadReport;
+use crate::pipeline::bundled;
 
 /// Different requests that are sent in turn.
 const N_CALLS: usize = 16;
@@ -28,7 +29,7 @@ pub struct Args {
     #[arg(long, default_value = "http://127.0.0.1:8000")]
     url: String,
     /// Model to ask.
-    #[arg(long, default_value = "fashion_cnn")]
+    #[arg(long, default_value = bundled::NAME)]
     model: String,
     /// How tensors travel, in both directions: json or binary.
     #[arg(long, default_value = "binary")]
