@@ -1,1 +1,5 @@
 //! The one test binary: modules by kind.
+
+mod http;
+mod http_limits;
+mod http_support;

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod centroids;
 pub mod healthcheck;
 pub mod inspect;
+pub mod serve;
 #[cfg(feature = "lab")]
 pub mod train;
 
@@ -21,6 +22,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(Box<serve::Args>),
     Inspect(inspect::Args),
     Centroids(centroids::Args),
     #[cfg(feature = "lab")]
@@ -33,6 +35,7 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let outcome: anyhow::Result<ExitCode> = match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Centroids(args) => centroids::run(&args),
         #[cfg(feature = "lab")]
