@@ -39,7 +39,7 @@ pub enum ClientError {
         address: std::net::IpAddr,
     },
     /// No connection came about.
-    #[error("cannot connect to {address}: {source}")]
+    #[error("cannot connect to {address}")]
     Connect {
         /// Address that was dialled.
         address: std::net::SocketAddr,
