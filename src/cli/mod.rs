@@ -1,6 +1,8 @@
 //! Composition root: one file per command. The only room that knows all the others.
 
+pub mod bench;
 pub mod centroids;
+pub mod healthcheck;
 pub mod inspect;
 pub mod serve;
 #[cfg(feature = "lab")]
@@ -25,6 +27,8 @@ enum Command {
     Centroids(centroids::Args),
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
+    Bench(bench::Args),
+    Healthcheck(healthcheck::Args),
 }
 
 /// Parses the command line, runs the command and returns the exit code of the process.
@@ -36,6 +40,8 @@ pub fn main() -> ExitCode {
         Command::Centroids(args) => centroids::run(&args),
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Healthcheck(args) => healthcheck::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
