@@ -1,1 +1,485 @@
-//! (to be written)
+//! Inputs of a classifier: element types, shapes, and tensors that have been checked against them.
+//!
+//! Nothing here knows bytes on a wire, an engine, or scores. A [`Inputs`] has been checked when it exists: the
+//! element type, the rank, every fixed dimension, the number of values and their finiteness (R8). Its `Debug`
+//! prints shapes, never values.
+
+use std::fmt;
+
+use ndarray::ArrayD;
+
+/// Element type of a tensor, by the names of the Open Inference Protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// One byte per element, 0 or 1.
+    Bool,
+    /// Unsigned 8-bit integer.
+    U8,
+    /// Unsigned 16-bit integer.
+    U16,
+    /// Unsigned 32-bit integer.
+    U32,
+    /// Unsigned 64-bit integer.
+    U64,
+    /// Signed 8-bit integer.
+    I8,
+    /// Signed 16-bit integer.
+    I16,
+    /// Signed 32-bit integer.
+    I32,
+    /// Signed 64-bit integer.
+    I64,
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// IEEE single precision.
+    F32,
+    /// IEEE double precision.
+    F64,
+    /// Length-prefixed byte strings.
+    Bytes,
+}
+
+/// Every element type with its protocol name and its size in bytes (`None`: no fixed size).
+const DTYPES: [(DType, &str, Option<usize>); 14] = [
+    (DType::Bool, "BOOL", Some(1)),
+    (DType::U8, "UINT8", Some(1)),
+    (DType::U16, "UINT16", Some(2)),
+    (DType::U32, "UINT32", Some(4)),
+    (DType::U64, "UINT64", Some(8)),
+    (DType::I8, "INT8", Some(1)),
+    (DType::I16, "INT16", Some(2)),
+    (DType::I32, "INT32", Some(4)),
+    (DType::I64, "INT64", Some(8)),
+    (DType::F16, "FP16", Some(2)),
+    (DType::Bf16, "BF16", Some(2)),
+    (DType::F32, "FP32", Some(4)),
+    (DType::F64, "FP64", Some(8)),
+    (DType::Bytes, "BYTES", None),
+];
+
+impl DType {
+    /// The name that the Open Inference Protocol gives this type, such as `FP32`.
+    #[must_use]
+    pub fn oip_name(self) -> &'static str {
+        self.row().1
+    }
+
+    /// The type of that protocol name, if there is one.
+    #[must_use]
+    pub fn from_oip_name(name: &str) -> Option<Self> {
+        DTYPES.iter().find(|row| row.1 == name).map(|row| row.0)
+    }
+
+    /// Bytes per element, `None` for [`DType::Bytes`].
+    #[must_use]
+    pub fn size(self) -> Option<usize> {
+        self.row().2
+    }
+
+    fn row(self) -> &'static (DType, &'static str, Option<usize>) {
+        DTYPES.iter().find(|row| row.0 == self).unwrap_or(&DTYPES[0])
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.oip_name())
+    }
+}
+
+/// One dimension of a declared shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dim {
+    /// Any size; printed as `-1`, as the protocol does.
+    Any,
+    /// Exactly this size.
+    Fixed(usize),
+}
+
+impl Dim {
+    /// The protocol's number for this dimension: its size, or −1 for any.
+    #[must_use]
+    pub fn oip_size(self) -> i64 {
+        match self {
+            Dim::Any => -1,
+            Dim::Fixed(size) => i64::try_from(size).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// Whether a tensor may have this size here.
+    #[must_use]
+    pub fn admits(self, size: usize) -> bool {
+        match self {
+            Dim::Any => size > 0,
+            Dim::Fixed(expected) => size == expected,
+        }
+    }
+}
+
+/// What a model declares of one input: its name, element type and shape. Dimension 0 is the batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// The input's name in the model's graph.
+    pub name: String,
+    /// Its element type.
+    pub dtype: DType,
+    /// Its dimensions; the first is the number of rows.
+    pub shape: Vec<Dim>,
+}
+
+impl TensorSpec {
+    /// The shape as the protocol prints it, for instance `[-1,1,28,28]`.
+    #[must_use]
+    pub fn shape_text(&self) -> String {
+        let sizes: Vec<String> = self.shape.iter().map(|dim| dim.oip_size().to_string()).collect();
+        format!("[{}]", sizes.join(","))
+    }
+}
+
+/// The values of a tensor, row-major.
+#[derive(Clone, PartialEq)]
+pub enum Values {
+    /// Booleans.
+    Bool(Vec<bool>),
+    /// Unsigned 8-bit integers.
+    U8(Vec<u8>),
+    /// Unsigned 16-bit integers.
+    U16(Vec<u16>),
+    /// Unsigned 32-bit integers.
+    U32(Vec<u32>),
+    /// Unsigned 64-bit integers.
+    U64(Vec<u64>),
+    /// Signed 8-bit integers.
+    I8(Vec<i8>),
+    /// Signed 16-bit integers.
+    I16(Vec<i16>),
+    /// Signed 32-bit integers.
+    I32(Vec<i32>),
+    /// Signed 64-bit integers.
+    I64(Vec<i64>),
+    /// Single precision.
+    F32(Vec<f32>),
+    /// Double precision.
+    F64(Vec<f64>),
+}
+
+impl Values {
+    /// The element type.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        match self {
+            Values::Bool(_) => DType::Bool,
+            Values::U8(_) => DType::U8,
+            Values::U16(_) => DType::U16,
+            Values::U32(_) => DType::U32,
+            Values::U64(_) => DType::U64,
+            Values::I8(_) => DType::I8,
+            Values::I16(_) => DType::I16,
+            Values::I32(_) => DType::I32,
+            Values::I64(_) => DType::I64,
+            Values::F32(_) => DType::F32,
+            Values::F64(_) => DType::F64,
+        }
+    }
+
+    /// The number of elements.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Values::Bool(v) => v.len(),
+            Values::U8(v) => v.len(),
+            Values::U16(v) => v.len(),
+            Values::U32(v) => v.len(),
+            Values::U64(v) => v.len(),
+            Values::I8(v) => v.len(),
+            Values::I16(v) => v.len(),
+            Values::I32(v) => v.len(),
+            Values::I64(v) => v.len(),
+            Values::F32(v) => v.len(),
+            Values::F64(v) => v.len(),
+        }
+    }
+
+    /// Whether there is no element.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Position of the first NaN or infinity.
+    fn first_non_finite(&self) -> Option<usize> {
+        match self {
+            Values::F32(v) => v.iter().position(|x| !x.is_finite()),
+            Values::F64(v) => v.iter().position(|x| !x.is_finite()),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} × {}", self.len(), self.dtype())
+    }
+}
+
+/// Why a tensor is no input of this model. Holds names, shapes and positions, never values.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InputError {
+    /// The element type is another than the model's.
+    #[error("input '{name}': data-type is {got}, but the model expects {expected}")]
+    WrongDType {
+        /// The input.
+        name: String,
+        /// What the model declares.
+        expected: DType,
+        /// What came.
+        got: DType,
+    },
+    /// The rank or a dimension is another than the model's.
+    #[error("input '{name}': unexpected shape, expected {expected}, got {got}")]
+    WrongShape {
+        /// The input.
+        name: String,
+        /// The declared shape, `-1` for any size.
+        expected: String,
+        /// The shape that came.
+        got: String,
+    },
+    /// The number of values is not the product of the shape.
+    #[error("input '{name}': its shape holds {expected} values, got {got}")]
+    WrongCount {
+        /// The input.
+        name: String,
+        /// Product of the shape.
+        expected: usize,
+        /// Number of values that came.
+        got: usize,
+    },
+    /// A value is NaN or infinite (R8).
+    #[error("input '{name}': the value at position {index} is not a finite number")]
+    NonFinite {
+        /// The input.
+        name: String,
+        /// Row-major position of the first such value.
+        index: usize,
+    },
+    /// Two inputs disagree about the number of rows.
+    #[error("input '{name}' has {got} rows, input '{first}' has {expected}")]
+    RowsDiffer {
+        /// The input that differs.
+        name: String,
+        /// The first input.
+        first: String,
+        /// Rows of the first.
+        expected: usize,
+        /// Rows of this one.
+        got: usize,
+    },
+    /// There is no input at all.
+    #[error("expected at least one input, got none")]
+    Empty,
+}
+
+/// One checked input tensor.
+#[derive(Clone)]
+pub struct InputTensor {
+    name: String,
+    shape: Vec<usize>,
+    values: Values,
+}
+
+impl InputTensor {
+    /// Checks `values` of shape `shape` against what the model declares.
+    ///
+    /// # Errors
+    /// [`InputError`] when the element type, the rank, a fixed dimension, the number of values, or the
+    /// finiteness of a value (R8) is off.
+    pub fn new(spec: &TensorSpec, shape: &[usize], values: Values) -> Result<Self, InputError> {
+        let name = || spec.name.clone();
+        if values.dtype() != spec.dtype {
+            return Err(InputError::WrongDType { name: name(), expected: spec.dtype, got: values.dtype() });
+        }
+        let fits = shape.len() == spec.shape.len()
+            && !shape.is_empty()
+            && spec.shape.iter().zip(shape).all(|(dim, &size)| dim.admits(size));
+        let expected = shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
+        let (true, Some(expected)) = (fits, expected) else {
+            return Err(InputError::WrongShape {
+                name: name(),
+                expected: spec.shape_text(),
+                got: format!("{shape:?}").replace(' ', ""),
+            });
+        };
+        if values.len() != expected {
+            return Err(InputError::WrongCount { name: name(), expected, got: values.len() });
+        }
+        if let Some(index) = values.first_non_finite() {
+            return Err(InputError::NonFinite { name: name(), index });
+        }
+        Ok(Self { name: name(), shape: shape.to_vec(), values })
+    }
+
+    /// The input's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its shape; the first dimension is the number of rows.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Its values, row-major.
+    #[must_use]
+    pub fn values(&self) -> &Values {
+        &self.values
+    }
+
+    /// Its shape and values, for an engine that takes them over.
+    #[must_use]
+    pub fn into_parts(self) -> (Vec<usize>, Values) {
+        (self.shape, self.values)
+    }
+}
+
+impl fmt::Debug for InputTensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} {}", self.name, self.shape, self.values.dtype())
+    }
+}
+
+/// The checked inputs of one call, in the order of the model's inputs.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    tensors: Vec<InputTensor>,
+}
+
+impl Inputs {
+    /// Puts checked tensors together.
+    ///
+    /// # Errors
+    /// [`InputError::Empty`] without a tensor, [`InputError::RowsDiffer`] when their batches differ.
+    pub fn new(tensors: Vec<InputTensor>) -> Result<Self, InputError> {
+        let first = tensors.first().ok_or(InputError::Empty)?;
+        let expected = first.shape[0];
+        if let Some(other) = tensors.iter().find(|tensor| tensor.shape[0] != expected) {
+            return Err(InputError::RowsDiffer {
+                name: other.name.clone(),
+                first: first.name.clone(),
+                expected,
+                got: other.shape[0],
+            });
+        }
+        Ok(Self { tensors })
+    }
+
+    /// One input from an array of shape `(n_rows, …)`, as offline code has it.
+    ///
+    /// # Errors
+    /// As [`InputTensor::new`].
+    pub fn from_f32(spec: &TensorSpec, rows: ArrayD<f32>) -> Result<Self, InputError> {
+        let shape = rows.shape().to_vec();
+        let values: Vec<f32> = if rows.is_standard_layout() {
+            let (values, offset) = rows.into_raw_vec_and_offset();
+            match offset {
+                None | Some(0) => values,
+                Some(start) => values[start..].to_vec(),
+            }
+        } else {
+            rows.iter().copied().collect()
+        };
+        Self::new(vec![InputTensor::new(spec, &shape, Values::F32(values))?])
+    }
+
+    /// The number of rows, at least one.
+    #[must_use]
+    pub fn n_rows(&self) -> usize {
+        self.tensors[0].shape[0]
+    }
+
+    /// The tensors, in the order of the model's inputs.
+    #[must_use]
+    pub fn tensors(&self) -> &[InputTensor] {
+        &self.tensors
+    }
+
+    /// The tensors, given away.
+    #[must_use]
+    pub fn into_tensors(self) -> Vec<InputTensor> {
+        self.tensors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> TensorSpec {
+        TensorSpec { name: "x".into(), dtype: DType::F32, shape: vec![Dim::Any, Dim::Fixed(2)] }
+    }
+
+    #[test]
+    fn names_of_element_types_are_inverse() {
+        for (dtype, name, _) in DTYPES {
+            assert_eq!(DType::from_oip_name(name), Some(dtype));
+            assert_eq!(dtype.oip_name(), name);
+        }
+        assert_eq!(DType::from_oip_name("fp32"), None);
+    }
+
+    #[test]
+    fn a_tensor_is_checked_against_the_declared_input() {
+        let new = |shape: &[usize], values| InputTensor::new(&spec(), shape, values).map(|_| ());
+        assert_eq!(new(&[2, 2], Values::F32(vec![0.0; 4])), Ok(()));
+        assert!(matches!(new(&[2, 2], Values::F64(vec![0.0; 4])), Err(InputError::WrongDType { .. })));
+        for shape in [&[4][..], &[], &[2, 3], &[0, 2], &[2, 2, 1], &[usize::MAX, 2]] {
+            assert!(matches!(new(shape, Values::F32(vec![0.0; 4])), Err(InputError::WrongShape { .. })), "{shape:?}");
+        }
+        assert_eq!(
+            new(&[2, 2], Values::F32(vec![0.0; 5])),
+            Err(InputError::WrongCount { name: "x".into(), expected: 4, got: 5 })
+        );
+    }
+
+    #[test]
+    fn non_finite_inputs_are_refused() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let refused = InputTensor::new(&spec(), &[1, 2], Values::F32(vec![0.0, bad])).map(|_| ());
+            assert_eq!(refused, Err(InputError::NonFinite { name: "x".into(), index: 1 }));
+        }
+    }
+
+    #[test]
+    fn inputs_agree_about_their_rows() {
+        let tensor = |n: usize| InputTensor::new(&spec(), &[n, 2], Values::F32(vec![0.5; 2 * n])).unwrap();
+        assert!(matches!(Inputs::new(vec![]), Err(InputError::Empty)));
+        assert!(matches!(Inputs::new(vec![tensor(1), tensor(2)]), Err(InputError::RowsDiffer { .. })));
+        assert_eq!(Inputs::new(vec![tensor(3), tensor(3)]).unwrap().n_rows(), 3);
+    }
+
+    #[test]
+    fn arrays_in_any_layout_keep_their_rows() {
+        let rows = ndarray::array![[1.0_f32, 2.0], [3.0, 4.0], [5.0, 6.0]];
+        let expected = Values::F32(vec![3.0, 4.0, 5.0, 6.0]);
+        let cut = rows.slice(ndarray::s![1.., ..]).to_owned().into_dyn();
+        assert!(Inputs::from_f32(&spec(), cut).unwrap().tensors()[0].values() == &expected);
+        let mut owned = rows.clone();
+        owned.slice_collapse(ndarray::s![1.., ..]);
+        assert!(Inputs::from_f32(&spec(), owned.into_dyn()).unwrap().tensors()[0].values() == &expected);
+        let turned = rows.slice(ndarray::s![1.., ..]).t().to_owned().reversed_axes().into_dyn();
+        assert!(Inputs::from_f32(&spec(), turned).unwrap().tensors()[0].values() == &expected);
+    }
+
+    #[test]
+    fn debug_shows_shapes_and_no_values() {
+        let sentinel = 1234.5_f32;
+        let inputs = Inputs::from_f32(&spec(), ndarray::array![[sentinel, 0.0]].into_dyn()).unwrap();
+        let text = format!("{inputs:?}");
+        assert!(text.contains("[1, 2] FP32"), "{text}");
+        assert!(!text.contains("1234"), "{text}");
+    }
+}
