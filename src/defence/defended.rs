@@ -54,7 +54,8 @@ impl Defended {
     /// label is kept here as well (R1).
     #[must_use]
     pub fn log_probabilities(&self) -> Array2<f32> {
-        let mut logs = self.probabilities.mapv(|p| if p > 0.0 { (f64::from(p).ln() as f32).max(LOG_FLOOR) } else { LOG_FLOOR });
+        let mut logs =
+            self.probabilities.mapv(|p| if p > 0.0 { (f64::from(p).ln() as f32).max(LOG_FLOOR) } else { LOG_FLOOR });
         for (mut row, &label) in logs.rows_mut().into_iter().zip(&self.labels) {
             if let Some(row) = row.as_slice_mut() {
                 keep(row, label as usize);

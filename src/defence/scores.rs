@@ -132,6 +132,10 @@ impl RawScores {
         &self.values
     }
 
+    pub(super) fn into_values(self) -> Array2<f32> {
+        self.values
+    }
+
     /// The values as logits (R2), shape `(n_rows, n_classes)`: logits as they are; for the other kinds
     /// `ln max(p, 1e-12)` minus the row's mean.
     pub(super) fn into_logits(self) -> Array2<f32> {

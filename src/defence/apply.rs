@@ -1,0 +1,193 @@
+//! A defence that has been checked, and its application to a batch (R7).
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::centroids::Fitted;
+use super::config::{DefenceConfig, DefenceError, Gate, Method};
+use super::defended::Defended;
+use super::inlier::InlierIndex;
+use super::label::keep;
+use super::reweight::{blend, cosine, share};
+use super::round::round;
+use super::scores::{RawScores, ScoreKind, centre, label_of};
+use super::softmax::{Kept, keep_top, softmax};
+
+/// Why scores cannot be defended: they are not those that the defence was built for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DefendError {
+    /// Another number of classes.
+    #[error("expected scores over {expected} classes, got {got}")]
+    Classes {
+        /// Classes of the defence.
+        expected: usize,
+        /// Classes that came.
+        got: usize,
+    },
+    /// Another kind of scores.
+    #[error("expected {expected}, got {got}")]
+    Kind {
+        /// Kind of the defence.
+        expected: ScoreKind,
+        /// Kind that came.
+        got: ScoreKind,
+    },
+}
+
+/// What is done to logits, with all that it needs.
+enum Step {
+    Reweight { fitted: Arc<Fitted>, weight: f64, gates: Option<Vec<f64>> },
+    Inlier { index: InlierIndex, weight: f64 },
+    LabelOnly,
+}
+
+/// A checked defence for one model: settings, what they were fitted to, the kind and number of scores.
+pub struct Defence {
+    config: DefenceConfig,
+    step: Step,
+    kind: ScoreKind,
+    n_classes: usize,
+}
+
+/// Buffers of one batch: nothing is allocated per row.
+struct Scratch {
+    z: Vec<f64>,
+    p: Vec<f64>,
+    kept: Vec<u32>,
+    order: Vec<u32>,
+}
+
+impl Defence {
+    /// Builds a defence for scores of this kind over `n_classes` classes. `fitted` may be missing only for
+    /// [`Method::LabelOnly`].
+    ///
+    /// # Errors
+    /// The first [`DefenceError`] of the settings, or a mismatch between model and artifact.
+    pub fn new(
+        config: &DefenceConfig,
+        fitted: Option<Arc<Fitted>>,
+        kind: ScoreKind,
+        n_classes: usize,
+    ) -> Result<Self, DefenceError> {
+        config.check().map_err(|mut wrong| wrong.swap_remove(0))?;
+        if let Some(fitted) = &fitted {
+            if fitted.n_classes() != n_classes {
+                return Err(DefenceError::Classes { model: n_classes, artifact: fitted.n_classes() });
+            }
+            if fitted.kind() != kind {
+                return Err(DefenceError::Kind { model: kind, artifact: fitted.kind() });
+            }
+        }
+        let step = match config.method {
+            Method::LabelOnly => Step::LabelOnly,
+            Method::Reweight { weight, when } => {
+                let fitted = fitted.ok_or(DefenceError::NeedsArtifact { method: "reweight" })?;
+                let gates = match when {
+                    Gate::Always => None,
+                    Gate::DistanceAbove { quantile } => {
+                        Some((0..n_classes).map(|class| fitted.quantiles().at(class, quantile)).collect())
+                    }
+                };
+                Step::Reweight { fitted, weight, gates }
+            }
+            Method::Inlier { weight, quantile } => {
+                let fitted = fitted.ok_or(DefenceError::NeedsArtifact { method: "inlier" })?;
+                let index = InlierIndex::new(fitted.bank(), |class| fitted.quantiles().at(class, quantile))
+                    .map_err(|class| DefenceError::NoInlier { class, quantile })?;
+                Step::Inlier { index, weight }
+            }
+        };
+        Ok(Self { config: config.clone(), step, kind, n_classes })
+    }
+
+    /// The settings it was built from.
+    #[must_use]
+    pub fn config(&self) -> &DefenceConfig {
+        &self.config
+    }
+
+    /// The number of classes of its scores.
+    #[must_use]
+    pub fn n_classes(&self) -> usize {
+        self.n_classes
+    }
+
+    /// Defends a batch, in the order of R7. Shape `(n_rows, n_classes)` in and out.
+    ///
+    /// # Errors
+    /// [`DefendError`] when the scores are not of the kind and number that this defence was built for.
+    pub fn apply(&self, raw: RawScores) -> Result<Defended, DefendError> {
+        if raw.n_classes() != self.n_classes {
+            return Err(DefendError::Classes { expected: self.n_classes, got: raw.n_classes() });
+        }
+        if raw.kind() != self.kind {
+            return Err(DefendError::Kind { expected: self.kind, got: raw.kind() });
+        }
+        let mut values = raw.into_values();
+        let mut scratch =
+            Scratch { z: vec![0.0; self.n_classes], p: vec![0.0; self.n_classes], kept: Vec::new(), order: Vec::new() };
+        let mut labels = Vec::with_capacity(values.nrows());
+        for mut row in values.rows_mut() {
+            if let Some(row) = row.as_slice_mut() {
+                let label = label_of(row);
+                self.defend_row(row, label, &mut scratch);
+                labels.push(label as u32);
+            }
+        }
+        Ok(Defended::new(values, labels))
+    }
+
+    /// Replaces a row of scores by its defended probabilities.
+    fn defend_row(&self, row: &mut [f32], label: usize, scratch: &mut Scratch) {
+        if self.kind != ScoreKind::Logits {
+            centre(row, self.kind);
+        }
+        if matches!(self.step, Step::LabelOnly) {
+            row.fill(0.0);
+            row[label] = 1.0;
+            return;
+        }
+        self.move_logits(row, label, &mut scratch.z);
+        let kept = match self.config.top_k {
+            Some(k) => {
+                keep_top(&scratch.z, label, k, &mut scratch.kept);
+                Kept::Only(&scratch.kept)
+            }
+            None => Kept::All,
+        };
+        softmax(&scratch.z, label, &kept, &mut scratch.p);
+        match self.config.digits {
+            Some(digits) => round(&scratch.p, label, &kept, digits, &mut scratch.order, row),
+            None => {
+                for (out, &p) in row.iter_mut().zip(&scratch.p) {
+                    *out = p as f32;
+                }
+                keep(row, label);
+            }
+        }
+    }
+
+    /// `z' ` of R4 or R9 into `out`.
+    fn move_logits(&self, z: &[f32], label: usize, out: &mut [f64]) {
+        match &self.step {
+            Step::Reweight { fitted, weight, gates } => {
+                let (centroid, norm) = fitted.centroids().of(label);
+                let cosine = cosine(z, centroid, norm);
+                let passes = gates.as_ref().is_none_or(|gates| 1.0 - cosine > gates[label]);
+                blend(z, centroid, if passes { share(*weight, cosine) } else { 1.0 }, out);
+            }
+            Step::Inlier { index, weight } => {
+                let inlier = index.nearest(z, label);
+                let cosine = cosine(z, inlier, super::reweight::norm(inlier));
+                blend(z, inlier, share(*weight, cosine), out);
+            }
+            Step::LabelOnly => blend(z, z, 1.0, out),
+        }
+    }
+}
+
+impl fmt::Debug for Defence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Defence({}, {} classes, {})", self.config.summary(), self.n_classes, self.kind)
+    }
+}
