@@ -153,8 +153,7 @@ impl Placements {
         for (window, (_, rows)) in roc.points().windows(2).zip(ranking.blocks()) {
             let (above, through) = (&window[0], &window[1]);
             // Non-members below this block, plus half of those in it; and the members above, plus half.
-            let non_members =
-                n_non_members as f64 - (above.false_positives + through.false_positives) as f64 / 2.0;
+            let non_members = n_non_members as f64 - (above.false_positives + through.false_positives) as f64 / 2.0;
             let members = (above.true_positives + through.true_positives) as f64 / 2.0;
             for &row in rows {
                 by_row[row as usize] = if memberships[row as usize] {
@@ -177,10 +176,7 @@ impl Placements {
         let variance = covariance(&self.members, &self.members) / self.members.len() as f64
             + covariance(&self.non_members, &self.non_members) / self.non_members.len() as f64;
         let half = two_sided_z(level) * variance.max(0.0).sqrt();
-        Estimate::new(
-            self.auc,
-            Interval { low: (self.auc - half).max(0.0), high: (self.auc + half).min(1.0) },
-        )
+        Estimate::new(self.auc, Interval { low: (self.auc - half).max(0.0), high: (self.auc + half).min(1.0) })
     }
 
     /// This area minus `other`'s on the same rows, with DeLong's paired interval.

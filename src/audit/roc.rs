@@ -364,12 +364,8 @@ mod tests {
     }
 
     fn scored_rows() -> impl Strategy<Value = (Vec<f64>, Vec<bool>)> {
-        let score = prop_oneof![
-            (-3_i32..3).prop_map(f64::from),
-            -1e3..1e3_f64,
-            Just(f64::INFINITY),
-            Just(f64::NEG_INFINITY)
-        ];
+        let score =
+            prop_oneof![(-3_i32..3).prop_map(f64::from), -1e3..1e3_f64, Just(f64::INFINITY), Just(f64::NEG_INFINITY)];
         proptest::collection::vec((score, any::<bool>()), 2..60).prop_filter_map("one side only", |rows| {
             let (scores, memberships): (Vec<f64>, Vec<bool>) = rows.into_iter().unzip();
             let n_members = memberships.iter().filter(|m| **m).count();

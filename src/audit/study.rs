@@ -123,7 +123,8 @@ pub fn run(
             None => skipped.push(Skipped { name: system.name.clone(), reason: NO_CALIBRATION.to_owned() }),
             Some(answers) => {
                 let overhead = system.overhead(target, &logits, temperature.as_ref(), settings.overhead_passes);
-                let overhead = overhead.map_err(|source| StudyError::Defence { system: system.name.clone(), source })?;
+                let overhead =
+                    overhead.map_err(|source| StudyError::Defence { system: system.name.clone(), source })?;
                 let one = bench.measure(system, &answers, &undefended_answers, overhead.as_secs_f64())?;
                 measured.push((system, one));
             }
@@ -208,8 +209,7 @@ impl<'a> Bench<'a> {
             }
         }
         let labels = self.target.labels();
-        let (nll_of_rows, n_floored) =
-            utility::negative_log_likelihoods(answers, labels, &self.verdict_non_members);
+        let (nll_of_rows, n_floored) = utility::negative_log_likelihoods(answers, labels, &self.verdict_non_members);
         // Neither side of the verdict rows is ever empty: a target has two rows of each at least.
         let accuracy = |rows: &[usize]| utility::accuracy(answers, labels, rows).unwrap_or_default();
         let answers_utility = Utility {
@@ -398,7 +398,10 @@ impl Comparison<'_> {
         let counted: Vec<usize> = (0..attacks.len()).filter(|&attack| attacks[attack].counts).collect();
         // The first of equals, in the order of the battery.
         let largest = |of: fn(&AttackFindings) -> f64| {
-            counted.iter().copied().reduce(|best, next| if of(&attacks[next]) > of(&attacks[best]) { next } else { best })
+            counted
+                .iter()
+                .copied()
+                .reduce(|best, next| if of(&attacks[next]) > of(&attacks[best]) { next } else { best })
         };
         let (Some(widest), Some(fixed)) = (largest(|a| a.widest), largest(|a| a.fixed.value)) else {
             let min_auc = self.bench.settings.min_auc;
@@ -439,12 +442,7 @@ fn tpr_at(roc: &Roc, target_fpr: f64) -> TprAt {
     }
 }
 
-fn flags(
-    system: &System,
-    utility: &Utility,
-    attacks: &[AttackFindings],
-    headline: Option<&Headline>,
-) -> Vec<String> {
+fn flags(system: &System, utility: &Utility, attacks: &[AttackFindings], headline: Option<&Headline>) -> Vec<String> {
     let mut flags = Vec::new();
     if headline.is_some_and(|headline| headline.standing == Standing::BelowFloor) {
         flags.push(

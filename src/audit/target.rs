@@ -2,11 +2,8 @@
 
 use ndarray::{Array2, Axis, concatenate};
 
-use crate::data::{Dataset, Part, Split};
 use crate::defence::offline;
 use crate::defence::{RawScores, ScoreKind};
-use crate::pipeline::Pipeline;
-use crate::tensor::Inputs;
 
 /// Why a target cannot be attacked.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +59,7 @@ pub struct Target {
     n_members: usize,
     calibration_logits: Array2<f32>,
     calibration_labels: Vec<u32>,
-    dataset_rows: Vec<usize>,
+    pub(super) dataset_rows: Vec<usize>,
 }
 
 impl Target {
@@ -81,10 +78,10 @@ impl Target {
         let dataset_rows = (0..labels.len()).collect();
         let (calibration_batches, calibration_labels) = calibration;
         if n_members < 2 {
-            return Err(TargetError::EmptyPart { part: Part::Train.name(), what: "at least two members" });
+            return Err(TargetError::EmptyPart { part: "train", what: "at least two members" });
         }
         if labels.len() < n_members + 2 {
-            return Err(TargetError::EmptyPart { part: Part::Test.name(), what: "at least two non-members" });
+            return Err(TargetError::EmptyPart { part: "test", what: "at least two non-members" });
         }
         let (kind, n_classes) = batches.first().map_or((ScoreKind::Logits, 0), |raw| (raw.kind(), raw.n_classes()));
         for raw in batches.iter().chain(&calibration_batches) {
@@ -96,7 +93,9 @@ impl Target {
         for (batches, labels) in [(&batches, &labels), (&calibration_batches, &calibration_labels)] {
             let n_rows: usize = batches.iter().map(RawScores::n_rows).sum();
             if n_rows != labels.len() {
-                return Err(TargetError::Mismatch { what: format!("{n_rows} rows of scores, {} labels", labels.len()) });
+                return Err(TargetError::Mismatch {
+                    what: format!("{n_rows} rows of scores, {} labels", labels.len()),
+                });
             }
             if let Some(row) = labels.iter().position(|&label| label as usize >= n_classes) {
                 return Err(TargetError::Label { row, label: labels[row], n_classes });
@@ -104,33 +103,6 @@ impl Target {
         }
         let calibration_logits = open(&calibration_batches, n_classes);
         Ok(Self { batches, labels, n_members, calibration_logits, calibration_labels, dataset_rows })
-    }
-
-    /// Sends the split's rows through `pipeline`, `batch_rows` at a time; `progress` is told the rows done.
-    ///
-    /// # Errors
-    /// As [`Target::new`]; [`TargetError::Refused`] where the pipeline refuses a batch.
-    pub fn collect(
-        pipeline: &Pipeline,
-        dataset: &Dataset,
-        split: &Split,
-        batch_rows: usize,
-        progress: &mut dyn FnMut(usize),
-    ) -> Result<Self, TargetError> {
-        let (members, non_members) = (split.part(Part::Train), split.part(Part::Test));
-        let rows: Vec<usize> = members.iter().chain(non_members).copied().collect();
-        let label_of = |rows: &[usize]| rows.iter().map(|&row| dataset.labels()[row]).collect::<Vec<u32>>();
-        let n_classes = pipeline.description().n_classes;
-        let calibration = split.part(Part::Calibration);
-        if let Some(&row) = rows.iter().chain(calibration).find(|&&row| dataset.labels()[row] as usize >= n_classes) {
-            return Err(TargetError::Label { row, label: dataset.labels()[row], n_classes });
-        }
-        let mut infer = |rows: &[usize]| raw_batches(pipeline, dataset, rows, batch_rows, progress);
-        let batches = infer(&rows)?;
-        let calibration = (infer(calibration)?, label_of(calibration));
-        let mut target = Self::new(batches, label_of(&rows), members.len(), calibration)?;
-        target.dataset_rows = rows;
-        Ok(target)
     }
 
     /// Number of rows, calibration rows not counted.
@@ -187,44 +159,9 @@ impl Target {
     }
 }
 
-fn raw_batches(
-    pipeline: &Pipeline,
-    dataset: &Dataset,
-    rows: &[usize],
-    batch_rows: usize,
-    progress: &mut dyn FnMut(usize),
-) -> Result<Vec<RawScores>, TargetError> {
-    let mut batches = Vec::with_capacity(rows.len().div_ceil(batch_rows.max(1)));
-    let mut done = 0;
-    for batch in rows.chunks(batch_rows.max(1)) {
-        let refused = |reason: String| TargetError::Refused { first: done, last: done + batch.len() - 1, reason };
-        let inputs = inputs_of(pipeline, dataset, batch).map_err(|error| refused(error.to_string()))?;
-        batches.push(pipeline.raw(&inputs).map_err(|error| refused(error.to_string()))?);
-        done += batch.len();
-        progress(batch.len());
-    }
-    Ok(batches)
-}
-
-/// The rows of a data set as the one input of the pipeline's model.
-///
-/// # Errors
-/// Where the model takes several inputs, or the rows are not of its input's shape.
-pub fn inputs_of(
-    pipeline: &Pipeline,
-    dataset: &Dataset,
-    rows: &[usize],
-) -> Result<Inputs, Box<dyn std::error::Error + Send + Sync>> {
-    let specs = &pipeline.description().inputs;
-    let [spec] = specs.as_slice() else {
-        return Err(Box::new(TargetError::Inputs { n_inputs: specs.len() }));
-    };
-    Ok(Inputs::from_f32(spec, dataset.batch(rows))?)
-}
-
 fn open(batches: &[RawScores], n_classes: usize) -> Array2<f32> {
     let opened: Vec<Array2<f32>> = batches.iter().map(|raw| offline::logits(offline::copy(raw))).collect();
-    let views: Vec<_> = opened.iter().map(Array2::view).collect();
+    let views: Vec<_> = opened.iter().map(|batch| batch.view()).collect();
     // Fails only without batches: all have n_classes columns.
     concatenate(Axis(0), &views).unwrap_or_else(|_| Array2::zeros((0, n_classes)))
 }

@@ -106,7 +106,14 @@ mod tests {
             .map(|row| {
                 let weights: Vec<f64> = row.iter().map(|&z| (f64::from(z) / truth).exp()).collect();
                 let mut ticket = rng.random::<f64>() * weights.iter().sum::<f64>();
-                weights.iter().take_while(|&&w| { ticket -= w; ticket > 0.0 }).count().min(3) as u32
+                weights
+                    .iter()
+                    .take_while(|&&w| {
+                        ticket -= w;
+                        ticket > 0.0
+                    })
+                    .count()
+                    .min(3) as u32
             })
             .collect();
         (logits, labels)
