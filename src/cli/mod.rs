@@ -1,5 +1,8 @@
 //! Composition root: one file per command. The only room that knows all the others.
 
+#[cfg(feature = "lab")]
+pub mod train;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -13,10 +16,20 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    #[cfg(feature = "lab")]
+    Train(Box<train::Args>),
+}
 
 /// Parses the command line, runs the command and returns the exit code of the process.
 #[must_use]
 pub fn main() -> ExitCode {
-    match Cli::parse().command {}
+    let outcome: anyhow::Result<ExitCode> = match Cli::parse().command {
+        #[cfg(feature = "lab")]
+        Command::Train(args) => train::run(*args),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }

@@ -106,6 +106,12 @@ impl Defence {
         &self.config
     }
 
+    /// The kind of its scores.
+    #[must_use]
+    pub fn kind(&self) -> ScoreKind {
+        self.kind
+    }
+
     /// The number of classes of its scores.
     #[must_use]
     pub fn n_classes(&self) -> usize {

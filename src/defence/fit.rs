@@ -44,7 +44,7 @@ impl CentroidSums {
         if logits.len() != self.n_classes || true_label >= self.n_classes {
             return Err(CentroidError::Row { expected: self.n_classes, got: logits.len(), label: true_label });
         }
-        let mut add = |sums: &mut Array2<f64>, counts: &mut Vec<u64>| {
+        let add = |sums: &mut Array2<f64>, counts: &mut Vec<u64>| {
             counts[true_label] += 1;
             for (sum, &logit) in sums.row_mut(true_label).iter_mut().zip(logits) {
                 *sum += f64::from(logit);

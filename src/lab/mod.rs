@@ -1,1 +1,29 @@
-//! (to be written)
+//! The offline side: trains small classifiers with burn on the CPU and exports them as ONNX.
+//!
+//! ```text
+//!  Dataset + Split ──▶ Training ──▶ Trained ──▶ NAME.onnx, NAME.json, NAME.split.json, NAME.md
+//!                        │    ▲
+//!        Ctrl-C, a file ◀┘    └─ the same file, with --resume
+//! ```
+//!
+//! Responsible for the networks, the training loop, checkpoints, the ONNX graph and the record of a run. Not
+//! responsible for reading data ([`crate::data`]), for fitting centroids, or for anything that is served: the
+//! online side learns of a trained network through the ONNX file alone, and no burn type leaves this room.
+//!
+//! Everything random (initial weights, the order of the rows) comes from a seed that is an argument, through
+//! `ChaCha8Rng` and never through burn's global generator. On one machine the same recipe gives the same ONNX
+//! bytes; another processor may add in another order and so differ in the last bits.
+
+pub mod checkpoint;
+pub mod network;
+pub mod onnx;
+pub mod record;
+pub mod train;
+
+use burn::backend::{Autodiff, Flex};
+
+/// The backend for evaluation: burn's own CPU kernels.
+pub type Cpu = Flex;
+
+/// The backend for training: the same, with gradients.
+pub type Training = Autodiff<Flex>;

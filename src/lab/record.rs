@@ -1,0 +1,257 @@
+//! What is kept beside a trained model: the run record (JSON) and the model card (Markdown).
+//!
+//! Both are made to be published: they name no path, host or user of the machine.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use super::train::{EpochScore, Recipe, Score};
+use crate::data::PartSizes;
+
+/// The format that a run record names.
+pub const FORMAT: &str = "sordino.run";
+/// The version of that format.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Everything about a training run that somebody may ask later.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunRecord {
+    /// [`FORMAT`].
+    pub format: String,
+    /// [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// Version of Sordino.
+    pub sordino: String,
+    /// How the run ended.
+    pub status: Status,
+    /// Every hyper-parameter.
+    pub recipe: Recipe,
+    /// Where the rows came from.
+    pub data: DataRecord,
+    /// Which rows served which purpose.
+    pub split: SplitRecord,
+    /// The model file.
+    pub model: ModelRecord,
+    /// Loss and accuracy at the end; absent when interrupted.
+    pub results: Option<Results>,
+    /// Loss and accuracy of each epoch.
+    pub history: Vec<EpochScore>,
+    /// Seconds on the wall clock, evaluation included; of the last sitting when the run was resumed.
+    pub wall_seconds: f64,
+    /// The source code that ran.
+    pub code: Option<CodeRecord>,
+    /// The machine, in words.
+    pub machine: MachineRecord,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "is", deny_unknown_fields)]
+pub enum Status {
+    /// All epochs were done.
+    Finished,
+    /// Stopped by the user; the checkpoint beside the model goes on from here.
+    Interrupted {
+        /// The epoch that ran, counted from 1.
+        epoch: usize,
+        /// Training rows that it had seen.
+        rows_seen: usize,
+    },
+}
+
+/// The dataset of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataRecord {
+    /// The source, in words.
+    pub source: String,
+    /// SHA-256 of the rows.
+    pub digest: String,
+    /// Rows in all.
+    pub n_rows: usize,
+    /// Shape of a row.
+    pub row_shape: Vec<usize>,
+    /// Names of the classes, in the order of the logits.
+    pub labels: Vec<String>,
+}
+
+/// The split of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SplitRecord {
+    /// Name of the split file, beside the record.
+    pub file: String,
+    /// Its SHA-256.
+    pub digest: String,
+    /// The seed that it was drawn with.
+    pub seed: u64,
+    /// Rows in each part.
+    pub sizes: PartSizes,
+}
+
+/// The model file of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelRecord {
+    /// Name of the ONNX file, beside the record.
+    pub file: String,
+    /// Its SHA-256.
+    pub sha256: String,
+    /// Its size.
+    pub n_bytes: usize,
+    /// Numbers learned.
+    pub n_parameters: usize,
+    /// Name of the input.
+    pub input: String,
+    /// Name of the output, which holds logits.
+    pub output: String,
+}
+
+/// Loss and accuracy on each part; `None` for a part without rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Results {
+    /// On the rows that were trained on.
+    pub train: Option<Score>,
+    /// On the validation rows.
+    pub validation: Option<Score>,
+    /// On the calibration rows.
+    pub calibration: Option<Score>,
+    /// On the rows kept out of every fit.
+    pub test: Option<Score>,
+}
+
+/// The commit of the working tree in which the run was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CodeRecord {
+    /// The commit.
+    pub commit: String,
+    /// Whether tracked files had been changed.
+    pub dirty: bool,
+}
+
+/// The machine of a run, in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineRecord {
+    /// The processor's model name.
+    pub cpu: String,
+    /// Cores that the run could use.
+    pub n_cores: usize,
+}
+
+impl RunRecord {
+    /// The record as indented JSON with a line feed at the end.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut bytes =
+            serde_json::to_vec_pretty(self).expect("a record is plain numbers and text");
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// Train accuracy minus test accuracy, where both are known.
+    #[must_use]
+    pub fn gap(&self) -> Option<f64> {
+        let results = self.results.as_ref()?;
+        Some(results.train?.accuracy - results.test?.accuracy)
+    }
+
+    /// The model card: what the model is for, what it was made from, how good it is, and what it gives away.
+    #[must_use]
+    pub fn card(&self) -> String {
+        let mut text = format!("# {}\n\n", self.model.file);
+        let recipe = &self.recipe;
+        let n_classes = self.data.labels.len();
+        let _ = write!(
+            text,
+            "A small classifier of {n_classes} classes with {} parameters, trained by `sordino train` {}.\n\n\
+             ## Intended use\n\nExamples, tests and measurements of membership inference and of defences against it. \
+             It is no product: it was not made to decide anything about anybody.\n\n\
+             ## Input and output\n\nInput `{}`: `f32`, shape `[N{}]`{}. Output `{}`: `f32`, shape `[N, {n_classes}]`, \
+             logits in this order: {}.\n\n",
+            self.model.n_parameters,
+            self.sordino,
+            self.model.input,
+            self.data
+                .row_shape
+                .iter()
+                .map(|size| format!(", {size}"))
+                .collect::<String>(),
+            if self.data.row_shape.len() == 3 {
+                ", pixels divided by 255"
+            } else {
+                ""
+            },
+            self.model.output,
+            self.data.labels.join(", "),
+        );
+        let sizes = &self.split.sizes;
+        let _ = write!(
+            text,
+            "## Data\n\n`{}`, {} rows (SHA-256 of the rows `{}`). `{}` lists the rows of each part, drawn with seed {}: \
+             {} train, {} validation, {} calibration, {} test.\n\n\
+             ## Recipe\n\n`{}`, Adam (learning rate {}, weight decay {}, epsilon 1e-8), {} epochs, batches of {}, seed {}.\n\n",
+            self.data.source,
+            self.data.n_rows,
+            self.data.digest,
+            self.split.file,
+            self.split.seed,
+            sizes.train,
+            sizes.validation,
+            sizes.calibration,
+            sizes.test,
+            serde_json::to_string(&recipe.network).unwrap_or_default(),
+            recipe.learning_rate,
+            recipe.weight_decay,
+            recipe.epochs,
+            recipe.batch_size,
+            recipe.seed,
+        );
+        self.write_results(&mut text);
+        text
+    }
+
+    fn write_results(&self, text: &mut String) {
+        text.push_str("## Results\n\n");
+        match &self.results {
+            Some(results) => {
+                text.push_str(
+                    "| part | rows | accuracy | cross-entropy |\n| --- | --- | --- | --- |\n",
+                );
+                let parts = [
+                    ("train", results.train),
+                    ("validation", results.validation),
+                    ("calibration", results.calibration),
+                    ("test", results.test),
+                ];
+                for (name, score) in parts {
+                    if let Some(score) = score {
+                        let _ = writeln!(
+                            text,
+                            "| {name} | {} | {:.4} | {:.4} |",
+                            score.n_rows, score.accuracy, score.loss
+                        );
+                    }
+                }
+            }
+            None => text.push_str("The run was interrupted; nothing was measured.\n"),
+        }
+        text.push_str("\n## Privacy\n\n");
+        if let Some(gap) = self.gap() {
+            let _ = write!(
+                text,
+                "Train accuracy is {gap:+.4} above test accuracy: whoever sees the predicted label and knows the true one \
+                 tells training rows from others with at least that advantage. "
+            );
+        }
+        text.push_str(
+            "The training gives no differential privacy, and the weights themselves are not protected: a defence in \
+             front of the model protects its answers, not this file.\n",
+        );
+        let _ = write!(text, "\nSHA-256 of the model: `{}`.\n", self.model.sha256);
+    }
+}
