@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::artifact::centroids::{self, CentroidFile};
 use crate::artifact::{ArtifactError, ModelDigest};
-use crate::defence::{DefendError, Defence, DefenceConfig, DefenceError, Defended, Form, RawScores, ScoreKind};
+use crate::defence::{Defence, DefenceConfig, DefenceError, DefendError, Defended, Form, RawScores, ScoreKind};
 use crate::engine::tract::TractEngine;
 use crate::engine::{Engine, EngineError, LoadOptions};
 use crate::protocol::{Answer, ModelDescription, OutputSpec, Refusal, oip};
@@ -158,8 +158,7 @@ impl Pipeline {
     }
 
     fn journey(&self, header_length: Option<&str>, body: &[u8], facts: &mut Facts) -> Result<Answer, Refusal> {
-        let (inputs, plan) =
-            timed(&mut facts.decode, || oip::decode_infer(&self.description, header_length, body))?;
+        let (inputs, plan) = timed(&mut facts.decode, || oip::decode_infer(&self.description, header_length, body))?;
         facts.rows = inputs.n_rows();
         let raw = timed(&mut facts.infer, || self.engine.infer(&inputs));
         let raw = raw.map_err(|error| failed(facts, error.into()))?;

@@ -15,8 +15,7 @@ use crate::data::{DataSource, Dataset, Part, PartSizes, Split, hex, write_atomic
 use crate::lab::network::Architecture;
 use crate::lab::onnx;
 use crate::lab::record::{
-    CodeRecord, DataRecord, FORMAT, FORMAT_VERSION, MachineRecord, ModelRecord, Results, RunRecord,
-    SplitRecord, Status,
+    CodeRecord, DataRecord, FORMAT, FORMAT_VERSION, MachineRecord, ModelRecord, Results, RunRecord, SplitRecord, Status,
 };
 use crate::lab::train::{EpochScore, Outcome, Recipe, StepReport, Trainer, Watcher, check_export};
 
@@ -123,9 +122,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let dataset = Dataset::load(&args.data)?;
     let split = args.split(&dataset)?;
     let mut trainer = if args.resume {
-        let bytes = std::fs::read(&files.checkpoint).with_context(|| {
-            format!("cannot read the checkpoint {}", files.checkpoint.display())
-        })?;
+        let bytes = std::fs::read(&files.checkpoint)
+            .with_context(|| format!("cannot read the checkpoint {}", files.checkpoint.display()))?;
         Trainer::resume(&dataset, &split, recipe.clone(), &bytes)?
     } else {
         Trainer::new(&dataset, &split, recipe.clone())?
@@ -135,14 +133,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     bar.close();
     let outcome = outcome?;
 
-    let sitting = Sitting {
-        args: &args,
-        files: &files,
-        dataset: &dataset,
-        split: &split,
-        trainer: &trainer,
-        started,
-    };
+    let sitting = Sitting { args: &args, files: &files, dataset: &dataset, split: &split, trainer: &trainer, started };
     sitting.write(&recipe, outcome)?;
     match outcome {
         Outcome::Finished => {
@@ -161,27 +152,17 @@ impl Args {
         let network = match self.network {
             NetworkKind::Cnn => {
                 let Ok(channels) = <[usize; 2]>::try_from(self.channels.as_slice()) else {
-                    bail!(
-                        "--channels: expected two numbers, got {}",
-                        self.channels.len()
-                    );
+                    bail!("--channels: expected two numbers, got {}", self.channels.len());
                 };
                 let hidden = match self.hidden.as_slice() {
                     [] => 128,
                     &[hidden] => hidden,
-                    more => bail!(
-                        "--hidden: expected one number for a cnn, got {}",
-                        more.len()
-                    ),
+                    more => bail!("--hidden: expected one number for a cnn, got {}", more.len()),
                 };
                 Architecture::Cnn { channels, hidden }
             }
-            NetworkKind::Mlp if self.hidden.is_empty() => Architecture::Mlp {
-                hidden: vec![256, 128],
-            },
-            NetworkKind::Mlp => Architecture::Mlp {
-                hidden: self.hidden.clone(),
-            },
+            NetworkKind::Mlp if self.hidden.is_empty() => Architecture::Mlp { hidden: vec![256, 128] },
+            NetworkKind::Mlp => Architecture::Mlp { hidden: self.hidden.clone() },
         };
         Ok(Recipe {
             network,
@@ -221,14 +202,10 @@ struct Files {
 impl Files {
     fn beside(out: &Path) -> anyhow::Result<Self> {
         if out.extension().is_none_or(|ending| ending != "onnx") || out.file_stem().is_none() {
-            bail!(
-                "--out: expected the name of a file that ends in .onnx, got {}",
-                out.display()
-            );
+            bail!("--out: expected the name of a file that ends in .onnx, got {}", out.display());
         }
         if let Some(dir) = out.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-            std::fs::create_dir_all(dir)
-                .with_context(|| format!("cannot make the folder {}", dir.display()))?;
+            std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
         }
         Ok(Self {
             model: out.to_owned(),
@@ -245,9 +222,7 @@ fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 }
 
 fn name(path: &Path) -> String {
-    path.file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default()
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// One sitting of a training, at its end.
@@ -268,18 +243,8 @@ impl Sitting<'_> {
             write(&files.checkpoint, &self.trainer.checkpoint()?)?;
         }
         let network = self.trainer.network();
-        let model = onnx::export(
-            &network.layers(),
-            self.dataset.row_shape(),
-            self.dataset.class_names(),
-        );
-        check_export(
-            &model,
-            &network,
-            self.dataset,
-            self.parity_rows(),
-            PARITY_TOLERANCE,
-        )?;
+        let model = onnx::export(&network.layers(), self.dataset.row_shape(), self.dataset.class_names());
+        check_export(&model, &network, self.dataset, self.parity_rows(), PARITY_TOLERANCE)?;
         write(&files.split, &self.split.to_bytes())?;
         write(&files.model, &model)?;
         if let Some(path) = &self.args.parity_out {
@@ -304,28 +269,13 @@ impl Sitting<'_> {
     fn write_parity(&self, path: &Path) -> anyhow::Result<()> {
         use safetensors::tensor::{Dtype, TensorView, serialize};
         let rows = self.dataset.batch(self.parity_rows());
-        let logits = self.trainer.network().logits(
-            rows.clone(),
-            self.dataset.row_shape(),
-            &Default::default(),
-        );
-        let bytes = |values: &[f32]| {
-            values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect::<Vec<u8>>()
-        };
+        let logits = self.trainer.network().logits(rows.clone(), self.dataset.row_shape(), &Default::default());
+        let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         let input = bytes(rows.as_slice().context("a batch lies in one piece")?);
         let output = bytes(logits.as_slice().context("logits lie in one piece")?);
         let tensors = [
-            (
-                "input",
-                TensorView::new(Dtype::F32, rows.shape().to_vec(), &input)?,
-            ),
-            (
-                "logits",
-                TensorView::new(Dtype::F32, logits.shape().to_vec(), &output)?,
-            ),
+            ("input", TensorView::new(Dtype::F32, rows.shape().to_vec(), &input)?),
+            ("logits", TensorView::new(Dtype::F32, logits.shape().to_vec(), &output)?),
         ];
         write(path, &serialize(tensors, None)?)
     }
@@ -334,25 +284,12 @@ impl Sitting<'_> {
         let position = self.trainer.position();
         let (status, results) = match outcome {
             Outcome::Finished => {
-                let [train, validation, calibration, test] =
-                    Part::ALL.map(|part| self.trainer.evaluate(part));
-                (
-                    Status::Finished,
-                    Some(Results {
-                        train,
-                        validation,
-                        calibration,
-                        test,
-                    }),
-                )
+                let [train, validation, calibration, test] = Part::ALL.map(|part| self.trainer.evaluate(part));
+                (Status::Finished, Some(Results { train, validation, calibration, test }))
             }
-            Outcome::Interrupted => (
-                Status::Interrupted {
-                    epoch: position.history.len() + 1,
-                    rows_seen: position.rows_seen,
-                },
-                None,
-            ),
+            Outcome::Interrupted => {
+                (Status::Interrupted { epoch: position.history.len() + 1, rows_seen: position.rows_seen }, None)
+            }
         };
         RunRecord {
             format: FORMAT.to_owned(),
@@ -391,12 +328,7 @@ impl Sitting<'_> {
 }
 
 fn print_results(record: &RunRecord, model: &Path) {
-    println!(
-        "{}  {} bytes  sha256 {}",
-        model.display(),
-        record.model.n_bytes,
-        record.model.sha256
-    );
+    println!("{}  {} bytes  sha256 {}", model.display(), record.model.n_bytes, record.model.sha256);
     if let Some(results) = &record.results {
         let parts = [
             ("train", results.train),
@@ -406,10 +338,7 @@ fn print_results(record: &RunRecord, model: &Path) {
         ];
         for (name, score) in parts {
             if let Some(score) = score {
-                println!(
-                    "{name:<12} rows {:>6}  accuracy {:.4}  loss {:.4}",
-                    score.n_rows, score.accuracy, score.loss
-                );
+                println!("{name:<12} rows {:>6}  accuracy {:.4}  loss {:.4}", score.n_rows, score.accuracy, score.loss);
             }
         }
     }
@@ -419,26 +348,19 @@ fn print_results(record: &RunRecord, model: &Path) {
 /// The commit of the working tree that we stand in, where git knows one.
 fn code() -> Option<CodeRecord> {
     let git = |args: &[&str]| {
-        let output = Command::new("git")
-            .args(args)
-            .output()
-            .ok()
-            .filter(|output| output.status.success())?;
+        let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
         String::from_utf8(output.stdout).ok()
     };
     let commit = git(&["rev-parse", "HEAD"])?.trim().to_owned();
-    let dirty = git(&["status", "--porcelain", "--untracked-files=no"])
-        .is_none_or(|changes| !changes.is_empty());
+    let dirty = git(&["status", "--porcelain", "--untracked-files=no"]).is_none_or(|changes| !changes.is_empty());
     Some(CodeRecord { commit, dirty })
 }
 
 fn machine() -> MachineRecord {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo")
-        .ok()
-        .and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("model name"))?;
-            Some(line.split_once(':')?.1.trim().to_owned())
-        });
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    });
     MachineRecord {
         cpu: cpu.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
         n_cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -449,23 +371,19 @@ fn machine() -> MachineRecord {
 fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Registered before training starts, on this thread, so that no early signal is lost.
     let mut interrupt = {
         let _guard = runtime.enter();
         interrupts()?
     };
-    std::thread::Builder::new()
-        .name("ctrl-c".to_owned())
-        .spawn(move || {
-            runtime.block_on(interrupt.recv());
-            flag.store(true, Ordering::Relaxed);
-            eprintln!("finishing the running step; press Ctrl-C again to lose it");
-            runtime.block_on(interrupt.recv());
-            std::process::exit(i32::from(EXIT_INTERRUPTED));
-        })?;
+    std::thread::Builder::new().name("ctrl-c".to_owned()).spawn(move || {
+        runtime.block_on(interrupt.recv());
+        flag.store(true, Ordering::Relaxed);
+        eprintln!("finishing the running step; press Ctrl-C again to lose it");
+        runtime.block_on(interrupt.recv());
+        std::process::exit(i32::from(EXIT_INTERRUPTED));
+    })?;
     Ok(stop)
 }
 
@@ -489,16 +407,10 @@ struct Bar {
 impl Bar {
     fn new(recipe: &Recipe, n_rows: usize) -> Self {
         let bar = ProgressBar::new((recipe.epochs as u64).saturating_mul(n_rows as u64));
-        let style = ProgressStyle::with_template(
-            "{bar:24} {percent:>3} %  {msg}  {elapsed} gone, {eta} left",
-        )
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template("{bar:24} {percent:>3} %  {msg}  {elapsed} gone, {eta} left")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style);
-        Self {
-            bar,
-            n_epochs: recipe.epochs,
-            n_rows,
-        }
+        Self { bar, n_epochs: recipe.epochs, n_rows }
     }
 
     fn close(&self) {
@@ -508,8 +420,7 @@ impl Bar {
 
 impl Watcher for Bar {
     fn step(&mut self, report: StepReport) {
-        self.bar
-            .set_position(((report.epoch - 1) * self.n_rows + report.rows_seen) as u64);
+        self.bar.set_position(((report.epoch - 1) * self.n_rows + report.rows_seen) as u64);
         self.bar.set_message(format!(
             "epoch {}/{}  loss {:.4}  accuracy {:.4}",
             report.epoch, self.n_epochs, report.loss, report.accuracy
@@ -522,10 +433,7 @@ impl Watcher for Bar {
             score.epoch, self.n_epochs, score.train.loss, score.train.accuracy
         );
         if let Some(validation) = score.validation {
-            line += &format!(
-                "  validation loss {:.4}  accuracy {:.4}",
-                validation.loss, validation.accuracy
-            );
+            line += &format!("  validation loss {:.4}  accuracy {:.4}", validation.loss, validation.accuracy);
         }
         if self.bar.is_hidden() {
             eprintln!("{line}");

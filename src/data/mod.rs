@@ -30,18 +30,8 @@ pub use split::{Part, PartSizes, Split, SplitError};
 const DEBIAN_FASHION_MNIST: &str = "/usr/share/datasets/fashion-mnist";
 
 /// The names of the ten classes of Fashion-MNIST, in the order of its labels.
-const FASHION_MNIST_CLASSES: [&str; 10] = [
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-];
+const FASHION_MNIST_CLASSES: [&str; 10] =
+    ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
 
 /// Why rows could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -88,18 +78,11 @@ pub enum DataError {
 
 impl DataError {
     fn bad_file(path: &Path, expected: impl Into<String>, got: impl Into<String>) -> Self {
-        Self::BadFile {
-            path: path.to_owned(),
-            expected: expected.into(),
-            got: got.into(),
-        }
+        Self::BadFile { path: path.to_owned(), expected: expected.into(), got: got.into() }
     }
 
     fn io(path: &Path, source: std::io::Error) -> Self {
-        Self::Io {
-            path: path.to_owned(),
-            source,
-        }
+        Self::Io { path: path.to_owned(), source }
     }
 }
 
@@ -130,9 +113,7 @@ impl FromStr for DataSource {
     type Err = DataError;
 
     fn from_str(given: &str) -> Result<Self, DataError> {
-        let unknown = || DataError::UnknownSource {
-            given: given.to_owned(),
-        };
+        let unknown = || DataError::UnknownSource { given: given.to_owned() };
         match given.split_once(':') {
             None if given == "fashion-mnist" => Ok(Self::FashionMnist(None)),
             None | Some((_, "")) => Err(unknown()),
@@ -202,10 +183,7 @@ impl Dataset {
         match source {
             DataSource::FashionMnist(dir) => {
                 let names = FASHION_MNIST_CLASSES.map(str::to_owned).to_vec();
-                idx::load(
-                    dir.as_deref().unwrap_or(Path::new(DEBIAN_FASHION_MNIST)),
-                    Some(names),
-                )
+                idx::load(dir.as_deref().unwrap_or(Path::new(DEBIAN_FASHION_MNIST)), Some(names))
             }
             DataSource::Idx(dir) => idx::load(dir, None),
             DataSource::Folder(dir) => folder::load(dir),
@@ -260,16 +238,13 @@ impl Dataset {
         for &row in rows {
             let range = row * width..(row + 1) * width;
             match &self.rows {
-                Rows::U8(pixels) => {
-                    values.extend(pixels[range].iter().map(|&p| f32::from(p) / 255.0))
-                }
+                Rows::U8(pixels) => values.extend(pixels[range].iter().map(|&p| f32::from(p) / 255.0)),
                 Rows::F32(numbers) => values.extend_from_slice(&numbers[range]),
             }
         }
         let mut shape = vec![rows.len()];
         shape.extend_from_slice(&self.row_shape);
-        ArrayD::from_shape_vec(IxDyn(&shape), values)
-            .expect("as many values as the shape says were pushed")
+        ArrayD::from_shape_vec(IxDyn(&shape), values).expect("as many values as the shape says were pushed")
     }
 
     /// SHA-256 (hex) of the content: row shape, number of classes, labels and values, in order. The names of
@@ -278,11 +253,7 @@ impl Dataset {
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(b"sordino.dataset 1\n");
-        for number in self
-            .row_shape
-            .iter()
-            .chain([&self.n_rows(), &self.n_classes()])
-        {
+        for number in self.row_shape.iter().chain([&self.n_rows(), &self.n_classes()]) {
             hash.update((*number as u64).to_le_bytes());
         }
         for label in &self.labels {
@@ -290,9 +261,7 @@ impl Dataset {
         }
         match &self.rows {
             Rows::U8(pixels) => hash.update(pixels),
-            Rows::F32(numbers) => numbers
-                .iter()
-                .for_each(|number| hash.update(number.to_le_bytes())),
+            Rows::F32(numbers) => numbers.iter().for_each(|number| hash.update(number.to_le_bytes())),
         }
         hex(&hash.finalize())
     }
@@ -304,22 +273,10 @@ mod tests {
 
     #[test]
     fn a_source_is_named_by_its_words() {
-        assert_eq!(
-            "fashion-mnist".parse::<DataSource>().unwrap(),
-            DataSource::FashionMnist(None)
-        );
-        assert_eq!(
-            "idx:a/b".parse::<DataSource>().unwrap(),
-            DataSource::Idx("a/b".into())
-        );
-        assert_eq!(
-            "folder:c:d".parse::<DataSource>().unwrap(),
-            DataSource::Folder("c:d".into())
-        );
-        assert_eq!(
-            "csv:t.csv".parse::<DataSource>().unwrap(),
-            DataSource::Csv("t.csv".into())
-        );
+        assert_eq!("fashion-mnist".parse::<DataSource>().unwrap(), DataSource::FashionMnist(None));
+        assert_eq!("idx:a/b".parse::<DataSource>().unwrap(), DataSource::Idx("a/b".into()));
+        assert_eq!("folder:c:d".parse::<DataSource>().unwrap(), DataSource::Folder("c:d".into()));
+        assert_eq!("csv:t.csv".parse::<DataSource>().unwrap(), DataSource::Csv("t.csv".into()));
         for bad in ["", "mnist", "csv:", "zip:x", "fashion-mnist:"] {
             let error = bad.parse::<DataSource>().unwrap_err().to_string();
             assert!(error.contains("expected fashion-mnist"), "{error}");

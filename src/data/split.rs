@@ -111,9 +111,7 @@ pub enum SplitError {
         row: usize,
     },
     /// The split was drawn from other data.
-    #[error(
-        "expected a split of the dataset with digest {dataset}, got one of {split} ({source_words})"
-    )]
+    #[error("expected a split of the dataset with digest {dataset}, got one of {split} ({source_words})")]
     OtherDataset {
         /// Digest of the dataset at hand.
         dataset: String,
@@ -162,17 +160,8 @@ impl Split {
     /// # Errors
     ///
     /// [`SplitError::TooMany`] when the sizes do not fit the data, [`SplitError::NoTrainRows`].
-    pub fn draw(
-        source: &DataSource,
-        dataset: &Dataset,
-        sizes: PartSizes,
-        seed: u64,
-    ) -> Result<Self, SplitError> {
-        let id = DatasetId {
-            source: source.to_string(),
-            digest: dataset.digest(),
-            n_rows: dataset.n_rows(),
-        };
+    pub fn draw(source: &DataSource, dataset: &Dataset, sizes: PartSizes, seed: u64) -> Result<Self, SplitError> {
+        let id = DatasetId { source: source.to_string(), digest: dataset.digest(), n_rows: dataset.n_rows() };
         Self::draw_rows(id, sizes, seed)
     }
 
@@ -194,14 +183,7 @@ impl Split {
             calibration: cut(sizes.calibration),
             test: cut(sizes.test),
         };
-        Self {
-            format: FORMAT.to_owned(),
-            format_version: FORMAT_VERSION,
-            dataset,
-            seed,
-            parts,
-        }
-        .checked()
+        Self { format: FORMAT.to_owned(), format_version: FORMAT_VERSION, dataset, seed, parts }.checked()
     }
 
     /// Reads and checks a split file.
@@ -211,10 +193,7 @@ impl Split {
     /// When the file cannot be read, is not a split of this format version, or its parts are not disjoint and
     /// in range.
     pub fn read(path: &Path) -> Result<Self, SplitError> {
-        let bytes = std::fs::read(path).map_err(|source| SplitError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
+        let bytes = std::fs::read(path).map_err(|source| SplitError::Io { path: path.to_owned(), source })?;
         Self::from_bytes(&bytes)
     }
 
@@ -233,10 +212,7 @@ impl Split {
     ///
     /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), SplitError> {
-        write_atomic(path, &self.to_bytes()).map_err(|source| SplitError::Io {
-            path: path.to_owned(),
-            source,
-        })
+        write_atomic(path, &self.to_bytes()).map_err(|source| SplitError::Io { path: path.to_owned(), source })
     }
 
     /// The bytes of the split file: JSON without spaces and one line feed.
@@ -313,35 +289,21 @@ impl Split {
 
     fn checked(self) -> Result<Self, SplitError> {
         if self.format != FORMAT || self.format_version != FORMAT_VERSION {
-            return Err(SplitError::Format {
-                format: self.format,
-                version: self.format_version,
-            });
+            return Err(SplitError::Format { format: self.format, version: self.format_version });
         }
         let n_rows = self.dataset.n_rows;
         let mut seen = HashSet::new();
         for part in Part::ALL {
             for &row in self.part(part) {
                 if row >= n_rows {
-                    return Err(SplitError::OutOfRange {
-                        part: part.name(),
-                        row,
-                        n_rows,
-                    });
+                    return Err(SplitError::OutOfRange { part: part.name(), row, n_rows });
                 }
                 if !seen.insert(row) {
-                    return Err(SplitError::Repeated {
-                        part: part.name(),
-                        row,
-                    });
+                    return Err(SplitError::Repeated { part: part.name(), row });
                 }
             }
         }
-        if self.parts.train.is_empty() {
-            Err(SplitError::NoTrainRows)
-        } else {
-            Ok(self)
-        }
+        if self.parts.train.is_empty() { Err(SplitError::NoTrainRows) } else { Ok(self) }
     }
 }
 
@@ -352,20 +314,11 @@ mod tests {
     use super::*;
 
     fn id(n_rows: usize) -> DatasetId {
-        DatasetId {
-            source: "csv:t.csv".into(),
-            digest: "d".into(),
-            n_rows,
-        }
+        DatasetId { source: "csv:t.csv".into(), digest: "d".into(), n_rows }
     }
 
     fn sizes(train: usize, validation: usize, calibration: usize, test: usize) -> PartSizes {
-        PartSizes {
-            train,
-            validation,
-            calibration,
-            test,
-        }
+        PartSizes { train, validation, calibration, test }
     }
 
     #[test]
@@ -383,10 +336,7 @@ mod tests {
         let split = Split::draw_rows(id(50), sizes(10, 5, 5, 20), 1).unwrap();
         split.write(&path).unwrap();
         assert_eq!(Split::read(&path).unwrap(), split);
-        assert_eq!(
-            hex(&Sha256::digest(std::fs::read(&path).unwrap())),
-            split.digest()
-        );
+        assert_eq!(hex(&Sha256::digest(std::fs::read(&path).unwrap())), split.digest());
     }
 
     #[test]
@@ -398,46 +348,19 @@ mod tests {
         };
         let read = |train: &str, test: &str| Split::from_bytes(text(train, test).as_bytes());
         assert!(read("[0,1]", "[2]").is_ok());
-        assert!(matches!(
-            read("[0,1]", "[1]"),
-            Err(SplitError::Repeated {
-                part: "test",
-                row: 1
-            })
-        ));
-        assert!(matches!(
-            read("[0,0]", "[1]"),
-            Err(SplitError::Repeated {
-                part: "train",
-                row: 0
-            })
-        ));
-        assert!(matches!(
-            read("[0,5]", "[1]"),
-            Err(SplitError::OutOfRange {
-                row: 5,
-                n_rows: 5,
-                ..
-            })
-        ));
+        assert!(matches!(read("[0,1]", "[1]"), Err(SplitError::Repeated { part: "test", row: 1 })));
+        assert!(matches!(read("[0,0]", "[1]"), Err(SplitError::Repeated { part: "train", row: 0 })));
+        assert!(matches!(read("[0,5]", "[1]"), Err(SplitError::OutOfRange { row: 5, n_rows: 5, .. })));
         assert!(matches!(read("[]", "[1]"), Err(SplitError::NoTrainRows)));
         assert!(matches!(read("[-1]", "[1]"), Err(SplitError::Json(_))));
         let newer = text("[0]", "[1]").replace("\"format_version\":1", "\"format_version\":2");
-        assert!(matches!(
-            Split::from_bytes(newer.as_bytes()),
-            Err(SplitError::Format { version: 2, .. })
-        ));
+        assert!(matches!(Split::from_bytes(newer.as_bytes()), Err(SplitError::Format { version: 2, .. })));
     }
 
     #[test]
     fn more_rows_than_there_are_cannot_be_drawn() {
-        let error = Split::draw_rows(id(10), sizes(8, 1, 1, 1), 1)
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            error,
-            "expected at most 10 rows in all parts together, got 11"
-        );
+        let error = Split::draw_rows(id(10), sizes(8, 1, 1, 1), 1).unwrap_err().to_string();
+        assert_eq!(error, "expected at most 10 rows in all parts together, got 11");
         assert!(Split::draw_rows(id(10), sizes(usize::MAX, usize::MAX, 1, 1), 1).is_err());
     }
 

@@ -18,10 +18,7 @@ pub(super) fn load(path: &Path) -> Result<Dataset, DataError> {
 /// Reads a table. The first line is a header where none of its fields after the first is a number. Labels are
 /// whole numbers (classes in their order) or names (classes sorted by name).
 fn read(path: &Path, bytes: impl Read) -> Result<Dataset, DataError> {
-    let mut reader = ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .from_reader(bytes);
+    let mut reader = ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
     let mut record = StringRecord::new();
     let mut first = None;
     let (mut texts, mut values) = (Vec::new(), Vec::new());
@@ -29,12 +26,7 @@ fn read(path: &Path, bytes: impl Read) -> Result<Dataset, DataError> {
         let line = reader.position().line();
         let more = reader.read_record(&mut record).map_err(|error| {
             let line = error.position().map_or(line, csv::Position::line);
-            bad_row(
-                path,
-                line,
-                "a line of comma-separated UTF-8 text",
-                "something else",
-            )
+            bad_row(path, line, "a line of comma-separated UTF-8 text", "something else")
         })?;
         if !more {
             break;
@@ -43,27 +35,15 @@ fn read(path: &Path, bytes: impl Read) -> Result<Dataset, DataError> {
         let n_fields = *first.get_or_insert(record.len());
         if record.len() != n_fields || n_fields < 2 {
             let expected = format!("a label and {} numbers", n_fields.saturating_sub(1).max(1));
-            return Err(bad_row(
-                path,
-                line,
-                expected,
-                format!("{} fields", record.len()),
-            ));
+            return Err(bad_row(path, line, expected, format!("{} fields", record.len())));
         }
-        let is_header = texts.is_empty()
-            && line == 1
-            && record.iter().skip(1).all(|field| number(field).is_none());
+        let is_header = texts.is_empty() && line == 1 && record.iter().skip(1).all(|field| number(field).is_none());
         if !is_header {
             values.reserve(n_fields - 1);
             for (column, field) in (2..).zip(record.iter().skip(1)) {
                 values.push(number(field).ok_or_else(|| {
                     let got = format!("{} characters that are not", field.len());
-                    bad_row(
-                        path,
-                        line,
-                        format!("a finite number in column {column}"),
-                        got,
-                    )
+                    bad_row(path, line, format!("a finite number in column {column}"), got)
                 })?);
             }
             texts.push(record[0].trim().to_owned());
@@ -75,34 +55,15 @@ fn read(path: &Path, bytes: impl Read) -> Result<Dataset, DataError> {
         let got = format!("{} rows of {} classes", texts.len(), class_names.len());
         return Err(DataError::bad_file(path, "rows of at least 2 classes", got));
     }
-    Ok(Dataset {
-        row_shape: vec![n_features],
-        class_names,
-        labels,
-        rows: Rows::F32(values),
-    })
+    Ok(Dataset { row_shape: vec![n_features], class_names, labels, rows: Rows::F32(values) })
 }
 
 fn number(field: &str) -> Option<f32> {
-    field
-        .trim()
-        .parse()
-        .ok()
-        .filter(|number: &f32| number.is_finite())
+    field.trim().parse().ok().filter(|number: &f32| number.is_finite())
 }
 
-fn bad_row(
-    path: &Path,
-    line: u64,
-    expected: impl Into<String>,
-    got: impl Into<String>,
-) -> DataError {
-    DataError::BadRow {
-        path: path.to_owned(),
-        line,
-        expected: expected.into(),
-        got: got.into(),
-    }
+fn bad_row(path: &Path, line: u64, expected: impl Into<String>, got: impl Into<String>) -> DataError {
+    DataError::BadRow { path: path.to_owned(), line, expected: expected.into(), got: got.into() }
 }
 
 /// The names of the classes in order, and each row's place in them.
@@ -133,48 +94,25 @@ mod tests {
         assert_eq!(data.class_names(), ["2", "10"]);
         assert_eq!(data.labels(), [1, 0, 1]);
         assert_eq!(data.row_shape(), [2]);
-        assert_eq!(
-            data.batch(&[1]).iter().copied().collect::<Vec<_>>(),
-            [1.0, 0.5]
-        );
+        assert_eq!(data.batch(&[1]).iter().copied().collect::<Vec<_>>(), [1.0, 0.5]);
     }
 
     #[test]
     fn a_header_and_names_are_understood() {
         let data = parse("label,x,y\ncat,1,2\nant,3,4\n").unwrap();
-        assert_eq!(
-            (data.n_rows(), data.class_names()),
-            (2, ["ant".to_owned(), "cat".to_owned()].as_slice())
-        );
+        assert_eq!((data.n_rows(), data.class_names()), (2, ["ant".to_owned(), "cat".to_owned()].as_slice()));
         assert_eq!(data.labels(), [1, 0]);
     }
 
     #[test]
     fn a_bad_row_is_told_with_its_line_and_column_and_without_its_value() {
         let error = parse("a,1,2\nb,1\n").unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "t.csv, line 2: expected a label and 2 numbers, got 2 fields"
-        );
+        assert_eq!(error, "t.csv, line 2: expected a label and 2 numbers, got 2 fields");
         let error = parse("a,1,2\nb,1,secret\n").unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "t.csv, line 2: expected a finite number in column 3, got 6 characters that are not"
-        );
+        assert_eq!(error, "t.csv, line 2: expected a finite number in column 3, got 6 characters that are not");
         assert!(parse("a,1,2\nb,1,NaN\n").is_err());
-        assert!(
-            parse("a,1,x\nb,1,2\n")
-                .unwrap_err()
-                .to_string()
-                .contains("line 1"),
-            "half a header is no header"
-        );
-        assert!(
-            read(Path::new("t.csv"), &b"a,1\n\xff\xfe,2\n"[..])
-                .unwrap_err()
-                .to_string()
-                .contains("UTF-8")
-        );
+        assert!(parse("a,1,x\nb,1,2\n").unwrap_err().to_string().contains("line 1"), "half a header is no header");
+        assert!(read(Path::new("t.csv"), &b"a,1\n\xff\xfe,2\n"[..]).unwrap_err().to_string().contains("UTF-8"));
     }
 
     #[test]

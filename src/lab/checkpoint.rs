@@ -58,10 +58,7 @@ pub(super) fn write(
     identity: &Identity,
     position: &Position,
 ) -> anyhow::Result<Vec<u8>> {
-    let state = serde_json::to_string(&State {
-        identity: identity.clone(),
-        position: position.clone(),
-    })?;
+    let state = serde_json::to_string(&State { identity: identity.clone(), position: position.clone() })?;
     let payload = Recorder::<Training>::record(&recorder(), (network, optimizer, state), ())
         .map_err(|error| anyhow::anyhow!("cannot write the checkpoint: {error}"))?;
     Ok([MAGIC, &Sha256::digest(&payload), &payload].concat())
@@ -72,10 +69,7 @@ pub(super) fn read(
     identity: &Identity,
     device: &<Training as BackendTypes>::Device,
 ) -> anyhow::Result<Saved> {
-    let Some((digest, payload)) = bytes
-        .strip_prefix(MAGIC)
-        .and_then(|rest| rest.split_at_checked(DIGEST_BYTES))
-    else {
+    let Some((digest, payload)) = bytes.strip_prefix(MAGIC).and_then(|rest| rest.split_at_checked(DIGEST_BYTES)) else {
         bail!("expected a checkpoint of format version 1, got other bytes");
     };
     if Sha256::digest(payload).as_slice() != digest {
@@ -84,20 +78,10 @@ pub(super) fn read(
     let (network, optimizer, state): (NetworkRecord, OptimizerRecord, String) =
         Recorder::<Training>::load(&recorder(), payload.to_vec(), device)
             .map_err(|error| anyhow::anyhow!("cannot read the checkpoint: {error}"))?;
-    let State {
-        identity: saved,
-        position,
-    } = serde_json::from_str(&state).context("the checkpoint's state")?;
-    let same_recipe = Recipe {
-        epochs: identity.recipe.epochs,
-        ..saved.recipe.clone()
-    } == identity.recipe;
+    let State { identity: saved, position } = serde_json::from_str(&state).context("the checkpoint's state")?;
+    let same_recipe = Recipe { epochs: identity.recipe.epochs, ..saved.recipe.clone() } == identity.recipe;
     if !same_recipe {
-        bail!(
-            "the checkpoint is of another recipe: expected {:?}, got {:?}",
-            identity.recipe,
-            saved.recipe
-        );
+        bail!("the checkpoint is of another recipe: expected {:?}, got {:?}", identity.recipe, saved.recipe);
     }
     if (&saved.dataset, &saved.split) != (&identity.dataset, &identity.split) {
         bail!(
@@ -108,9 +92,5 @@ pub(super) fn read(
             saved.split
         );
     }
-    Ok(Saved {
-        network,
-        optimizer,
-        position,
-    })
+    Ok(Saved { network, optimizer, position })
 }

@@ -44,9 +44,7 @@ pub enum Architecture {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkError {
     /// The convolutional network was asked for rows that are no images.
-    #[error(
-        "expected rows of shape [channels, height, width], each side at least 4, for a cnn, got {0:?}"
-    )]
+    #[error("expected rows of shape [channels, height, width], each side at least 4, for a cnn, got {0:?}")]
     NotImages(Vec<usize>),
     /// A layer without units, or with too many.
     #[error("expected 1 to {MAX_WIDTH} units in every layer, got {0}")]
@@ -78,16 +76,10 @@ impl<B: Backend> Network<B> {
         rng.set_stream(WEIGHTS_STREAM);
         let mut draw = Draw { rng, device };
         let (channels, hidden) = match architecture {
-            Architecture::Cnn { channels, hidden } => {
-                (channels.as_slice(), std::slice::from_ref(hidden))
-            }
+            Architecture::Cnn { channels, hidden } => (channels.as_slice(), std::slice::from_ref(hidden)),
             Architecture::Mlp { hidden } => ([].as_slice(), hidden.as_slice()),
         };
-        if let Some(&width) = channels
-            .iter()
-            .chain(hidden)
-            .find(|&&width| width == 0 || width > MAX_WIDTH)
-        {
+        if let Some(&width) = channels.iter().chain(hidden).find(|&&width| width == 0 || width > MAX_WIDTH) {
             return Err(NetworkError::Width(width));
         }
         let mut n_inputs: usize = row_shape.iter().product();
@@ -110,10 +102,7 @@ impl<B: Backend> Network<B> {
             linears.push(draw.linear(n_inputs, n_outputs));
             n_inputs = n_outputs;
         }
-        Ok(Self {
-            convolutions,
-            linears,
-        })
+        Ok(Self { convolutions, linears })
     }
 
     /// The logits of a batch.
@@ -143,21 +132,11 @@ impl<B: Backend> Network<B> {
     /// # Shapes
     ///
     /// `(n_rows, row_shape…)` to `(n_rows, n_classes)`.
-    pub fn logits(
-        &self,
-        rows: ArrayD<f32>,
-        row_shape: &[usize],
-        device: &B::Device,
-    ) -> Array2<f32> {
+    pub fn logits(&self, rows: ArrayD<f32>, row_shape: &[usize], device: &B::Device) -> Array2<f32> {
         let logits = self.forward(to_tensor(rows, device), row_shape);
         let shape: [usize; 2] = logits.dims();
-        let values = logits
-            .into_data()
-            .convert::<f32>()
-            .to_vec()
-            .expect("the data was converted to f32");
-        Array2::from_shape_vec(shape, values)
-            .expect("a tensor holds as many values as its shape says")
+        let values = logits.into_data().convert::<f32>().to_vec().expect("the data was converted to f32");
+        Array2::from_shape_vec(shape, values).expect("a tensor holds as many values as its shape says")
     }
 
     /// The layers in the order in which they run, with plain weights: what the ONNX export takes.
@@ -177,10 +156,7 @@ impl<B: Backend> Network<B> {
             if index > 0 {
                 layers.push(Layer::Relu);
             }
-            layers.push(Layer::Linear {
-                weight: plain(&linear.weight),
-                bias: plain_bias(linear.bias.as_ref()),
-            });
+            layers.push(Layer::Linear { weight: plain(&linear.weight), bias: plain_bias(linear.bias.as_ref()) });
         }
         layers
     }
@@ -233,20 +209,11 @@ pub(super) fn to_tensor<B: Backend>(rows: ArrayD<f32>, device: &B::Device) -> Te
 fn plain<B: Backend, const D: usize>(parameter: &Param<Tensor<B, D>>) -> Weights {
     let data = parameter.val().into_data().convert::<f32>();
     let shape = data.shape.iter().copied().collect();
-    Weights {
-        shape,
-        values: data.to_vec().expect("the data was converted to f32"),
-    }
+    Weights { shape, values: data.to_vec().expect("the data was converted to f32") }
 }
 
 fn plain_bias<B: Backend>(parameter: Option<&Param<Tensor<B, 1>>>) -> Weights {
-    parameter.map_or(
-        Weights {
-            shape: vec![0],
-            values: Vec::new(),
-        },
-        plain,
-    )
+    parameter.map_or(Weights { shape: vec![0], values: Vec::new() }, plain)
 }
 
 /// Draws parameters from one generator, in the order of the layers.
@@ -256,16 +223,10 @@ struct Draw<'a, B: Backend> {
 }
 
 impl<B: Backend> Draw<'_, B> {
-    fn parameter<const D: usize>(
-        &mut self,
-        shape: [usize; D],
-        fan_in: usize,
-    ) -> Param<Tensor<B, D>> {
+    fn parameter<const D: usize>(&mut self, shape: [usize; D], fan_in: usize) -> Param<Tensor<B, D>> {
         let bound = 1.0 / (fan_in as f32).sqrt();
         let n_values = shape.iter().product();
-        let values: Vec<f32> = (0..n_values)
-            .map(|_| self.rng.random_range(-bound..bound))
-            .collect();
+        let values: Vec<f32> = (0..n_values).map(|_| self.rng.random_range(-bound..bound)).collect();
         Param::from_data(TensorData::new(values, shape), self.device)
     }
 
@@ -297,10 +258,7 @@ mod tests {
     use crate::lab::Cpu;
 
     fn cnn() -> Architecture {
-        Architecture::Cnn {
-            channels: [4, 6],
-            hidden: 8,
-        }
+        Architecture::Cnn { channels: [4, 6], hidden: 8 }
     }
 
     #[test]
@@ -310,12 +268,7 @@ mod tests {
             (cnn(), vec![1, 28, 28]),
             (cnn(), vec![3, 32, 32]),
             (cnn(), vec![1, 5, 7]),
-            (
-                Architecture::Mlp {
-                    hidden: vec![16, 8],
-                },
-                vec![446],
-            ),
+            (Architecture::Mlp { hidden: vec![16, 8] }, vec![446]),
             (Architecture::Mlp { hidden: vec![] }, vec![1, 28, 28]),
         ] {
             let network = Network::<Cpu>::init(&architecture, &row_shape, 10, 7, &device).unwrap();
@@ -333,9 +286,7 @@ mod tests {
     fn a_row_answers_the_same_alone_and_in_a_batch() {
         let device = Default::default();
         let network = Network::<Cpu>::init(&cnn(), &[1, 8, 8], 3, 1, &device).unwrap();
-        let batch = ArrayD::from_shape_fn(vec![5, 1, 8, 8], |i| {
-            (i[0] * 7 + i[2] * 3 + i[3]) as f32 / 50.0
-        });
+        let batch = ArrayD::from_shape_fn(vec![5, 1, 8, 8], |i| (i[0] * 7 + i[2] * 3 + i[3]) as f32 / 50.0);
         let together = network.logits(batch.clone(), &[1, 8, 8], &device);
         for row in 0..5 {
             let alone = batch.select(ndarray::Axis(0), &[row]);
@@ -349,11 +300,7 @@ mod tests {
     #[test]
     fn the_seed_decides_the_weights() {
         let device = Default::default();
-        let init = |seed| {
-            Network::<Cpu>::init(&cnn(), &[1, 8, 8], 3, seed, &device)
-                .unwrap()
-                .layers()
-        };
+        let init = |seed| Network::<Cpu>::init(&cnn(), &[1, 8, 8], 3, seed, &device).unwrap().layers();
         assert_eq!(init(1), init(1));
         assert_ne!(init(1), init(2));
     }
@@ -362,18 +309,10 @@ mod tests {
     fn a_network_that_does_not_fit_the_rows_is_refused() {
         let device = Default::default();
         let init = |architecture: &Architecture, shape: &[usize]| {
-            Network::<Cpu>::init(architecture, shape, 3, 1, &device)
-                .map(|_| ())
-                .unwrap_err()
+            Network::<Cpu>::init(architecture, shape, 3, 1, &device).map(|_| ()).unwrap_err()
         };
         assert_eq!(init(&cnn(), &[446]), NetworkError::NotImages(vec![446]));
-        assert_eq!(
-            init(&cnn(), &[1, 3, 28]),
-            NetworkError::NotImages(vec![1, 3, 28])
-        );
-        assert_eq!(
-            init(&Architecture::Mlp { hidden: vec![0] }, &[4]),
-            NetworkError::Width(0)
-        );
+        assert_eq!(init(&cnn(), &[1, 3, 28]), NetworkError::NotImages(vec![1, 3, 28]));
+        assert_eq!(init(&Architecture::Mlp { hidden: vec![0] }, &[4]), NetworkError::Width(0));
     }
 }

@@ -9,8 +9,8 @@ use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use tract_onnx::pb::type_proto;
 use tract_onnx::pb::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
-    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
+    TensorShapeProto, TypeProto, ValueInfoProto,
 };
 
 use super::network::{Layer, Weights};
@@ -27,11 +27,7 @@ pub const LABELS_KEY: &str = "sordino.labels";
 /// The name of the input: `image` for rows of shape `[channels, height, width]`, else `features`.
 #[must_use]
 pub fn input_name(row_shape: &[usize]) -> &'static str {
-    if row_shape.len() == 3 {
-        "image"
-    } else {
-        "features"
-    }
+    if row_shape.len() == 3 { "image" } else { "features" }
 }
 
 /// The bytes of an ONNX model that runs `layers`.
@@ -41,10 +37,7 @@ pub fn input_name(row_shape: &[usize]) -> &'static str {
 /// Input `(N, row_shape…)`, output `logits` `(N, class_names.len())`, both `f32`.
 #[must_use]
 pub fn export(layers: &[Layer], row_shape: &[usize], class_names: &[String]) -> Vec<u8> {
-    let mut builder = Builder {
-        at: input_name(row_shape).to_owned(),
-        ..Builder::default()
-    };
+    let mut builder = Builder { at: input_name(row_shape).to_owned(), ..Builder::default() };
     for (index, layer) in layers.iter().enumerate() {
         builder.push(layer, index, index + 1 == layers.len());
     }
@@ -59,17 +52,11 @@ pub fn export(layers: &[Layer], row_shape: &[usize], class_names: &[String]) -> 
     let labels = serde_json::to_string(class_names).expect("names are plain text");
     ModelProto {
         ir_version: IR_VERSION,
-        opset_import: vec![OperatorSetIdProto {
-            domain: String::new(),
-            version: OPSET,
-        }],
+        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
         producer_name: "sordino".to_owned(),
         producer_version: env!("CARGO_PKG_VERSION").to_owned(),
         graph: Some(graph),
-        metadata_props: vec![StringStringEntryProto {
-            key: LABELS_KEY.to_owned(),
-            value: labels,
-        }],
+        metadata_props: vec![StringStringEntryProto { key: LABELS_KEY.to_owned(), value: labels }],
         ..ModelProto::default()
     }
     .encode_to_vec()
@@ -86,11 +73,7 @@ struct Builder {
 impl Builder {
     fn push(&mut self, layer: &Layer, index: usize, is_last: bool) {
         let (operator, attributes, weights) = match layer {
-            Layer::Convolution {
-                weight,
-                bias,
-                padding,
-            } => {
+            Layer::Convolution { weight, bias, padding } => {
                 let sides: Vec<usize> = weight.shape[2..].to_vec();
                 let attributes = vec![
                     ints("dilations", &[1, 1]),
@@ -102,22 +85,12 @@ impl Builder {
                 ("Conv", attributes, vec![("weight", weight), ("bias", bias)])
             }
             Layer::Relu => ("Relu", vec![], vec![]),
-            Layer::MaxPool2 => (
-                "MaxPool",
-                vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])],
-                vec![],
-            ),
+            Layer::MaxPool2 => ("MaxPool", vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])], vec![]),
             Layer::Flatten => ("Flatten", vec![int("axis", 1)], vec![]),
-            Layer::Linear { weight, bias } => {
-                ("Gemm", vec![], vec![("weight", weight), ("bias", bias)])
-            }
+            Layer::Linear { weight, bias } => ("Gemm", vec![], vec![("weight", weight), ("bias", bias)]),
         };
         let name = format!("{}_{index}", operator.to_lowercase());
-        let output = if is_last {
-            OUTPUT.to_owned()
-        } else {
-            format!("{name}.out")
-        };
+        let output = if is_last { OUTPUT.to_owned() } else { format!("{name}.out") };
         let mut input = vec![std::mem::replace(&mut self.at, output.clone())];
         for (role, weights) in weights {
             let name = format!("{name}.{role}");
@@ -140,11 +113,7 @@ fn initializer(name: &str, weights: &Weights) -> TensorProto {
         name: name.to_owned(),
         dims: weights.shape.iter().map(|&dim| to_i64(dim)).collect(),
         data_type: DataType::Float as i32,
-        raw_data: weights
-            .values
-            .iter()
-            .flat_map(|number| number.to_le_bytes())
-            .collect(),
+        raw_data: weights.values.iter().flat_map(|number| number.to_le_bytes()).collect(),
         ..TensorProto::default()
     }
 }
@@ -169,29 +138,15 @@ fn int(name: &str, value: usize) -> AttributeProto {
 
 /// A float value of shape `(N, dims…)`, `N` free.
 fn value(name: &str, dims: &[usize]) -> ValueInfoProto {
-    let dimension = |value| Dimension {
-        denotation: String::new(),
-        value: Some(value),
-    };
+    let dimension = |value| Dimension { denotation: String::new(), value: Some(value) };
     let batch = dimension(dimension::Value::DimParam("N".to_owned()));
-    let rest = dims
-        .iter()
-        .map(|&dim| dimension(dimension::Value::DimValue(to_i64(dim))));
+    let rest = dims.iter().map(|&dim| dimension(dimension::Value::DimValue(to_i64(dim))));
     let tensor = type_proto::Tensor {
         elem_type: DataType::Float as i32,
-        shape: Some(TensorShapeProto {
-            dim: std::iter::once(batch).chain(rest).collect(),
-        }),
+        shape: Some(TensorShapeProto { dim: std::iter::once(batch).chain(rest).collect() }),
     };
-    let r#type = TypeProto {
-        denotation: String::new(),
-        value: Some(type_proto::Value::TensorType(tensor)),
-    };
-    ValueInfoProto {
-        name: name.to_owned(),
-        r#type: Some(r#type),
-        doc_string: String::new(),
-    }
+    let r#type = TypeProto { denotation: String::new(), value: Some(type_proto::Value::TensorType(tensor)) };
+    ValueInfoProto { name: name.to_owned(), r#type: Some(r#type), doc_string: String::new() }
 }
 
 fn to_i64(size: usize) -> i64 {
@@ -204,23 +159,14 @@ mod tests {
 
     #[test]
     fn the_last_operator_is_gemm_and_gives_the_logits() {
-        let weight = Weights {
-            shape: vec![4, 2],
-            values: vec![0.5; 8],
-        };
-        let bias = Weights {
-            shape: vec![2],
-            values: vec![0.0; 2],
-        };
+        let weight = Weights { shape: vec![4, 2], values: vec![0.5; 8] };
+        let bias = Weights { shape: vec![2], values: vec![0.0; 2] };
         let layers = [Layer::Flatten, Layer::Linear { weight, bias }];
         let bytes = export(&layers, &[4], &["a".to_owned(), "b".to_owned()]);
         let model = ModelProto::decode(bytes.as_slice()).unwrap();
         let graph = model.graph.unwrap();
         let last = graph.node.last().unwrap();
-        assert_eq!(
-            (last.op_type.as_str(), last.output.as_slice()),
-            ("Gemm", [OUTPUT.to_owned()].as_slice())
-        );
+        assert_eq!((last.op_type.as_str(), last.output.as_slice()), ("Gemm", [OUTPUT.to_owned()].as_slice()));
         assert_eq!(graph.input[0].name, "features");
         assert_eq!(model.metadata_props[0].value, r#"["a","b"]"#);
         assert_eq!(graph.initializer.len(), 2);

@@ -147,8 +147,7 @@ impl RunRecord {
     /// The record as indented JSON with a line feed at the end.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        let mut bytes =
-            serde_json::to_vec_pretty(self).expect("a record is plain numbers and text");
+        let mut bytes = serde_json::to_vec_pretty(self).expect("a record is plain numbers and text");
         bytes.push(b'\n');
         bytes
     }
@@ -176,16 +175,8 @@ impl RunRecord {
             self.model.n_parameters,
             self.sordino,
             self.model.input,
-            self.data
-                .row_shape
-                .iter()
-                .map(|size| format!(", {size}"))
-                .collect::<String>(),
-            if self.data.row_shape.len() == 3 {
-                ", pixels divided by 255"
-            } else {
-                ""
-            },
+            self.data.row_shape.iter().map(|size| format!(", {size}")).collect::<String>(),
+            if self.data.row_shape.len() == 3 { ", pixels divided by 255" } else { "" },
             self.model.output,
             self.data.labels.join(", "),
         );
@@ -219,9 +210,7 @@ impl RunRecord {
         text.push_str("## Results\n\n");
         match &self.results {
             Some(results) => {
-                text.push_str(
-                    "| part | rows | accuracy | cross-entropy |\n| --- | --- | --- | --- |\n",
-                );
+                text.push_str("| part | rows | accuracy | cross-entropy |\n| --- | --- | --- | --- |\n");
                 let parts = [
                     ("train", results.train),
                     ("validation", results.validation),
@@ -230,11 +219,8 @@ impl RunRecord {
                 ];
                 for (name, score) in parts {
                     if let Some(score) = score {
-                        let _ = writeln!(
-                            text,
-                            "| {name} | {} | {:.4} | {:.4} |",
-                            score.n_rows, score.accuracy, score.loss
-                        );
+                        let _ =
+                            writeln!(text, "| {name} | {} | {:.4} | {:.4} |", score.n_rows, score.accuracy, score.loss);
                     }
                 }
             }

@@ -65,22 +65,12 @@ impl Recipe {
             wrong.push("batch size: expected at least 1, got 0".to_owned());
         }
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
-            wrong.push(format!(
-                "learning rate: expected a positive number, got {}",
-                self.learning_rate
-            ));
+            wrong.push(format!("learning rate: expected a positive number, got {}", self.learning_rate));
         }
         if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
-            wrong.push(format!(
-                "weight decay: expected 0 or more, got {}",
-                self.weight_decay
-            ));
+            wrong.push(format!("weight decay: expected 0 or more, got {}", self.weight_decay));
         }
-        if wrong.is_empty() {
-            Ok(())
-        } else {
-            bail!("{}", wrong.join("; "))
-        }
+        if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("; ")) }
     }
 }
 
@@ -182,28 +172,10 @@ impl<'a> Trainer<'a> {
         recipe.check()?;
         split.check(dataset)?;
         let device = Default::default();
-        let network = Network::init(
-            &recipe.network,
-            dataset.row_shape(),
-            dataset.n_classes(),
-            recipe.seed,
-            &device,
-        )?;
-        let decay =
-            (recipe.weight_decay > 0.0).then(|| WeightDecayConfig::new(recipe.weight_decay as f32));
-        let optimizer = AdamConfig::new()
-            .with_epsilon(ADAM_EPSILON)
-            .with_weight_decay(decay)
-            .init();
-        Ok(Self {
-            dataset,
-            split,
-            recipe,
-            device,
-            network,
-            optimizer,
-            position: Position::default(),
-        })
+        let network = Network::init(&recipe.network, dataset.row_shape(), dataset.n_classes(), recipe.seed, &device)?;
+        let decay = (recipe.weight_decay > 0.0).then(|| WeightDecayConfig::new(recipe.weight_decay as f32));
+        let optimizer = AdamConfig::new().with_epsilon(ADAM_EPSILON).with_weight_decay(decay).init();
+        Ok(Self { dataset, split, recipe, device, network, optimizer, position: Position::default() })
     }
 
     /// A network as [`checkpoint`](Self::checkpoint) left it. The rest of the training then goes as if it had
@@ -213,22 +185,14 @@ impl<'a> Trainer<'a> {
     ///
     /// As [`new`](Self::new), and when the bytes are no checkpoint of this recipe (the number of epochs may
     /// differ) and these rows.
-    pub fn resume(
-        dataset: &'a Dataset,
-        split: &'a Split,
-        recipe: Recipe,
-        bytes: &[u8],
-    ) -> anyhow::Result<Self> {
+    pub fn resume(dataset: &'a Dataset, split: &'a Split, recipe: Recipe, bytes: &[u8]) -> anyhow::Result<Self> {
         let mut trainer = Self::new(dataset, split, recipe)?;
         let saved = checkpoint::read(bytes, &trainer.identity(), &trainer.device)?;
         trainer.network = trainer.network.load_record(saved.network);
         trainer.optimizer = trainer.optimizer.load_record(saved.optimizer);
         trainer.position = saved.position;
         if trainer.position.history.len() > trainer.recipe.epochs {
-            bail!(
-                "expected a checkpoint of at most {} epochs",
-                trainer.recipe.epochs
-            );
+            bail!("expected a checkpoint of at most {} epochs", trainer.recipe.epochs);
         }
         Ok(trainer)
     }
@@ -260,19 +224,14 @@ impl<'a> Trainer<'a> {
                     return Ok(Outcome::Interrupted);
                 }
                 let start = self.position.rows_seen;
-                let end = order
-                    .len()
-                    .min(start.saturating_add(self.recipe.batch_size));
+                let end = order.len().min(start.saturating_add(self.recipe.batch_size));
                 self.step(&order[start..end])?;
                 watcher.step(self.report());
             }
             let score = self.close_epoch();
             watcher.epoch(&score);
             self.position = Position {
-                history: std::mem::take(&mut self.position.history)
-                    .into_iter()
-                    .chain([score])
-                    .collect(),
+                history: std::mem::take(&mut self.position.history).into_iter().chain([score]).collect(),
                 ..Position::default()
             };
         }
@@ -304,11 +263,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn identity(&self) -> checkpoint::Identity {
-        checkpoint::Identity {
-            recipe: self.recipe.clone(),
-            dataset: self.dataset.digest(),
-            split: self.split.digest(),
-        }
+        checkpoint::Identity { recipe: self.recipe.clone(), dataset: self.dataset.digest(), split: self.split.digest() }
     }
 
     /// The training rows in the order of the running epoch: a function of seed and epoch alone, so that a
@@ -327,13 +282,7 @@ impl<'a> Trainer<'a> {
         let logits = self.network.forward(inputs, self.dataset.row_shape());
         let n_correct = count_correct(&to_array(logits.clone()), &labels);
         let loss = cross_entropy(logits, &labels, &self.device);
-        let loss_value = f64::from(
-            loss.clone()
-                .into_data()
-                .convert::<f32>()
-                .to_vec::<f32>()
-                .unwrap_or_default()[0],
-        );
+        let loss_value = f64::from(loss.clone().into_data().convert::<f32>().to_vec::<f32>().unwrap_or_default()[0]);
         if !loss_value.is_finite() {
             let (epoch, row) = (self.position.history.len() + 1, self.position.rows_seen);
             bail!(
@@ -343,9 +292,7 @@ impl<'a> Trainer<'a> {
             );
         }
         let gradients = GradientsParams::from_grads(loss.backward(), &self.network);
-        self.network =
-            self.optimizer
-                .step(self.recipe.learning_rate, self.network.clone(), gradients);
+        self.network = self.optimizer.step(self.recipe.learning_rate, self.network.clone(), gradients);
         self.position.rows_seen += rows.len();
         self.position.loss_sum += loss_value * rows.len() as f64;
         self.position.n_correct += n_correct;
@@ -366,11 +313,7 @@ impl<'a> Trainer<'a> {
         let report = self.report();
         EpochScore {
             epoch: report.epoch,
-            train: Score {
-                n_rows: report.rows_seen,
-                loss: report.loss,
-                accuracy: report.accuracy,
-            },
+            train: Score { n_rows: report.rows_seen, loss: report.loss, accuracy: report.accuracy },
             validation: self.evaluate(Part::Validation),
         }
     }
@@ -384,36 +327,25 @@ fn cross_entropy(
 ) -> Tensor<Training, 1> {
     let labels: Vec<i64> = labels.iter().map(|&label| i64::from(label)).collect();
     let n_rows = labels.len();
-    let labels =
-        Tensor::<Training, 2, Int>::from_data(TensorData::new(labels, [n_rows, 1]), device);
+    let labels = Tensor::<Training, 2, Int>::from_data(TensorData::new(labels, [n_rows, 1]), device);
     log_softmax(logits, 1).gather(1, labels).mean().neg()
 }
 
 fn to_array<B: Backend>(logits: Tensor<B, 2>) -> Array2<f32> {
     let shape: [usize; 2] = logits.dims();
-    let values = logits
-        .into_data()
-        .convert::<f32>()
-        .to_vec()
-        .expect("the data was converted to f32");
+    let values = logits.into_data().convert::<f32>().to_vec().expect("the data was converted to f32");
     Array2::from_shape_vec(shape, values).expect("a tensor holds as many values as its shape says")
 }
 
 fn count_correct(logits: &Array2<f32>, labels: &[u32]) -> usize {
-    logits
-        .outer_iter()
-        .zip(labels)
-        .filter(|(row, label)| argmax(row.iter().copied()) == **label as usize)
-        .count()
+    logits.outer_iter().zip(labels).filter(|(row, label)| argmax(row.iter().copied()) == **label as usize).count()
 }
 
 /// The place of the largest value, the first of equals.
 fn argmax(values: impl Iterator<Item = f32>) -> usize {
     values
         .enumerate()
-        .fold((0, f32::NEG_INFINITY), |best, (place, value)| {
-            if value > best.1 { (place, value) } else { best }
-        })
+        .fold((0, f32::NEG_INFINITY), |best, (place, value)| if value > best.1 { (place, value) } else { best })
         .0
 }
 
@@ -428,19 +360,12 @@ pub fn evaluate(network: &Network<Cpu>, dataset: &Dataset, rows: &[usize]) -> Op
         n_correct += count_correct(&logits, &labels);
         for (row, &label) in logits.outer_iter().zip(&labels) {
             let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let sum: f64 = row
-                .iter()
-                .map(|&value| f64::from(value - largest).exp())
-                .sum();
+            let sum: f64 = row.iter().map(|&value| f64::from(value - largest).exp()).sum();
             loss += sum.ln() - f64::from(row[label as usize] - largest);
         }
     }
     let n_rows = rows.len();
-    (n_rows > 0).then(|| Score {
-        n_rows,
-        loss: loss / n_rows as f64,
-        accuracy: n_correct as f64 / n_rows as f64,
-    })
+    (n_rows > 0).then(|| Score { n_rows, loss: loss / n_rows as f64, accuracy: n_correct as f64 / n_rows as f64 })
 }
 
 /// Checks that an exported graph gives the network's own logits, run by tract.
@@ -458,11 +383,8 @@ pub fn check_export(
     use tract_onnx::prelude::{Framework, InferenceModelExt, IntoRunnable, IntoTValue, tvec};
     let inputs = dataset.batch(rows);
     let expected = network.logits(inputs.clone(), dataset.row_shape(), &Default::default());
-    let tensor = tract_onnx::prelude::Tensor::from_shape(
-        inputs.shape(),
-        &inputs.iter().copied().collect::<Vec<_>>(),
-    )
-    .context("the rows as a tensor")?;
+    let tensor = tract_onnx::prelude::Tensor::from_shape(inputs.shape(), &inputs.iter().copied().collect::<Vec<_>>())
+        .context("the rows as a tensor")?;
     let outputs = tract_onnx::onnx()
         .model_for_read(&mut &onnx[..])?
         .into_optimized()?
@@ -470,17 +392,9 @@ pub fn check_export(
         .run(tvec!(tensor.into_tvalue()))?;
     let got = outputs[0].to_plain_array_view::<f32>()?;
     if got.shape() != expected.shape() {
-        bail!(
-            "the exported graph gives shape {:?}, expected {:?}",
-            got.shape(),
-            expected.shape()
-        );
+        bail!("the exported graph gives shape {:?}, expected {:?}", got.shape(), expected.shape());
     }
-    let worst = got
-        .iter()
-        .zip(&expected)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f32::max);
+    let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     if worst > tolerance {
         bail!("a logit of the exported graph is off by {worst}, expected at most {tolerance}");
     }
@@ -505,13 +419,7 @@ mod tests {
     #[test]
     fn all_mistakes_of_a_recipe_are_told_together() {
         assert!(recipe().check().is_ok());
-        let wrong = Recipe {
-            epochs: 0,
-            batch_size: 0,
-            learning_rate: f64::NAN,
-            weight_decay: -1.0,
-            ..recipe()
-        };
+        let wrong = Recipe { epochs: 0, batch_size: 0, learning_rate: f64::NAN, weight_decay: -1.0, ..recipe() };
         let message = wrong.check().unwrap_err().to_string();
         for name in ["epochs", "batch size", "learning rate", "weight decay"] {
             assert!(message.contains(name), "{message}");
@@ -527,18 +435,9 @@ mod tests {
     #[test]
     fn cross_entropy_is_that_of_the_textbook() {
         let device = Default::default();
-        let logits = Tensor::from_data(
-            TensorData::new(vec![0.0f32, 0.0, 2.0, 0.0], [2, 2]),
-            &device,
-        );
-        let loss = cross_entropy(logits, &[0, 1], &device)
-            .into_data()
-            .to_vec::<f32>()
-            .unwrap()[0];
+        let logits = Tensor::from_data(TensorData::new(vec![0.0f32, 0.0, 2.0, 0.0], [2, 2]), &device);
+        let loss = cross_entropy(logits, &[0, 1], &device).into_data().to_vec::<f32>().unwrap()[0];
         let expected = (2f64.ln() + (1.0 + 2f64.exp()).ln()) / 2.0;
-        assert!(
-            (f64::from(loss) - expected).abs() < 1e-6,
-            "{loss} and {expected}"
-        );
+        assert!((f64::from(loss) - expected).abs() < 1e-6, "{loss} and {expected}");
     }
 }

@@ -42,8 +42,7 @@ impl Nesting {
 
     /// The nesting in the form of a shape, for messages.
     pub(super) fn shape_text(&self) -> String {
-        let lengths: Vec<String> =
-            self.lengths.iter().map(|length| length.unwrap_or_default().to_string()).collect();
+        let lengths: Vec<String> = self.lengths.iter().map(|length| length.unwrap_or_default().to_string()).collect();
         format!("[{}]", lengths.join(","))
     }
 
@@ -113,9 +112,7 @@ pub(super) fn read_values<'de, D: Deserializer<'de>>(
         DType::I64 => read!(I64),
         DType::F32 => read!(F32),
         DType::F64 => read!(F64),
-        DType::F16 | DType::Bf16 | DType::Bytes => {
-            nesting.refuse(format!("of datatype {dtype} is not served in JSON"))
-        }
+        DType::F16 | DType::Bf16 | DType::Bytes => nesting.refuse(format!("of datatype {dtype} is not served in JSON")),
     }
 }
 

@@ -346,7 +346,6 @@ impl<'de> DeserializeSeed<'de> for Data<'_, '_, '_> {
     }
 }
 
-
 object!(Output -> WireOutput, "'outputs' must be an array of objects", |seed, map| {
     let Output(context) = seed;
     let (mut name, mut parameters) = (None::<String>, None);

@@ -36,10 +36,7 @@ fn model() -> ModelDescription {
 
 fn two_inputs() -> ModelDescription {
     let any = Dim::Any;
-    model_of(
-        vec![spec("a", DType::F32, &[any, Dim::Fixed(2)]), spec("b", DType::I16, &[any, Dim::Fixed(1)])],
-        2,
-    )
+    model_of(vec![spec("a", DType::F32, &[any, Dim::Fixed(2)]), spec("b", DType::I16, &[any, Dim::Fixed(1)])], 2)
 }
 
 fn defended(scores: ndarray::Array2<f32>) -> Defended {
@@ -105,7 +102,10 @@ fn each_mistake_has_its_own_sentence() {
         (input(&format!(r#"{good},"name":"x","data":[1,2,3,4]"#)), "twice"),
         (input(r#""name":"nope","shape":[1],"datatype":"FP32","data":[1]"#), "unexpected inference input 'nope'"),
         (input(r#""name":"x","shape":[1,2,2],"datatype":"BOGUS","data":[1,2,3,4]"#), "invalid datatype 'BOGUS'"),
-        (input(r#""name":"x","shape":[1,2,2],"datatype":"FP64","data":[1,2,3,4]"#), "FP64, but model 'clf' expects FP32"),
+        (
+            input(r#""name":"x","shape":[1,2,2],"datatype":"FP64","data":[1,2,3,4]"#),
+            "FP64, but model 'clf' expects FP32",
+        ),
         (input(r#""name":"x","shape":[1,2,2],"datatype":"FP16","data":[1,2,3,4]"#), "FP16"),
         (input(r#""name":"x","shape":[1,2,2],"datatype":"BYTES","data":["a"]"#), "BYTES"),
         (input(r#""name":"x","shape":[1,4],"datatype":"FP32","data":[1,2,3,4]"#), "[-1,2,2]"),
@@ -127,7 +127,10 @@ fn each_mistake_has_its_own_sentence() {
         (with(r#","parameters":{"triton_x":1}"#), "reserved"),
         (with(r#","parameters":{"sequence_id":1}"#), "no state"),
         (with(r#","parameters":{"mine":1}"#), "known here"),
-        (with(r#","outputs":[{"name":"zz"}]"#), "unexpected inference output 'zz' for model 'clf', which has 'logits', 'probabilities'"),
+        (
+            with(r#","outputs":[{"name":"zz"}]"#),
+            "unexpected inference output 'zz' for model 'clf', which has 'logits', 'probabilities'",
+        ),
         (with(r#","outputs":[{"name":"logits"},{"name":"logits"}]"#), "twice"),
         (with(r#","outputs":[{}]"#), "no 'name'"),
         (with(r#","outputs":[{"name":"logits","parameters":{"shared_memory_region":"r"}}]"#), "shared memory"),
@@ -163,7 +166,9 @@ fn binary_request(inputs: &[(&str, &str, &str, &[u8])], rest: &str) -> (String, 
         .iter()
         .map(|(name, dtype, shape, raw)| {
             let size = raw.len();
-            format!(r#"{{"name":"{name}","shape":{shape},"datatype":"{dtype}","parameters":{{"binary_data_size":{size}}}}}"#)
+            format!(
+                r#"{{"name":"{name}","shape":{shape},"datatype":"{dtype}","parameters":{{"binary_data_size":{size}}}}}"#
+            )
         })
         .collect();
     let mut body = format!(r#"{{"inputs":[{}]{rest}}}"#, list.join(",")).into_bytes();
@@ -180,8 +185,7 @@ fn le(values: &[f32]) -> Vec<u8> {
 fn binary_inputs_are_taken_in_the_order_of_the_request() {
     let a = le(&[1.0, 2.0]);
     let b = [5_u8, 1];
-    let (length, body) =
-        binary_request(&[("b", "INT16", "[1,1]", &b), ("a", "FP32", "[1,2]", &a)], "");
+    let (length, body) = binary_request(&[("b", "INT16", "[1,1]", &b), ("a", "FP32", "[1,2]", &a)], "");
     let (inputs, _) = decode_infer(&two_inputs(), Some(&length), &body).unwrap();
     assert_eq!(f32_values(&inputs), [1.0, 2.0]);
     assert!(*inputs.tensors()[1].values() == Values::I16(vec![261]));
@@ -199,7 +203,8 @@ fn rows_of_two_inputs_must_agree() {
 fn binary_bodies_of_a_wrong_length_are_refused() {
     let raw = le(&[1.0, 2.0, 3.0, 4.0]);
     let (length, body) = binary_request(&[("x", "FP32", "[1,2,2]", &raw)], "");
-    let decode = |length: Option<&str>, body: &[u8]| decode_infer(&model(), length, body).map(|_| ()).unwrap_err().message;
+    let decode =
+        |length: Option<&str>, body: &[u8]| decode_infer(&model(), length, body).map(|_| ()).unwrap_err().message;
     assert!(decode_infer(&model(), Some(&length), &body).is_ok());
     let short = decode(Some(&length), &body[..body.len() - 4]);
     assert!(short.contains("expecting 4 additional bytes"), "{short}");
@@ -273,17 +278,13 @@ fn a_reply_echoes_the_id_and_stays_silent_without_one() {
 #[test]
 fn binary_outputs_follow_the_json_part_in_order() {
     let scores = defended(array![[0.0, 1.0], [3.0, -1.0]]);
-    let outputs = vec![
-        PlannedOutput { index: 1, binary: true },
-        PlannedOutput { index: 0, binary: true },
-    ];
+    let outputs = vec![PlannedOutput { index: 1, binary: true }, PlannedOutput { index: 0, binary: true }];
     let answer = encode_infer(&model(), ReplyPlan { id: None, outputs }, &scores);
     let (json, raw) = answer.body.split_at(answer.header_length.unwrap());
     let json: Value = serde_json::from_slice(json).unwrap();
     assert_eq!(json["outputs"][0]["parameters"], json!({"binary_data_size": 16}));
     assert!(json["outputs"][0].get("data").is_none());
-    let expected: Vec<f32> =
-        scores.probabilities().iter().chain(scores.log_probabilities().iter()).copied().collect();
+    let expected: Vec<f32> = scores.probabilities().iter().chain(scores.log_probabilities().iter()).copied().collect();
     assert_eq!(raw, le(&expected));
 }
 
