@@ -1,5 +1,7 @@
 //! Composition root: one file per command. The only room that knows all the others.
 
+pub mod centroids;
+pub mod inspect;
 #[cfg(feature = "lab")]
 pub mod train;
 
@@ -17,6 +19,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Inspect(inspect::Args),
+    Centroids(centroids::Args),
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
 }
@@ -25,6 +29,8 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let outcome: anyhow::Result<ExitCode> = match Cli::parse().command {
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Centroids(args) => centroids::run(&args),
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
     };
