@@ -45,9 +45,9 @@ fn raw_batches(
     let mut batches = Vec::with_capacity(rows.len().div_ceil(batch_rows.max(1)));
     let mut done = 0;
     for batch in rows.chunks(batch_rows.max(1)) {
-        let refused = |reason: String| TargetError::Refused { first: done, last: done + batch.len() - 1, reason };
-        let inputs = inputs_of(pipeline, dataset, batch).map_err(|error| refused(error.to_string()))?;
-        batches.push(pipeline.raw(&inputs).map_err(|error| refused(error.to_string()))?);
+        let inputs = inputs_of(pipeline, dataset, batch)?;
+        let refused = |source| TargetError::Refused { first: done, last: done + batch.len() - 1, source };
+        batches.push(pipeline.raw(&inputs).map_err(refused)?);
         done += batch.len();
         progress(batch.len());
     }
@@ -57,16 +57,11 @@ fn raw_batches(
 /// The rows of a data set as the one input of the pipeline's model.
 ///
 /// # Errors
-/// Where the model takes several inputs, or the rows are not of its input's shape.
-pub fn inputs_of(
-    pipeline: &Pipeline,
-    dataset: &Dataset,
-    rows: &[usize],
-) -> Result<Inputs, Box<dyn std::error::Error + Send + Sync>> {
+/// [`TargetError::Inputs`] where the model takes several, [`TargetError::Rows`] where the rows are not of its shape.
+pub fn inputs_of(pipeline: &Pipeline, dataset: &Dataset, rows: &[usize]) -> Result<Inputs, TargetError> {
     let specs = &pipeline.description().inputs;
     let [spec] = specs.as_slice() else {
-        return Err(Box::new(TargetError::Inputs { n_inputs: specs.len() }));
+        return Err(TargetError::Inputs { n_inputs: specs.len() });
     };
     Ok(Inputs::from_f32(spec, dataset.batch(rows))?)
 }
-

@@ -21,7 +21,7 @@
 
 pub mod answers;
 pub mod attack;
-//pub mod collect;
+pub mod collect;
 pub mod fixed;
 pub mod interval;
 pub mod null;

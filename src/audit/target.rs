@@ -4,6 +4,8 @@ use ndarray::{Array2, Axis, concatenate};
 
 use crate::defence::offline;
 use crate::defence::{RawScores, ScoreKind};
+use crate::engine::EngineError;
+use crate::tensor::InputError;
 
 /// Why a target cannot be attacked.
 #[derive(Debug, thiserror::Error)]
@@ -38,15 +40,18 @@ pub enum TargetError {
         /// Number of inputs of the model.
         n_inputs: usize,
     },
+    /// The rows are not of the shape of the model's input.
+    #[error("the rows do not fit the model: {0}")]
+    Rows(#[from] InputError),
     /// A batch could not be answered.
-    #[error("rows {first} to {last} of the audit could not be answered: {reason}")]
+    #[error("rows {first} to {last} of the audit could not be answered: {source}")]
     Refused {
         /// First row of the batch, in the audit's table.
         first: usize,
         /// Last row of the batch.
         last: usize,
-        /// What the pipeline said.
-        reason: String,
+        /// What the engine said.
+        source: EngineError,
     },
 }
 

@@ -1,5 +1,6 @@
 //! Composition root: one file per command. The only room that knows all the others.
 
+pub mod audit;
 pub mod centroids;
 pub mod inspect;
 #[cfg(feature = "lab")]
@@ -19,6 +20,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Audit(Box<audit::Args>),
     Inspect(inspect::Args),
     Centroids(centroids::Args),
     #[cfg(feature = "lab")]
@@ -29,6 +31,7 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let outcome: anyhow::Result<ExitCode> = match Cli::parse().command {
+        Command::Audit(args) => audit::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Centroids(args) => centroids::run(&args),
         #[cfg(feature = "lab")]
