@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ndarray::Array2;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use sordino::artifact::ModelDigest;
 use sordino::audit::attack::Attack;
 use sordino::audit::interval::{Estimate, Interval};
 use sordino::audit::render::{self, Layout};
@@ -12,10 +13,14 @@ use sordino::audit::report::{self, Figure, Findings, Origin, Report, Settings, S
 use sordino::audit::system::build_all;
 use sordino::audit::target::{Target, TargetError};
 use sordino::audit::{roc::Roc, study};
+use sordino::data::{DataSource, Dataset, Part, PartSizes, Split};
 use sordino::defence::{
-    Bank, CentroidSums, ClassFallback, DefenceConfig, DistanceQuantiles, Fitted, Gate, Method, N_QUANTILES, RawScores,
-    ScoreKind,
+    Bank, CentroidSums, ClassFallback, Defence, DefenceConfig, DistanceQuantiles, Fitted, Gate, Method, N_QUANTILES,
+    RawScores, ScoreKind,
 };
+use sordino::engine::{Engine, EngineError, ModelSpec};
+use sordino::pipeline::{Identity, Pipeline};
+use sordino::tensor::{DType, Dim, Inputs, TensorSpec, Values};
 
 const N_CLASSES: usize = 4;
 
@@ -246,6 +251,78 @@ fn without_calibration_rows_or_centroids_systems_are_left_out_with_the_reason() 
         DefenceConfig { method: Method::Reweight { weight: 0.1, when: Gate::Always }, top_k: None, digits: None },
     )];
     assert_eq!(build_all(&given, None, ScoreKind::Logits, N_CLASSES).err().unwrap().0, "mine");
+}
+
+/// An engine whose logits are the row itself.
+struct Mirror(ModelSpec);
+
+impl Mirror {
+    fn new() -> Self {
+        Self(ModelSpec {
+            inputs: vec![TensorSpec {
+                name: "features".to_owned(),
+                dtype: DType::F32,
+                shape: vec![Dim::Any, Dim::Fixed(N_CLASSES)],
+            }],
+            score_output: "logits".to_owned(),
+            score_kind: ScoreKind::Logits,
+            n_classes: N_CLASSES,
+            how_decided: "planted".to_owned(),
+            labels: None,
+            other_outputs: Vec::new(),
+        })
+    }
+}
+
+impl Engine for Mirror {
+    fn spec(&self) -> &ModelSpec {
+        &self.0
+    }
+
+    fn infer(&self, inputs: &Inputs) -> Result<RawScores, EngineError> {
+        let Values::F32(values) = inputs.tensors()[0].values() else { return Err(EngineError::Run) };
+        let rows =
+            Array2::from_shape_vec((inputs.n_rows(), N_CLASSES), values.clone()).map_err(|_| EngineError::Run)?;
+        Ok(RawScores::new(rows, ScoreKind::Logits)?)
+    }
+}
+
+#[test]
+fn every_row_goes_through_the_pipeline_in_the_order_of_the_split() {
+    let rows = planted(60, EQUAL, EQUAL, 10);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rows.csv");
+    let line = |row: usize| {
+        let values: Vec<String> = rows.logits.row(row).iter().map(f32::to_string).collect();
+        // Labels of a table count from 1.
+        format!("{},{}\n", rows.labels[row] + 1, values.join(","))
+    };
+    std::fs::write(&file, (0..120).map(line).collect::<String>()).unwrap();
+    let source = DataSource::Csv(file);
+    let dataset = Dataset::load(&source).unwrap();
+    let sizes = PartSizes { train: 40, validation: 0, calibration: 20, test: 50 };
+    let split = Split::draw(&source, &dataset, sizes, 3).unwrap();
+    let config = DefenceConfig { method: Method::LabelOnly, top_k: None, digits: None };
+    let defence = Defence::new(&config, None, ScoreKind::Logits, N_CLASSES).unwrap();
+    let identity = Identity {
+        name: "mirror".to_owned(),
+        version: "1".to_owned(),
+        labels: Vec::new(),
+        model: ModelDigest::of(b"mirror"),
+    };
+    let pipeline = Pipeline::new(Arc::new(Mirror::new()), defence, identity).unwrap();
+
+    let mut done = 0;
+    let target = Target::collect(&pipeline, &dataset, &split, 7, &mut |n| done += n).unwrap();
+    assert_eq!(done, 110);
+    assert_eq!((target.n_members(), target.n_rows(), target.calibration().1.len()), (40, 90, 20));
+    let expected: Vec<usize> = split.part(Part::Train).iter().chain(split.part(Part::Test)).copied().collect();
+    assert_eq!(target.dataset_rows(), expected);
+    let logits = target.logits();
+    for (position, &row) in expected.iter().enumerate() {
+        assert_eq!(logits.row(position), rows.logits.row(row));
+        assert_eq!(target.labels()[position], rows.labels[row]);
+    }
 }
 
 fn small_report() -> Report {

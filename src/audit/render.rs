@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::audit::interval::Estimate;
 use crate::audit::null::Null;
 use crate::audit::report::{AttackFindings, Figure, Findings, Report, SystemFindings, TprAt};
+use crate::defence::Method;
 
 /// How a report is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,7 +203,8 @@ fn utility(findings: &Findings) -> Table {
         note: format!(
             "Verdict rows. NLL (probability floored at {:e}; `floored` rows were below it) and ECE (15 bins of equal \
              mass) are of non-members.\nA claim about NLL or ECE is made against the temperature-scaled rival, \
-             which leaks as much as the undefended model.",
+             which is no defence: who multiplies its logits by the \
+             temperature has the undefended model's answers.",
             findings.settings.probability_floor
         ),
         n_word_columns: 1,
@@ -222,7 +224,7 @@ fn headlines(findings: &Findings) -> Table {
                 headline.fixed_attack.name().to_owned(),
                 estimate(&headline.fixed),
                 signed_estimate(&headline.fixed_minus_floor),
-                headline.standing.words().to_owned(),
+                if is_floor(system) { "is the floor" } else { headline.standing.words() }.to_owned(),
                 if headline.no_leak_seen { "no" } else { "yes" }.to_owned(),
             ]),
             None => cells
@@ -263,6 +265,11 @@ fn headlines(findings: &Findings) -> Table {
         ],
         rows: findings.systems.iter().map(row).collect(),
     }
+}
+
+/// Whether a system answers with the label alone, so that a comparison with the floor says nothing.
+fn is_floor(system: &SystemFindings) -> bool {
+    system.defence.as_ref().is_some_and(|config| config.method == Method::LabelOnly)
 }
 
 fn battery(findings: &Findings) -> Table {

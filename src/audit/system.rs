@@ -41,7 +41,7 @@ pub struct Skipped {
 }
 
 /// The paper's setting of its method (its code has w = 0.1).
-pub const PAPER_WEIGHT: f64 = 0.1;
+const PAPER_WEIGHT: f64 = 0.1;
 
 /// The defences of every audit: the paper's method alone, masked, gated and rounded, and its other form (R9).
 #[must_use]

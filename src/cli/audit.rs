@@ -17,7 +17,7 @@ use crate::audit::system::{System, build_all};
 use crate::audit::target::Target;
 use crate::audit::{collect, study};
 use crate::data::{DataSource, Dataset, Part, Split, hex, write_atomic};
-use crate::defence::{Defence, DefenceConfig, Fitted, Gate, Method};
+use crate::defence::{Defence, DefenceConfig, Fitted, Method};
 use crate::engine::Engine as _;
 use crate::engine::tract::TractEngine;
 use crate::pipeline::{Identity, Pipeline, bundled, read_for};
@@ -203,13 +203,11 @@ impl Subject {
             }
         }
         let fitted = file.map(|file| file.fitted);
-        // The paper's method where there are centroids, else the one defence that needs none.
-        let weight = crate::audit::system::PAPER_WEIGHT;
-        let method = match fitted {
-            Some(_) => Method::Reweight { weight, when: Gate::Always },
-            None => Method::LabelOnly,
+        // What `serve` runs by default; without centroids the one defence that needs none.
+        let config = match fitted {
+            Some(_) => DefenceConfig::default(),
+            None => DefenceConfig { method: Method::LabelOnly, top_k: None, digits: None },
         };
-        let config = DefenceConfig { method, top_k: None, digits: None };
         let defence = Defence::new(&config, fitted.clone(), spec.score_kind, spec.n_classes)?;
         let scores_decided = spec.how_decided.clone();
         let identity =
