@@ -22,7 +22,10 @@ const MAY_NAME: [(&str, &[&str]); 12] = [
     ("lab", &["artifact", "audit", "client", "data", "defence", "engine", "pipeline", "protocol", "tensor"]),
     (
         "cli",
-        &["artifact", "audit", "client", "data", "defence", "engine", "lab", "pipeline", "protocol", "server", "tensor"],
+        &[
+            "artifact", "audit", "client", "data", "defence", "engine", "lab", "pipeline", "protocol", "server",
+            "tensor",
+        ],
     ),
 ];
 

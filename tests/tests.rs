@@ -1,5 +1,6 @@
 //! The one test binary: modules by kind.
 
+mod audit;
 mod http;
 mod http_golden;
 mod http_limits;
