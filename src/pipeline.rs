@@ -1,1 +1,290 @@
-//! (to be written)
+//! The journey of a request: decode, infer, defend, encode, in one place.
+//!
+//! A [`Pipeline`] is an engine, a defence and an identity that belong together; whoever serves it takes one `Arc`
+//! snapshot per request, so a model is never answered for with another model's centroids. It runs on the caller's
+//! thread and knows no sockets. [`Facts`] tell about work done (rows, time per stage), never about scores or inputs.
+//!
+//! Scores that have not been defended do not leave: the only public result of [`Pipeline::answer`] is encoded from
+//! [`Defended`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::artifact::centroids::{self, CentroidFile};
+use crate::artifact::{ArtifactError, ModelDigest};
+use crate::defence::{Defence, DefenceConfig, DefenceError, DefendError, Defended, Form, RawScores, ScoreKind};
+use crate::engine::tract::TractEngine;
+use crate::engine::{Engine, EngineError, LoadOptions};
+use crate::protocol::{Answer, ModelDescription, OutputSpec, Refusal, oip};
+use crate::tensor::Inputs;
+
+/// The output name under which every model answers with probabilities.
+pub const PROBABILITIES: &str = "probabilities";
+
+/// The bundled classifier: a small convolutional network on Fashion-MNIST, deliberately overfitted
+/// (`models/README.md`).
+pub mod bundled {
+    /// The name under which it is served.
+    pub const NAME: &str = "fashion";
+    /// The ONNX file.
+    pub const MODEL: &[u8] = include_bytes!("../models/fashion_cnn.onnx");
+    /// Its centroid file.
+    pub const CENTROIDS: &[u8] = include_bytes!("../centroids/fashion_cnn.safetensors");
+    /// Its split: which rows of the data it was trained on, and which it never saw.
+    pub const SPLIT: &[u8] = include_bytes!("../models/fashion_cnn.split.json");
+}
+
+/// Who a pipeline is: names for clients, digests for operators.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Identity {
+    /// The model's name in URLs.
+    pub name: String,
+    /// The one version that is served.
+    pub version: String,
+    /// Class names by index; may be empty.
+    pub labels: Vec<String>,
+    /// SHA-256 of the model's bytes.
+    pub model: ModelDigest,
+}
+
+/// Work done for one request. About rows and time, never about values.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Rows answered.
+    pub rows: usize,
+    /// Bytes to inputs.
+    pub decode: Duration,
+    /// Inputs to raw scores.
+    pub infer: Duration,
+    /// Raw scores to defended ones.
+    pub defend: Duration,
+    /// Defended scores to bytes.
+    pub encode: Duration,
+    /// What failed inside, for the log; the client is told a fixed sentence.
+    pub failure: Option<PipelineError>,
+}
+
+/// Why a pipeline cannot be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum AssembleError {
+    /// The model cannot be loaded.
+    #[error("model: {0}")]
+    Engine(#[from] EngineError),
+    /// The centroid file cannot be read.
+    #[error("centroid file: {0}")]
+    Artifact(#[from] ArtifactError),
+    /// The centroid file was made for another model.
+    #[error("centroid file: it was fitted to the model with SHA-256 {artifact}, this model has {model}")]
+    OtherModel {
+        /// The model at hand.
+        model: ModelDigest,
+        /// The model that the artifact names.
+        artifact: ModelDigest,
+    },
+    /// The defence does not fit.
+    #[error(transparent)]
+    Defence(#[from] DefenceError),
+}
+
+/// Why a batch was not defended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PipelineError {
+    /// The engine failed, or its scores are not finite (R8).
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The scores are not those that the defence was built for.
+    #[error(transparent)]
+    Defend(#[from] DefendError),
+}
+
+/// An engine, a defence and an identity that belong together.
+pub struct Pipeline {
+    engine: Arc<dyn Engine>,
+    defence: Defence,
+    description: ModelDescription,
+    model: ModelDigest,
+}
+
+impl Pipeline {
+    /// Puts an engine and a defence together.
+    ///
+    /// # Errors
+    /// [`DefenceError`] when the defence was built for another number of classes or kind of scores.
+    pub fn new(engine: Arc<dyn Engine>, defence: Defence, identity: Identity) -> Result<Self, DefenceError> {
+        let spec = engine.spec();
+        if spec.n_classes != defence.n_classes() {
+            return Err(DefenceError::Classes { model: spec.n_classes, artifact: defence.n_classes() });
+        }
+        if spec.score_kind != defence.kind() {
+            return Err(DefenceError::Kind { model: spec.score_kind, artifact: defence.kind() });
+        }
+        let model = identity.model;
+        let description = describe(engine.as_ref(), &defence, identity);
+        Ok(Self { engine, defence, description, model })
+    }
+
+    /// What clients may know about the model.
+    #[must_use]
+    pub fn description(&self) -> &ModelDescription {
+        &self.description
+    }
+
+    /// SHA-256 of the model's bytes.
+    #[must_use]
+    pub fn model_digest(&self) -> ModelDigest {
+        self.model
+    }
+
+    /// The engine.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// The defence.
+    #[must_use]
+    pub fn defence(&self) -> &Defence {
+        &self.defence
+    }
+
+    /// The whole journey of one call: bytes in, bytes out, on the caller's thread.
+    ///
+    /// `header_length` is the value of the protocol's `Inference-Header-Content-Length`.
+    pub fn answer(&self, header_length: Option<&str>, body: &[u8]) -> (Result<Answer, Refusal>, Facts) {
+        let mut facts = Facts::default();
+        let answer = self.journey(header_length, body, &mut facts);
+        (answer, facts)
+    }
+
+    fn journey(&self, header_length: Option<&str>, body: &[u8], facts: &mut Facts) -> Result<Answer, Refusal> {
+        let (inputs, plan) = timed(&mut facts.decode, || oip::decode_infer(&self.description, header_length, body))?;
+        facts.rows = inputs.n_rows();
+        let raw = timed(&mut facts.infer, || self.engine.infer(&inputs));
+        let raw = raw.map_err(|error| failed(facts, error.into()))?;
+        let defended = timed(&mut facts.defend, || self.defence.apply(raw));
+        let defended = defended.map_err(|error| failed(facts, error.into()))?;
+        Ok(timed(&mut facts.encode, || oip::encode_infer(&self.description, plan, &defended)))
+    }
+
+    /// Inputs to defended scores: the same stages without the wire.
+    ///
+    /// # Errors
+    /// [`PipelineError`] when the engine or the defence refuses the batch.
+    pub fn defend(&self, inputs: &Inputs) -> Result<Defended, PipelineError> {
+        Ok(self.defence.apply(self.engine.infer(inputs)?)?)
+    }
+
+    /// Inputs to raw scores, still sealed.
+    ///
+    /// # Errors
+    /// [`EngineError`] when the engine refuses the batch.
+    pub fn raw(&self, inputs: &Inputs) -> Result<RawScores, EngineError> {
+        self.engine.infer(inputs)
+    }
+}
+
+/// What a pipeline is put together from.
+#[derive(Debug, Clone)]
+pub struct Parts<'a> {
+    /// The model's name in URLs.
+    pub name: &'a str,
+    /// The one version that is served.
+    pub version: &'a str,
+    /// The bytes of the ONNX file.
+    pub model: &'a [u8],
+    /// The bytes of the centroid file; none where the defence needs none.
+    pub centroids: Option<&'a [u8]>,
+    /// What the caller decides about the model in place of its graph.
+    pub load: LoadOptions,
+    /// The defence.
+    pub defence: DefenceConfig,
+}
+
+impl Parts<'_> {
+    /// The bundled classifier with the default defence.
+    #[must_use]
+    pub fn bundled() -> Self {
+        Self {
+            name: bundled::NAME,
+            version: "1",
+            model: bundled::MODEL,
+            centroids: Some(bundled::CENTROIDS),
+            load: LoadOptions::default(),
+            defence: DefenceConfig::default(),
+        }
+    }
+
+    /// Loads the model on tract, reads the centroid file, checks that they belong together, builds the defence.
+    ///
+    /// # Errors
+    /// [`AssembleError`], which says which part is wrong and why.
+    pub fn assemble(&self) -> Result<Pipeline, AssembleError> {
+        let model = ModelDigest::of(self.model);
+        let file = self.centroids.map(|bytes| read_for(bytes, model)).transpose()?;
+        let engine = TractEngine::load(self.model, &self.load)?;
+        let spec = engine.spec();
+        let fitted = file.as_ref().map(|file| Arc::clone(&file.fitted));
+        let defence = Defence::new(&self.defence, fitted, spec.score_kind, spec.n_classes)?;
+        let of_model = spec.labels.clone();
+        let labels = file.map(|file| file.metadata.labels).or(of_model).unwrap_or_default();
+        let identity = Identity { name: self.name.to_owned(), version: self.version.to_owned(), labels, model };
+        Ok(Pipeline::new(Arc::new(engine), defence, identity)?)
+    }
+}
+
+/// Reads a centroid file and checks that it was fitted to this model.
+///
+/// # Errors
+/// [`AssembleError::Artifact`] or [`AssembleError::OtherModel`].
+pub fn read_for(bytes: &[u8], model: ModelDigest) -> Result<CentroidFile, AssembleError> {
+    let file = centroids::read(bytes)?;
+    if file.metadata.model_sha256 != model {
+        return Err(AssembleError::OtherModel { model, artifact: file.metadata.model_sha256 });
+    }
+    Ok(file)
+}
+
+fn describe(engine: &dyn Engine, defence: &Defence, identity: Identity) -> ModelDescription {
+    let spec = engine.spec();
+    let own_form = if spec.score_kind == ScoreKind::Probabilities || spec.score_output == PROBABILITIES {
+        Form::Probabilities
+    } else {
+        Form::LogProbabilities
+    };
+    let mut outputs = vec![OutputSpec { name: spec.score_output.clone(), form: own_form }];
+    if spec.score_output != PROBABILITIES {
+        outputs.push(OutputSpec { name: PROBABILITIES.to_owned(), form: Form::Probabilities });
+    }
+    let properties = BTreeMap::from([
+        ("defence".to_owned(), defence.config().summary()),
+        ("model_sha256".to_owned(), identity.model.to_string()),
+    ]);
+    ModelDescription {
+        name: identity.name,
+        version: identity.version,
+        platform: "onnx_onnxv1".to_owned(),
+        inputs: spec.inputs.clone(),
+        outputs,
+        n_classes: spec.n_classes,
+        labels: identity.labels,
+        properties,
+    }
+}
+
+fn timed<T>(taken: &mut Duration, work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = work();
+    *taken = start.elapsed();
+    result
+}
+
+/// What a client is told when the model or the defence fails: a fixed sentence.
+fn failed(facts: &mut Facts, error: PipelineError) -> Refusal {
+    let refusal = match error {
+        PipelineError::Engine(_) => Refusal::model_failed(),
+        PipelineError::Defend(_) => Refusal::internal(),
+    };
+    facts.failure = Some(error);
+    refusal
+}

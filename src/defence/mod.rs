@@ -21,21 +21,21 @@
 //!
 //! [`RawScores`] has no serialiser, its `Debug` prints a shape, and [`Defended`] has no public constructor:
 //!
-//! ```compile_fail
+//! ```compile_fail,E0277
 //! let raw = sordino::defence::RawScores::new(
 //!     ndarray::array![[1.0_f32, 0.0]], sordino::defence::ScoreKind::Logits).unwrap();
 //! serde_json::to_string(&raw).unwrap(); // RawScores is not Serialize
 //! ```
-//! ```compile_fail
+//! ```compile_fail,E0616
 //! let raw = sordino::defence::RawScores::new(
 //!     ndarray::array![[1.0_f32, 0.0]], sordino::defence::ScoreKind::Logits).unwrap();
 //! let values = raw.values; // private, and there is no getter
 //! ```
-//! ```compile_fail
+//! ```compile_fail,E0451
 //! let forged = sordino::defence::Defended { // private fields
 //!     probabilities: ndarray::array![[1.0_f32, 0.0]], labels: vec![0] };
 //! ```
-//! ```compile_fail
+//! ```compile_fail,E0277
 //! let raw = sordino::defence::RawScores::new(
 //!     ndarray::array![[1.0_f32, 0.0]], sordino::defence::ScoreKind::Logits).unwrap();
 //! let defended: sordino::defence::Defended = raw.into(); // no conversion goes around the defence

@@ -1,1 +1,84 @@
-//! (to be written)
+//! Engines: checked inputs in, sealed raw scores out.
+//!
+//! An engine knows one model. Which output holds scores, and of which kind, is decided at load time by [`inspect`]
+//! and written down in [`ModelSpec::how_decided`]; it is never guessed silently (R2).
+
+pub mod inspect;
+pub mod tract;
+
+use crate::defence::{RawScores, ScoreKind, ScoresError};
+use crate::tensor::{Inputs, TensorSpec};
+
+/// What an engine knows of its model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelSpec {
+    /// The inputs, in the order of the graph; dimension 0 of each is the batch.
+    pub inputs: Vec<TensorSpec>,
+    /// The name of the output that holds scores.
+    pub score_output: String,
+    /// What the scores are (R2).
+    pub score_kind: ScoreKind,
+    /// The number of classes.
+    pub n_classes: usize,
+    /// How the output and its kind were decided, in words.
+    pub how_decided: String,
+    /// Class names, where the model carries them (metadata entry `sordino.labels`).
+    pub labels: Option<Vec<String>>,
+    /// The graph's other outputs: never served.
+    pub other_outputs: Vec<String>,
+}
+
+/// Why a model cannot be loaded, or did not answer. Holds names and shapes, never values.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The bytes are no ONNX model.
+    #[error("not an ONNX model: {0}")]
+    NotOnnx(String),
+    /// The model has no input or one that cannot be fed.
+    #[error("model input: {0}")]
+    Input(String),
+    /// Which output holds scores cannot be told.
+    #[error("model output: {0}")]
+    Output(String),
+    /// What the scores are cannot be told.
+    #[error("kind of scores: {0}")]
+    Kind(String),
+    /// The engine cannot run this graph.
+    #[error("the graph cannot be loaded: {0}")]
+    Graph(String),
+    /// The graph failed on an input. What the engine said is withheld: it may quote values.
+    #[error("the model failed on this input")]
+    Run,
+    /// The model's answer has another shape than it had at load time.
+    #[error("the model answered with shape {got}, expected {expected}")]
+    AnswerShape {
+        /// Rows and classes expected.
+        expected: String,
+        /// What came.
+        got: String,
+    },
+    /// The answer is no score matrix (R8).
+    #[error(transparent)]
+    Scores(#[from] ScoresError),
+}
+
+/// Runs one model.
+pub trait Engine: Send + Sync {
+    /// What the model takes and gives.
+    fn spec(&self) -> &ModelSpec;
+
+    /// Raw scores of shape `(n_rows, n_classes)` for a batch.
+    ///
+    /// # Errors
+    /// [`EngineError`] when the model fails on the batch, answers in another shape, or with non-finite scores (R8).
+    fn infer(&self, inputs: &Inputs) -> Result<RawScores, EngineError>;
+}
+
+/// What a caller decides about a model in place of its graph.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// The output that holds scores.
+    pub score_output: Option<String>,
+    /// What the scores are.
+    pub score_kind: Option<ScoreKind>,
+}

@@ -1,1 +1,204 @@
-//! (to be written)
+//! Bytes to calls and replies, without I/O: no socket, no clock, no runtime.
+//!
+//! Responsible for what a dialect says: how a call is read into [`Inputs`](crate::tensor::Inputs) and a
+//! plan for the reply, and how [`Defended`](crate::defence::Defended) scores are written down. An encoder
+//! takes nothing else, so undefended scores have no way out through here. Not responsible for who may call,
+//! how long it may take or which thread works: that is the server's.
+//!
+//! [`oip`] is the Open Inference Protocol v2 over REST. Messages of a [`Refusal`] hold names, shapes, types
+//! and limits, never a value of an input or a score.
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+use crate::defence::Form;
+use crate::tensor::TensorSpec;
+
+pub mod oip;
+
+/// What a client may know about the served model; every answer is planned against it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelDescription {
+    /// The name in the URL.
+    pub name: String,
+    /// The one version that is served.
+    pub version: String,
+    /// The platform string of the metadata, for example `onnx_onnxv1`.
+    pub platform: String,
+    /// Inputs in the order of the model's graph; `shape[0]` is the batch.
+    pub inputs: Vec<TensorSpec>,
+    /// Outputs that may be asked for; the default answer holds all of them, in this order.
+    pub outputs: Vec<OutputSpec>,
+    /// Classes, the second dimension of every output.
+    pub n_classes: usize,
+    /// Names of the classes in index order; may be empty.
+    pub labels: Vec<String>,
+    /// Further facts for the metadata's `properties`.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// An output under the name a client asks for it. All outputs are FP32 of shape `(n_rows, n_classes)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputSpec {
+    /// The name on the wire.
+    pub name: String,
+    /// Whether the values are probabilities or log-probabilities (R2).
+    pub form: Form,
+}
+
+/// An encoded reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Length of the JSON part when binary tensors follow it; `None` when the whole body is JSON.
+    pub header_length: Option<usize>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Why a call is not answered, in words fit for the client: names, shapes and limits, never values.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// What sort of failure it is.
+    pub kind: RefusalKind,
+    /// A sentence for the client.
+    pub message: String,
+}
+
+/// The sorts of failure that a client can see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RefusalKind {
+    /// The request cannot be read or does not fit the model.
+    BadRequest,
+    /// No such path, model or version.
+    NotFound,
+    /// The path exists, the method does not.
+    MethodNotAllowed,
+    /// The request did not arrive in time.
+    SlowRequest,
+    /// The body is over the limit.
+    TooLarge,
+    /// A `Content-Encoding` that is not served.
+    UnsupportedEncoding,
+    /// The model failed on this request, or gave scores that are not finite (R8).
+    ModelFailed,
+    /// A fault of the server's own.
+    Internal,
+    /// The queue, the body budget or the connection table is full.
+    Overloaded,
+    /// The server is starting or stopping.
+    NotReady,
+}
+
+impl RefusalKind {
+    /// Every kind, in the order of declaration.
+    pub const ALL: [Self; 10] = [
+        Self::BadRequest,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::SlowRequest,
+        Self::TooLarge,
+        Self::UnsupportedEncoding,
+        Self::ModelFailed,
+        Self::Internal,
+        Self::Overloaded,
+        Self::NotReady,
+    ];
+
+    /// The one table from kinds of failure to HTTP status codes.
+    #[must_use]
+    pub fn status(self) -> u16 {
+        match self {
+            Self::BadRequest => 400,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::SlowRequest => 408,
+            Self::TooLarge => 413,
+            Self::UnsupportedEncoding => 415,
+            Self::Internal => 500,
+            Self::ModelFailed => 502,
+            Self::Overloaded | Self::NotReady => 503,
+        }
+    }
+
+    /// The name that metrics and logs use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::SlowRequest => "slow_request",
+            Self::TooLarge => "too_large",
+            Self::UnsupportedEncoding => "unsupported_encoding",
+            Self::ModelFailed => "model_failed",
+            Self::Internal => "internal",
+            Self::Overloaded => "overloaded",
+            Self::NotReady => "not_ready",
+        }
+    }
+}
+
+impl Refusal {
+    /// A refusal of `kind` that tells the client `message`.
+    #[must_use]
+    pub fn new(kind: RefusalKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// A request that cannot be read or does not fit the model.
+    #[must_use]
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(RefusalKind::BadRequest, message)
+    }
+
+    /// The model failed. The sentence is fixed: what went wrong inside is for the log.
+    #[must_use]
+    pub fn model_failed() -> Self {
+        Self::new(RefusalKind::ModelFailed, "the model gave no usable scores for this request")
+    }
+
+    /// A fault of the server's own. The sentence is fixed.
+    #[must_use]
+    pub fn internal() -> Self {
+        Self::new(RefusalKind::Internal, "internal error; the request was not answered")
+    }
+
+    /// The HTTP status code of [`RefusalKind::status`].
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.kind.status()
+    }
+}
+
+/// A name that came from outside, fit for a message: quoted, control characters escaped, cut at 64 characters.
+pub(crate) fn quoted(name: &str) -> String {
+    let mut shown: String = name.chars().take(64).flat_map(char::escape_debug).collect();
+    if name.chars().nth(64).is_some() {
+        shown.push_str("...");
+    }
+    format!("'{shown}'")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RefusalKind, quoted};
+
+    #[test]
+    fn every_kind_has_an_error_status_and_its_own_name() {
+        let mut names: Vec<_> = RefusalKind::ALL.iter().map(|kind| kind.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), RefusalKind::ALL.len());
+        assert!(RefusalKind::ALL.iter().all(|kind| (400..600).contains(&kind.status())));
+    }
+
+    #[test]
+    fn a_name_from_outside_is_cut_and_escaped() {
+        assert_eq!(quoted("x"), "'x'");
+        assert_eq!(quoted("a\nb"), "'a\\nb'");
+        let shown = quoted(&"y".repeat(1000));
+        assert!(shown.len() < 80 && shown.ends_with("...'"), "{shown}");
+    }
+}

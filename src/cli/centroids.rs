@@ -1,0 +1,273 @@
+//! `sordino centroids build`: fit what the defence needs, from a model and its training rows.
+//!
+//! Two passes over the rows, in batches: the first sums logits by true label in f64 (R3), the second measures each
+//! row's cosine distance to its class (R4's gate) and picks the inlier rows (R9).
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use ndarray::Array2;
+
+use super::inspect::ScoreArgs;
+use crate::artifact::ModelDigest;
+use crate::artifact::centroids::{CentroidFile, CentroidMetadata, DataOrigin, FORMAT, FORMAT_VERSION, write};
+use crate::data::{DataSource, Dataset, Part, Split, write_atomic};
+use crate::defence::{
+    Bank, CentroidSums, Centroids, ClassFallback, DistanceQuantiles, Fitted, N_QUANTILES, offline, quantiles_of,
+};
+use crate::engine::Engine;
+use crate::engine::tract::TractEngine;
+use crate::tensor::Inputs;
+
+/// Build and look at the artifacts that the defence is fitted to.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Build(Box<BuildArgs>),
+}
+
+/// Build the class centroids of a model from the rows that it was trained on.
+///
+/// The file holds the mean logits of each true class, quantiles of the training rows' cosine distance to them, and
+/// training rows to blend with (the inlier method). It names the SHA-256 of the model; `serve` refuses any other.
+/// The build stops where a centroid is not largest at its own class, and names the class: reweighting towards it
+/// could change labels.
+#[derive(Debug, clap::Args)]
+struct BuildArgs {
+    /// The ONNX file.
+    #[arg(long, value_name = "FILE")]
+    model: PathBuf,
+    /// The labelled rows: `fashion-mnist`, `idx:DIR`, `folder:DIR` or `csv:FILE`.
+    #[arg(long, value_name = "SOURCE")]
+    data: DataSource,
+    /// The split file of the training run: only rows of its part `train` are used. Without it, all rows are.
+    #[arg(long, value_name = "FILE")]
+    split: Option<PathBuf>,
+    /// Where to write the centroid file.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// What to do about a class whose centroid is not largest at its own class.
+    #[arg(long, value_enum, default_value_t = FallbackArg::Refuse)]
+    class_fallback: FallbackArg,
+    /// At most so many inlier rows per class are kept for the inlier method. They are training rows' logits: 0
+    /// keeps none.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    inlier_rows: usize,
+    /// Rows per inference.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch_size: u32,
+    /// No progress bar.
+    #[arg(long)]
+    quiet: bool,
+    #[command(flatten)]
+    scores: ScoreArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum FallbackArg {
+    /// Stop and name the class.
+    Refuse,
+    /// Use only the rows of that class that are also predicted as it.
+    CorrectRows,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When a file cannot be read or written, the model and the data do not fit, or R3 stops the build.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        Command::Build(args) => build(args),
+    }
+}
+
+/// The rows to fit to, with the model that they go through.
+struct Fit<'a> {
+    engine: &'a TractEngine,
+    dataset: &'a Dataset,
+    rows: &'a [usize],
+    batch_size: usize,
+    quiet: bool,
+}
+
+fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
+    let bytes = std::fs::read(&args.model).with_context(|| format!("cannot read {}", args.model.display()))?;
+    let engine = TractEngine::load(&bytes, &args.scores.options())?;
+    let dataset = Dataset::load(&args.data)?;
+    let split = args.split.as_deref().map(|path| read_split(path, &dataset)).transpose()?;
+    let all: Vec<usize>;
+    let rows = match &split {
+        Some(split) => split.part(Part::Train),
+        None => {
+            all = (0..dataset.n_rows()).collect();
+            &all
+        }
+    };
+    let labels = fitting_labels(&engine, &dataset)?;
+    let fit = Fit { engine: &engine, dataset: &dataset, rows, batch_size: args.batch_size as usize, quiet: args.quiet };
+    let (sums, centroids, fell_back) = fit.centroids(args.class_fallback, &labels)?;
+    let (quantiles, bank) = fit.distances(&centroids, args.inlier_rows)?;
+    let kind = engine.spec().score_kind;
+    let fallback_classes =
+        labels.iter().zip(&fell_back).filter(|(_, fell)| **fell).map(|(name, _)| name.clone()).collect();
+    let metadata = CentroidMetadata {
+        format: FORMAT.to_owned(),
+        format_version: FORMAT_VERSION,
+        model_sha256: ModelDigest::of(&bytes),
+        score_kind: kind,
+        labels: labels.clone(),
+        rows_per_class: sums.rows_per_class().to_vec(),
+        fallback_classes,
+        data: DataOrigin {
+            source: args.data.to_string(),
+            digest: dataset.digest(),
+            split: split.as_ref().map(|split| format!("{} train", split.digest())),
+            n_rows: rows.len() as u64,
+        },
+        written_by: format!("sordino {}", env!("CARGO_PKG_VERSION")),
+    };
+    let n_inliers = bank.n_rows();
+    let fitted = Arc::new(Fitted::new(kind, labels, centroids, quantiles, bank)?);
+    let file = write(&CentroidFile { metadata, fitted })?;
+    write_atomic(&args.out, &file).with_context(|| format!("cannot write {}", args.out.display()))?;
+    report(&args.out, &sums, &fell_back, rows.len(), n_inliers, file.len());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read_split(path: &Path, dataset: &Dataset) -> anyhow::Result<Split> {
+    let split = Split::read(path).with_context(|| path.display().to_string())?;
+    split.check(dataset).with_context(|| path.display().to_string())?;
+    ensure!(!split.part(Part::Train).is_empty(), "{}: its part 'train' is empty", path.display());
+    Ok(split)
+}
+
+/// The class names, after checking that model and data fit each other.
+fn fitting_labels(engine: &TractEngine, dataset: &Dataset) -> anyhow::Result<Vec<String>> {
+    let spec = engine.spec();
+    let [input] = &spec.inputs[..] else {
+        bail!("the model has {} inputs: rows of one array can be fed to one input only", spec.inputs.len());
+    };
+    let fits = input.shape.len() == dataset.row_shape().len() + 1
+        && input.shape.iter().skip(1).zip(dataset.row_shape()).all(|(dim, &size)| dim.admits(size));
+    ensure!(
+        fits,
+        "the model's input '{}' expects rows of shape {}, the data has rows of shape {:?}",
+        input.name,
+        input.shape_text(),
+        dataset.row_shape()
+    );
+    ensure!(
+        dataset.n_classes() == spec.n_classes,
+        "the model has {} classes, the data has {}",
+        spec.n_classes,
+        dataset.n_classes()
+    );
+    Ok(spec.labels.clone().unwrap_or_else(|| dataset.class_names().to_vec()))
+}
+
+impl Fit<'_> {
+    /// The first pass.
+    fn centroids(
+        &self,
+        fallback: FallbackArg,
+        labels: &[String],
+    ) -> anyhow::Result<(CentroidSums, Centroids, Vec<bool>)> {
+        let mut sums = CentroidSums::new(self.engine.spec().n_classes);
+        self.for_each("centroids", |logits, label| Ok(sums.add(logits, label)?))?;
+        let fallback = match fallback {
+            FallbackArg::Refuse => ClassFallback::Refuse,
+            FallbackArg::CorrectRows => ClassFallback::CorrectRows,
+        };
+        let (centroids, fell_back) = sums.finish(fallback, labels)?;
+        Ok((sums, centroids, fell_back))
+    }
+
+    /// The second pass.
+    fn distances(&self, centroids: &Centroids, n_inliers: usize) -> anyhow::Result<(DistanceQuantiles, Bank)> {
+        let n = centroids.n_classes();
+        let values = centroids.values();
+        let mut distances = vec![Vec::new(); n];
+        let mut candidates: Vec<Vec<(f32, Vec<f32>)>> = vec![Vec::new(); n];
+        self.for_each("distances", |logits, label| {
+            let centroid = values.row(label).to_vec();
+            let distance = (offline::cosine_distance(logits, &centroid) as f32).clamp(0.0, 2.0);
+            distances[label].push(distance);
+            if n_inliers > 0 && Bank::admits(logits, label) {
+                candidates[label].push((distance, logits.to_vec()));
+            }
+            Ok(())
+        })?;
+        let tables: Vec<[f32; N_QUANTILES]> = distances.iter_mut().map(|d| quantiles_of(d)).collect();
+        let table = Array2::from_shape_fn((n, N_QUANTILES), |(class, step)| tables[class][step]);
+        Ok((DistanceQuantiles::new(table, n)?, bank(candidates, n_inliers, n)?))
+    }
+
+    /// Runs every row through the model and hands over its logits (R2) and true label.
+    fn for_each(
+        &self,
+        what: &'static str,
+        mut take: impl FnMut(&[f32], usize) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let bar = progress(what, self.rows.len(), self.quiet);
+        for rows in self.rows.chunks(self.batch_size) {
+            let inputs = Inputs::from_f32(&self.engine.spec().inputs[0], self.dataset.batch(rows))?;
+            let logits = offline::logits(self.engine.infer(&inputs)?);
+            for (z, &row) in logits.rows().into_iter().zip(rows) {
+                let label = self.dataset.labels()[row] as usize;
+                take(&z.to_vec(), label).with_context(|| format!("row {row} of the data"))?;
+            }
+            bar.inc(rows.len() as u64);
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+}
+
+/// Keeps `n_inliers` rows of each class, evenly over their distances to the centroid, the nearest first.
+fn bank(candidates: Vec<Vec<(f32, Vec<f32>)>>, n_inliers: usize, n_classes: usize) -> anyhow::Result<Bank> {
+    let (mut logits, mut labels, mut distances) = (Vec::new(), Vec::new(), Vec::new());
+    for (class, mut rows) in candidates.into_iter().enumerate() {
+        rows.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let n = rows.len().min(n_inliers);
+        for place in 0..n {
+            let (distance, z) = &rows[place * rows.len() / n];
+            logits.extend_from_slice(z);
+            labels.push(class as u32);
+            distances.push(*distance);
+        }
+    }
+    let logits = Array2::from_shape_vec((labels.len(), n_classes), logits)?;
+    Ok(Bank::new(logits, labels, distances)?)
+}
+
+fn progress(what: &'static str, n_rows: usize, quiet: bool) -> ProgressBar {
+    if quiet {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{msg:10} {wide_bar} {pos}/{len} rows, {per_sec}, {eta} left");
+    let bar = ProgressBar::new(n_rows as u64).with_message(what);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+fn report(out: &Path, sums: &CentroidSums, fell_back: &[bool], n_rows: usize, n_inliers: usize, size: usize) {
+    let per_class = sums.rows_per_class();
+    let (least, most) = (per_class.iter().min().unwrap_or(&0), per_class.iter().max().unwrap_or(&0));
+    println!("wrote {} ({size} bytes)", out.display());
+    println!("  {} classes from {n_rows} training rows, {least} to {most} a class", per_class.len());
+    println!("  {n_inliers} inlier rows");
+    let n_fell_back = fell_back.iter().filter(|fell| **fell).count();
+    if n_fell_back > 0 {
+        println!("  {n_fell_back} classes from correctly predicted rows only");
+    }
+}

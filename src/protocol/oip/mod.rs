@@ -1,0 +1,359 @@
+//! Open Inference Protocol v2 over REST: an inference request read, its reply written, and the bodies of the
+//! metadata, health and error answers.
+//!
+//! A call is split at once into [`Inputs`] for the engine and a [`ReplyPlan`]; they meet again in
+//! [`encode_infer`], which takes [`Defended`] scores and nothing else. Both forms are served in both
+//! directions: JSON tensors, and the binary tensor data extension.
+//!
+//! What is refused rather than guessed: parameters without a rule (see the table in `parameters.rs`), unknown
+//! or repeated inputs and outputs, FP16, BF16 and BYTES tensors, ragged arrays, NaN and infinities (R8), bytes
+//! too few or too many. Unknown fields outside of `parameters` are ignored, as the protocol asks.
+
+mod binary;
+mod bodies;
+mod data;
+mod header;
+mod parameters;
+#[cfg(test)]
+mod tests;
+
+use std::io::Write as _;
+
+use ndarray::Array2;
+
+use self::binary::{RawProblem, read_raw, write_raw};
+use self::header::{Header, Payload, WireInput, read_header};
+use super::{Answer, ModelDescription, Refusal, RefusalKind, quoted};
+use crate::defence::{Defended, Form};
+use crate::tensor::{DType, Dim, InputTensor, Inputs, TensorSpec};
+
+pub use self::bodies::{error_body, live_body, model_metadata, model_ready_body, ready_body, server_metadata};
+
+/// The header that tells the length of the JSON part.
+pub const HEADER_LENGTH: &str = "inference-header-content-length";
+
+/// How a reply will be written: the id to echo, and the outputs in their order and form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplyPlan {
+    id: Option<String>,
+    outputs: Vec<PlannedOutput>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PlannedOutput {
+    /// Index into the description's outputs.
+    index: usize,
+    binary: bool,
+}
+
+/// Reads an inference request into checked inputs, in the model's order, and the plan of its reply.
+///
+/// `header_length` is the value of [`HEADER_LENGTH`]: absent, the whole body is JSON; `0`, the body is the raw
+/// bytes of the model's only input, one row, and all outputs come back binary.
+///
+/// # Errors
+/// A bad request that says what was expected and what came; never a value.
+pub fn decode_infer(
+    model: &ModelDescription,
+    header_length: Option<&str>,
+    body: &[u8],
+) -> Result<(Inputs, ReplyPlan), Refusal> {
+    let (json, raw) = match header_length {
+        None => (body, &[][..]),
+        Some(text) => match parse_header_length(text, body.len())? {
+            0 => return decode_raw(model, body),
+            length => body.split_at(length),
+        },
+    };
+    let header = read_header(json, model.inputs.len())?;
+    let plan = plan_reply(model, &header)?;
+    let inputs = read_inputs(model, header.inputs, raw)?;
+    Ok((inputs, plan))
+}
+
+fn parse_header_length(text: &str, body_length: usize) -> Result<usize, Refusal> {
+    let digits = !text.is_empty() && text.len() <= 19 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let length = if digits { text.parse().ok() } else { None };
+    length.filter(|&length: &usize| length <= body_length).ok_or_else(|| {
+        Refusal::bad_request(format!(
+            "Inference-Header-Content-Length is the number of bytes of the JSON part, from 0 to the {body_length} \
+             bytes of this body, got {}",
+            quoted(text)
+        ))
+    })
+}
+
+/// A body that is nothing but the raw bytes of the only input.
+fn decode_raw(model: &ModelDescription, body: &[u8]) -> Result<(Inputs, ReplyPlan), Refusal> {
+    let [spec] = model.inputs.as_slice() else {
+        return Err(Refusal::bad_request(format!(
+            "a raw binary request needs a model of one input, model {} has {}",
+            quoted(&model.name),
+            model.inputs.len()
+        )));
+    };
+    let shape = raw_shape(spec, body.len()).ok_or_else(|| {
+        Refusal::bad_request(format!(
+            "a raw binary request holds one row of input {} ({} {}), got {} bytes",
+            quoted(&spec.name),
+            spec.dtype,
+            spec.shape_text(),
+            body.len()
+        ))
+    })?;
+    let tensor = raw_tensor(spec, &shape, body)?;
+    let outputs = (0..model.outputs.len()).map(|index| PlannedOutput { index, binary: true }).collect();
+    Ok((one_batch(vec![tensor])?, ReplyPlan { id: None, outputs }))
+}
+
+/// The shape of one row of `n_bytes`: at most one dimension after the batch may be open.
+fn raw_shape(spec: &TensorSpec, n_bytes: usize) -> Option<Vec<usize>> {
+    let element = spec.dtype.size()?;
+    let mut shape = vec![1];
+    let mut open = None;
+    let mut fixed = 1_usize;
+    for (axis, dim) in spec.shape.iter().enumerate().skip(1) {
+        match *dim {
+            Dim::Fixed(size) => {
+                shape.push(size);
+                fixed = fixed.checked_mul(size)?;
+            }
+            Dim::Any if open.is_none() => {
+                open = Some(axis);
+                shape.push(1);
+            }
+            Dim::Any => return None,
+        }
+    }
+    let row = fixed.checked_mul(element).filter(|&row| row > 0)?;
+    if let Some(axis) = open {
+        shape[axis] = n_bytes / row;
+    }
+    let n_elements = shape.iter().try_fold(1_usize, |all, &size| all.checked_mul(size))?;
+    (n_bytes > 0 && n_elements.checked_mul(element) == Some(n_bytes)).then_some(shape)
+}
+
+/// Which outputs to send, in which form: what is listed, in the order of the list, or else all.
+///
+/// `binary_data_output` is the default of every output, listed or not; `binary_data` overrides it.
+fn plan_reply(model: &ModelDescription, header: &Header) -> Result<ReplyPlan, Refusal> {
+    let default = header.binary_outputs.unwrap_or(false);
+    let mut outputs: Vec<PlannedOutput> = Vec::with_capacity(header.outputs.len().min(model.outputs.len()));
+    for wanted in &header.outputs {
+        let Some(index) = model.outputs.iter().position(|output| output.name == wanted.name) else {
+            return Err(Refusal::bad_request(format!(
+                "unexpected inference output {} for model {}, which has {}",
+                quoted(&wanted.name),
+                quoted(&model.name),
+                listed(model.outputs.iter().map(|output| output.name.as_str()))
+            )));
+        };
+        if outputs.iter().any(|output| output.index == index) {
+            return Err(Refusal::bad_request(format!("output {} is asked for twice", quoted(&wanted.name))));
+        }
+        outputs.push(PlannedOutput { index, binary: wanted.binary.unwrap_or(default) });
+    }
+    if outputs.is_empty() {
+        outputs = (0..model.outputs.len()).map(|index| PlannedOutput { index, binary: default }).collect();
+    }
+    Ok(ReplyPlan { id: header.id.clone(), outputs })
+}
+
+/// Checks the inputs against the model and puts them in its order. Binary tensors are taken from `raw` in the
+/// order of the request.
+fn read_inputs(model: &ModelDescription, wire: Vec<WireInput>, mut raw: &[u8]) -> Result<Inputs, Refusal> {
+    let mut tensors: Vec<Option<InputTensor>> = model.inputs.iter().map(|_| None).collect();
+    for input in wire {
+        let Some(index) = model.inputs.iter().position(|spec| spec.name == input.name) else {
+            return Err(Refusal::bad_request(format!(
+                "unexpected inference input {} for model {}, which has {}",
+                quoted(&input.name),
+                quoted(&model.name),
+                listed(model.inputs.iter().map(|spec| spec.name.as_str()))
+            )));
+        };
+        if tensors[index].is_some() {
+            return Err(Refusal::bad_request(format!("input {} is given twice", quoted(&input.name))));
+        }
+        tensors[index] = Some(read_input(model, &model.inputs[index], input, &mut raw)?);
+    }
+    if !raw.is_empty() {
+        return Err(Refusal::bad_request(format!(
+            "unexpected additional input data for model {}: {} bytes after the last binary tensor",
+            quoted(&model.name),
+            raw.len()
+        )));
+    }
+    let missing = model.inputs.iter().zip(&tensors).filter(|(_, tensor)| tensor.is_none());
+    let missing: Vec<&str> = missing.map(|(spec, _)| spec.name.as_str()).collect();
+    if !missing.is_empty() {
+        return Err(Refusal::bad_request(format!(
+            "expected {} inputs for model {}, missing {}",
+            model.inputs.len(),
+            quoted(&model.name),
+            listed(missing)
+        )));
+    }
+    one_batch(tensors.into_iter().flatten().collect())
+}
+
+fn read_input(
+    model: &ModelDescription,
+    spec: &TensorSpec,
+    input: WireInput,
+    raw: &mut &[u8],
+) -> Result<InputTensor, Refusal> {
+    let shown = quoted(&spec.name);
+    if input.dtype != spec.dtype {
+        return Err(Refusal::bad_request(format!(
+            "input {shown} has datatype {}, but model {} expects {}",
+            input.dtype,
+            quoted(&model.name),
+            spec.dtype
+        )));
+    }
+    match input.payload {
+        Payload::Json(values, nesting) => {
+            if nesting.fits(&input.shape) {
+                return checked(spec, &input.shape, values);
+            }
+            Err(Refusal::bad_request(format!(
+                "'data' of input {shown} is an array of shape {}, its 'shape' says {}",
+                nesting.shape_text(),
+                format!("{:?}", input.shape).replace(' ', "")
+            )))
+        }
+        Payload::Binary(size) => {
+            let Some((bytes, rest)) = raw.split_at_checked(size) else {
+                return Err(Refusal::bad_request(format!(
+                    "unexpected size for input {shown}, expecting {} additional bytes for model {}; the length of \
+                     the JSON part must stand in Inference-Header-Content-Length",
+                    size - raw.len(),
+                    quoted(&model.name)
+                )));
+            };
+            *raw = rest;
+            raw_tensor(spec, &input.shape, bytes)
+        }
+        Payload::Unread => Err(Refusal::bad_request(format!("'data' of input {shown} cannot be read"))),
+    }
+}
+
+/// A tensor from its raw bytes; the declared shape must match their number before anything is copied.
+fn raw_tensor(spec: &TensorSpec, shape: &[usize], bytes: &[u8]) -> Result<InputTensor, Refusal> {
+    let shown = quoted(&spec.name);
+    let n_elements = shape.iter().try_fold(1_usize, |all, &size| all.checked_mul(size));
+    let needed = n_elements.zip(spec.dtype.size()).and_then(|(n, size)| n.checked_mul(size));
+    if spec.dtype.size().is_some() && needed != Some(bytes.len()) {
+        let needed = needed.map_or_else(|| "more".to_owned(), |needed| needed.to_string());
+        return Err(Refusal::bad_request(format!(
+            "input {shown} of shape {} and datatype {} takes {needed} bytes, got {}",
+            format!("{shape:?}").replace(' ', ""),
+            spec.dtype,
+            bytes.len()
+        )));
+    }
+    let values = read_raw(spec.dtype, bytes).map_err(|problem| {
+        Refusal::bad_request(match problem {
+            RawProblem::NotServed => format!("datatype {} of input {shown} is not served", spec.dtype),
+            RawProblem::Size { element } => {
+                format!("input {shown}: {} bytes are no multiple of the {element} of an element", bytes.len())
+            }
+            RawProblem::NotBool { position } => {
+                format!("input {shown}: the BOOL at position {position} is neither 0 nor 1")
+            }
+        })
+    })?;
+    checked(spec, shape, values)
+}
+
+fn checked(spec: &TensorSpec, shape: &[usize], values: crate::tensor::Values) -> Result<InputTensor, Refusal> {
+    InputTensor::new(spec, shape, values).map_err(|error| Refusal::bad_request(error.to_string()))
+}
+
+fn one_batch(tensors: Vec<InputTensor>) -> Result<Inputs, Refusal> {
+    Inputs::new(tensors).map_err(|error| Refusal::bad_request(error.to_string()))
+}
+
+fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    names.into_iter().map(quoted).collect::<Vec<_>>().join(", ")
+}
+
+/// Writes the reply that was planned. Every output is FP32 of shape `(n_rows, n_classes)`.
+///
+/// Numbers are the shortest decimals that read back as the same f32. Keys stand in a fixed order: `id`,
+/// `model_name`, `model_version`, `outputs`; in an output `name`, `datatype`, `shape`, then `data` or
+/// `parameters`.
+#[must_use]
+pub fn encode_infer(model: &ModelDescription, plan: ReplyPlan, defended: &Defended) -> Answer {
+    let n_values = defended.n_rows() * defended.n_classes();
+    let mut body = Vec::with_capacity(256 + plan.outputs.len() * (96 + n_values * 12));
+    let logs = plan
+        .outputs
+        .iter()
+        .any(|planned| model.outputs[planned.index].form == Form::LogProbabilities)
+        .then(|| defended.log_probabilities());
+    body.push(b'{');
+    if let Some(id) = &plan.id {
+        body.extend_from_slice(b"\"id\":");
+        write_json(&mut body, id.as_str());
+        body.push(b',');
+    }
+    body.extend_from_slice(b"\"model_name\":");
+    write_json(&mut body, model.name.as_str());
+    body.extend_from_slice(b",\"model_version\":");
+    write_json(&mut body, model.version.as_str());
+    body.extend_from_slice(b",\"outputs\":[");
+    let mut raw = Vec::new();
+    for (position, planned) in plan.outputs.iter().enumerate() {
+        if position > 0 {
+            body.push(b',');
+        }
+        let output = &model.outputs[planned.index];
+        body.extend_from_slice(b"{\"name\":");
+        write_json(&mut body, output.name.as_str());
+        let shape = [defended.n_rows(), defended.n_classes()];
+        let _ = write!(body, ",\"datatype\":\"{}\",\"shape\":[{},{}]", DType::F32, shape[0], shape[1]);
+        match (planned.binary, output.form, &logs) {
+            (true, ..) => {
+                let _ = write!(body, ",\"parameters\":{{\"binary_data_size\":{}}}}}", n_values * size_of::<f32>());
+                match (output.form, &logs) {
+                    (Form::LogProbabilities, Some(logs)) => write_raw(&mut raw, logs),
+                    _ => write_raw(&mut raw, defended.probabilities()),
+                }
+            }
+            (false, Form::LogProbabilities, Some(logs)) => write_data(&mut body, logs),
+            (false, ..) => write_data(&mut body, &defended.probabilities().to_owned()),
+        }
+    }
+    body.extend_from_slice(b"]}");
+    let binary = plan.outputs.iter().any(|planned| planned.binary);
+    let header_length = binary.then_some(body.len());
+    body.append(&mut raw);
+    Answer { header_length, body }
+}
+
+fn write_data(body: &mut Vec<u8>, values: &Array2<f32>) {
+    body.extend_from_slice(b",\"data\":[");
+    for (position, value) in values.iter().enumerate() {
+        if position > 0 {
+            body.push(b',');
+        }
+        write_json(body, value);
+    }
+    body.extend_from_slice(b"]}");
+}
+
+/// Appends a string or a number as JSON; writing into a vector does not fail.
+fn write_json<T: serde::Serialize + ?Sized>(body: &mut Vec<u8>, value: &T) {
+    if serde_json::to_writer(&mut *body, value).is_err() {
+        body.extend_from_slice(b"null");
+    }
+}
+
+/// The refusal of an unknown model or version, as every route words it.
+#[must_use]
+pub fn unknown_model(name: &str, version: Option<&str>) -> Refusal {
+    let version = version.map(|version| format!(" version {}", quoted(version))).unwrap_or_default();
+    Refusal::new(RefusalKind::NotFound, format!("request for unknown model: {}{version} is not found", quoted(name)))
+}

@@ -1,0 +1,83 @@
+//! Which `parameters` are known, and what becomes of each: deny by default.
+//!
+//! | key | where | what happens |
+//! | --- | --- | --- |
+//! | `binary_data_output` | request | default form of the outputs |
+//! | `binary_data` | output | form of this output |
+//! | `binary_data_size` | input | bytes of this tensor after the JSON part |
+//! | `timeout`, `priority` | request | accepted and ignored: there is one queue, and its bound is the server's |
+//! | `content_type` | everywhere | accepted and ignored: a hint of MLServer's clients, data are read by `datatype` |
+//! | `shared_memory_*` | everywhere | refused: scores would leave by another door |
+//! | `classification` | output | refused: not served yet |
+//! | `sequence_*` | everywhere | refused: no state is kept between requests |
+//! | `triton_*` | everywhere | refused: reserved |
+//! | anything else | everywhere | refused: a parameter that does nothing would be a promise |
+
+use crate::protocol::quoted;
+
+/// Where a `parameters` object stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    Request,
+    Input,
+    Output,
+}
+
+/// What becomes of one parameter.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// A boolean: `binary_data_output` of a request, `binary_data` of an output.
+    Binary,
+    /// A number of bytes: `binary_data_size` of an input.
+    BinarySize,
+    /// Accepted, without effect.
+    Ignored,
+    /// Refused, with the reason.
+    Refused(String),
+}
+
+/// The rule for `key` in `scope`.
+pub(super) fn rule(scope: Scope, key: &str) -> Rule {
+    match (scope, key) {
+        (Scope::Request, "binary_data_output") | (Scope::Output, "binary_data") => Rule::Binary,
+        (Scope::Input, "binary_data_size") => Rule::BinarySize,
+        (Scope::Request, "timeout" | "priority") | (_, "content_type") => Rule::Ignored,
+        (_, "classification") => refused(key, "the classification extension is not served"),
+        (_, key) if key.starts_with("shared_memory_") => refused(key, "shared memory is not served"),
+        (_, key) if key.starts_with("sequence_") => refused(key, "no state is kept between requests"),
+        (_, key) if key.starts_with("triton_") => refused(key, "keys starting with 'triton_' are reserved"),
+        (Scope::Request, key) => refused(key, "known here: binary_data_output, timeout, priority, content_type"),
+        (Scope::Input, key) => refused(key, "known here: binary_data_size, content_type"),
+        (Scope::Output, key) => refused(key, "known here: binary_data, content_type"),
+    }
+}
+
+fn refused(key: &str, reason: &str) -> Rule {
+    Rule::Refused(format!("parameter {} is refused: {reason}", quoted(key)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_reaches_elsewhere_is_refused_everywhere() {
+        for scope in [Scope::Request, Scope::Input, Scope::Output] {
+            for key in [
+                "shared_memory_region",
+                "shared_memory_offset",
+                "shared_memory_byte_size",
+                "classification",
+                "sequence_id",
+                "triton_enable_empty_final_response",
+                "headers",
+                "raw_scores",
+                "",
+            ] {
+                assert!(matches!(rule(scope, key), Rule::Refused(_)), "{scope:?} {key}");
+            }
+        }
+        assert!(matches!(rule(Scope::Output, "binary_data_output"), Rule::Refused(_)));
+        assert!(matches!(rule(Scope::Request, "binary_data"), Rule::Refused(_)));
+    }
+}

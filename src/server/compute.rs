@@ -1,0 +1,122 @@
+//! The compute threads: ours, named and counted, behind a bounded queue that refuses at the door.
+//!
+//! A job carries the snapshot of the pipeline that its request took, its body, and the body's charge on the
+//! byte budget, so that a client that leaves does not free what is still being worked on. A job whose client
+//! has gone before its turn is skipped. A panic is caught, answered with a fixed sentence, and the thread goes
+//! on.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use hyper::header::HeaderValue;
+use tokio::sync::oneshot;
+
+use super::body::ReadBody;
+use super::config::ComputeConfig;
+use super::metrics::Metrics;
+use crate::pipeline::{Facts, Pipeline};
+use crate::protocol::{Answer, Refusal, RefusalKind};
+
+/// One request, ready to be computed.
+pub(super) struct Call {
+    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) header_length: Option<HeaderValue>,
+    pub(super) body: ReadBody,
+}
+
+/// What became of a call.
+pub(super) struct Done {
+    pub(super) result: Result<Answer, Refusal>,
+    pub(super) facts: Facts,
+    pub(super) queued: Duration,
+}
+
+struct Job {
+    call: Call,
+    queued_at: Instant,
+    reply: oneshot::Sender<Done>,
+}
+
+/// The threads and their queue.
+pub(super) struct Compute {
+    jobs: Sender<Job>,
+    inline: bool,
+    metrics: Arc<Metrics>,
+}
+
+/// The threads, to be waited for when every [`Compute`] has been dropped.
+pub(super) type Threads = Vec<JoinHandle<()>>;
+
+impl Compute {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(super) fn start(config: &ComputeConfig, metrics: &Arc<Metrics>) -> std::io::Result<(Self, Threads)> {
+        let (jobs, received) = bounded(config.queue);
+        let n_threads = if config.inline { 0 } else { config.threads };
+        let threads = (0..n_threads).map(|index| {
+            let received: Receiver<Job> = received.clone();
+            let metrics = Arc::clone(metrics);
+            let name = format!("sordino-compute-{index}");
+            std::thread::Builder::new().name(name).spawn(move || work(&received, &metrics))
+        });
+        let threads = threads.collect::<Result<_, _>>()?;
+        Ok((Self { jobs, inline: config.inline, metrics: Arc::clone(metrics) }, threads))
+    }
+
+    /// Requests that wait for a thread.
+    pub(super) fn queue_depth(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Has `call` computed on a compute thread, or here if so configured.
+    ///
+    /// # Errors
+    /// Overloaded, when the queue is full. All that happens later is in [`Done`].
+    pub(super) async fn run(&self, call: Call) -> Result<Done, Refusal> {
+        if self.inline {
+            return Ok(answer(&call, Duration::ZERO, &self.metrics));
+        }
+        let (reply, done) = oneshot::channel();
+        let job = Job { call, queued_at: Instant::now(), reply };
+        self.jobs.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => Refusal::new(RefusalKind::Overloaded, "the queue is full; try again later"),
+            TrySendError::Disconnected(_) => Refusal::internal(),
+        })?;
+        done.await.map_err(|_| Refusal::internal())
+    }
+}
+
+fn work(jobs: &Receiver<Job>, metrics: &Metrics) {
+    for Job { call, queued_at, reply } in jobs {
+        if reply.is_closed() {
+            metrics.skipped.inc();
+            continue;
+        }
+        // A client that has left in the meantime does not want the answer.
+        let _ = reply.send(answer(&call, queued_at.elapsed(), metrics));
+    }
+}
+
+/// The journey of one request through the pipeline, panics caught.
+fn answer(call: &Call, queued: Duration, metrics: &Metrics) -> Done {
+    let journey = || {
+        let header_length = match call.header_length.as_ref().map(HeaderValue::to_str).transpose() {
+            Ok(header_length) => header_length,
+            Err(_) => {
+                let refusal = Refusal::bad_request("Inference-Header-Content-Length is not a number");
+                return (Err(refusal), Facts::default());
+            }
+        };
+        call.pipeline.answer(header_length, &call.body.bytes)
+    };
+    let (result, facts) = catch_unwind(AssertUnwindSafe(journey)).unwrap_or_else(|_| {
+        metrics.panics.inc();
+        (Err(Refusal::internal()), Facts::default())
+    });
+    Done { result, facts, queued }
+}

@@ -1,0 +1,62 @@
+//! What the server is told: limits, deadlines, threads. Already checked values; how they are written down in
+//! files and flags is the command line's business.
+
+use std::time::Duration;
+
+/// Settings of the server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Largest request body; over it, 413.
+    pub max_body_bytes: usize,
+    /// Bytes of request bodies held at one time, over all connections; over it, 503.
+    pub max_buffered_bytes: usize,
+    /// Open connections; over it, 503 and close.
+    pub max_connections: usize,
+    /// How long the head of a request may take, and how long a kept-alive connection may stay idle.
+    pub header_timeout: Duration,
+    /// How long a body may take; over it, 408 and close.
+    pub body_timeout: Duration,
+    /// How long a client may leave its answer unread before the connection is dropped.
+    pub write_timeout: Duration,
+    /// Between the signal to stop and the last accepted connection: not ready, yet serving.
+    pub lame_duck: Duration,
+    /// How long running requests may take after that.
+    pub drain: Duration,
+    /// Where the model runs.
+    pub compute: ComputeConfig,
+}
+
+/// Where the model runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ComputeConfig {
+    /// Compute threads, at least 1.
+    pub threads: usize,
+    /// Requests that may wait for one; over it, 503 with `Retry-After`.
+    pub queue: usize,
+    /// Run on the I/O thread instead: for measuring very cheap models. A slow model then stalls all clients.
+    pub inline: bool,
+}
+
+impl Default for ComputeConfig {
+    /// One thread per core, 16 waiting requests for each.
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { threads, queue: 16 * threads, inline: false }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 16 << 20,
+            max_buffered_bytes: 256 << 20,
+            max_connections: 1024,
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            lame_duck: Duration::ZERO,
+            drain: Duration::from_secs(20),
+            compute: ComputeConfig::default(),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Counters, gauges and histograms. Label values are fixed words of ours, never a client's, so that no client
+//! can add a time series; and no metric is about scores or inputs.
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+use crate::pipeline::Facts;
+use crate::protocol::RefusalKind;
+
+/// Bounds in seconds, from 10 µs: the usual sets start where a proxy of microseconds has long ended.
+const BUCKETS: [f64; 21] = [
+    10e-6, 20e-6, 35e-6, 50e-6, 75e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3,
+    250e-3, 500e-3, 1.0, 2.5, 10.0,
+];
+
+/// Every metric of one server.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    rows: IntCounter,
+    pub(super) in_flight: IntGauge,
+    pub(super) connections: IntGauge,
+    pub(super) connections_refused: IntCounter,
+    pub(super) panics: IntCounter,
+    pub(super) skipped: IntCounter,
+    queue_depth: IntGauge,
+    stages: Stages,
+}
+
+#[derive(Debug)]
+struct Stages {
+    decode: Histogram,
+    queue: Histogram,
+    infer: Histogram,
+    defend: Histogram,
+    encode: Histogram,
+    total: Histogram,
+}
+
+impl Metrics {
+    /// Fresh metrics for a server of one model.
+    ///
+    /// # Errors
+    /// When a metric cannot be registered, which a test excludes.
+    pub(super) fn new(model: &str, version: &str, queue_capacity: usize) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let requests = Opts::new("sordino_requests_total", "Requests answered, by route and outcome.");
+        let requests = registered(&registry, IntCounterVec::new(requests, &["route", "outcome"])?)?;
+        let stages = HistogramOpts::new(
+            "sordino_stage_duration_seconds",
+            "Time per stage of an inference request; total is from the head read to the answer ready.",
+        );
+        let stages = HistogramVec::new(stages.buckets(BUCKETS.to_vec()), &["stage"])?;
+        let stages = registered(&registry, stages)?;
+        let counter = |name: &str, help: &str| registered(&registry, IntCounter::new(name, help)?);
+        let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help)?);
+        gauge("sordino_queue_capacity", "Requests that may wait for a compute thread.")?
+            .set(i64::try_from(queue_capacity).unwrap_or(i64::MAX));
+        let info = |name: &str, help: &str, labels: &[(&str, &str)]| -> Result<(), prometheus::Error> {
+            let names: Vec<&str> = labels.iter().map(|label| label.0).collect();
+            let values: Vec<&str> = labels.iter().map(|label| label.1).collect();
+            registered(&registry, IntGaugeVec::new(Opts::new(name, help), &names)?)?.with_label_values(&values).set(1);
+            Ok(())
+        };
+        info("sordino_build_info", "The running version.", &[("version", env!("CARGO_PKG_VERSION"))])?;
+        info("sordino_model_info", "The served model.", &[("model", model), ("version", version)])?;
+        Ok(Self {
+            requests,
+            rows: counter("sordino_rows_total", "Rows answered.")?,
+            in_flight: gauge("sordino_in_flight_requests", "Inference requests being read, waiting or computed.")?,
+            connections: gauge("sordino_connections", "Open connections.")?,
+            connections_refused: counter("sordino_connections_refused_total", "Connections over the limit.")?,
+            panics: counter("sordino_compute_panics_total", "Panics caught on a compute thread.")?,
+            skipped: counter("sordino_jobs_skipped_total", "Jobs whose client had gone before they were run.")?,
+            queue_depth: gauge("sordino_queue_depth", "Requests waiting for a compute thread.")?,
+            stages: Stages {
+                decode: stages.with_label_values(&["decode"]),
+                queue: stages.with_label_values(&["queue"]),
+                infer: stages.with_label_values(&["infer"]),
+                defend: stages.with_label_values(&["defend"]),
+                encode: stages.with_label_values(&["encode"]),
+                total: stages.with_label_values(&["total"]),
+            },
+            registry,
+        })
+    }
+
+    /// Counts one answered request. `route` is a word of ours.
+    pub(super) fn answered(&self, route: &'static str, refused: Option<RefusalKind>) {
+        self.requests.with_label_values(&[route, refused.map_or("ok", RefusalKind::name)]).inc();
+    }
+
+    /// Records the stages of a request that a compute thread has handled. A stage that was not reached has no
+    /// time.
+    pub(super) fn handled(&self, facts: &Facts, queue: Duration, total: Duration, ok: bool) {
+        if ok {
+            self.rows.inc_by(facts.rows as u64);
+        }
+        let Stages { decode, infer, defend, encode, .. } = &self.stages;
+        for (histogram, time) in
+            [(decode, facts.decode), (infer, facts.infer), (defend, facts.defend), (encode, facts.encode)]
+        {
+            if !time.is_zero() {
+                histogram.observe(time.as_secs_f64());
+            }
+        }
+        self.stages.queue.observe(queue.as_secs_f64());
+        self.stages.total.observe(total.as_secs_f64());
+    }
+
+    /// The text that a Prometheus server scrapes.
+    pub(super) fn text(&self, queue_depth: usize) -> Vec<u8> {
+        self.queue_depth.set(i64::try_from(queue_depth).unwrap_or(i64::MAX));
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics cannot be encoded");
+        }
+        text
+    }
+}
+
+fn registered<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_promised_metric_is_in_the_text() {
+        let metrics = Metrics::new("clf", "1", 7).unwrap();
+        metrics.answered("infer", None);
+        metrics.answered("infer", Some(RefusalKind::BadRequest));
+        let text = String::from_utf8(metrics.text(3)).unwrap();
+        for line in [
+            "sordino_requests_total{outcome=\"ok\",route=\"infer\"} 1",
+            "sordino_requests_total{outcome=\"bad_request\",route=\"infer\"} 1",
+            "sordino_queue_depth 3",
+            "sordino_queue_capacity 7",
+            "sordino_in_flight_requests 0",
+            "sordino_rows_total 0",
+            "sordino_stage_duration_seconds_bucket{stage=\"defend\",le=\"0.00001\"} 0",
+            "sordino_model_info{model=\"clf\",version=\"1\"} 1",
+        ] {
+            assert!(text.lines().any(|got| got == line), "{line} is not in\n{text}");
+        }
+    }
+}
