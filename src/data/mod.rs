@@ -25,6 +25,7 @@ use sha2::{Digest, Sha256};
 pub use files::{hex, write_atomic};
 pub use idx::{Idx, IdxError, parse_idx};
 pub use split::{Part, PartSizes, Split, SplitError};
+pub use table::parse_table;
 
 /// Where Debian's package `dataset-fashion-mnist` puts its four IDX files.
 const DEBIAN_FASHION_MNIST: &str = "/usr/share/datasets/fashion-mnist";
