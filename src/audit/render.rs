@@ -205,7 +205,7 @@ fn utility(findings: &Findings) -> Table {
              mass) are of non-members.\nA claim about NLL or ECE is made against the temperature-scaled rival, \
              which is no defence: who multiplies its logits by the \
              temperature has the undefended model's answers.",
-            findings.settings.probability_floor
+            findings.settings.nll_floor
         ),
         n_word_columns: 1,
         header: vec!["system", "acc members", "acc non-members", "NLL", "NLL − rival", "floored", "ECE", "labels kept"],
