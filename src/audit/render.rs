@@ -75,8 +75,14 @@ impl Table {
             let rules: Vec<&str> = (0..self.header.len()).map(rule).collect();
             let _ = writeln!(text, "| {} |", rules.join(" | "));
         }
+        let mut previous = None;
         for row in &self.rows {
-            text.push_str(&line(&mut row.iter().map(String::as_str)));
+            let first = row.first().map(String::as_str);
+            let repeats = layout == Layout::Terminal && first == previous;
+            previous = first;
+            text.push_str(&line(
+                &mut row.iter().enumerate().map(|(c, cell)| if c == 0 && repeats { "" } else { cell.as_str() }),
+            ));
         }
         match layout {
             Layout::Terminal => self.note.lines().for_each(|note| text.push_str(&format!("  {note}\n"))),

@@ -33,7 +33,7 @@ pub(super) struct BodyLimits {
 #[derive(Debug)]
 pub(super) struct ReadBody {
     pub(super) bytes: Bytes,
-    pub(super) charge: OwnedSemaphorePermit,
+    _charge: OwnedSemaphorePermit,
 }
 
 /// A budget of `bytes`, in units of whole kibibytes.
@@ -86,7 +86,7 @@ impl BodyLimits {
                 }
             }
         }
-        Ok(ReadBody { bytes: rest.map_or(first, BytesMut::freeze), charge })
+        Ok(ReadBody { bytes: rest.map_or(first, BytesMut::freeze), _charge: charge })
     }
 
     fn charge(&self, chunks: usize) -> Result<OwnedSemaphorePermit, Refusal> {

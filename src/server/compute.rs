@@ -84,9 +84,7 @@ impl Compute {
         let (reply, done) = oneshot::channel();
         let job = Job { call, queued_at: Instant::now(), reply };
         self.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => {
-                Refusal::new(RefusalKind::Overloaded, "the queue is full; try again later")
-            }
+            TrySendError::Full(_) => Refusal::new(RefusalKind::Overloaded, "the queue is full; try again later"),
             TrySendError::Disconnected(_) => Refusal::internal(),
         })?;
         done.await.map_err(|_| Refusal::internal())

@@ -10,8 +10,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
-    RETRY_AFTER,
+    ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
 use hyper::{Request, Response, StatusCode, Version};
 
@@ -81,7 +80,7 @@ pub(super) async fn handle(shared: Arc<Shared>, mut request: Request<Incoming>) 
     let (mut reply, refused) = match respond(&shared, route, &mut request, started).await {
         Ok(reply) => (reply, None),
         Err(refusal) => {
-            if !expects_continue(request.headers()) {
+            if refusal.kind != RefusalKind::SlowRequest && !expects_continue(request.headers()) {
                 discard(request.body_mut()).await;
             }
             (refused(&refusal, route, version), Some(refusal.kind))
@@ -155,6 +154,9 @@ async fn infer(shared: &Shared, request: &mut Request<Incoming>, started: Instan
     let call = Call { pipeline: Arc::clone(&shared.pipeline), header_length, body };
     let Done { result, facts, queued } = shared.compute.run(call).await?;
     shared.metrics.handled(&facts, queued, started.elapsed(), result.is_ok());
+    if let Some(failure) = &facts.failure {
+        tracing::warn!(%failure, rows = facts.rows, "an inference failed");
+    }
     Ok(inferred(result?))
 }
 

@@ -14,8 +14,8 @@ use crate::protocol::RefusalKind;
 
 /// Bounds in seconds, from 10 µs: the usual sets start where a proxy of microseconds has long ended.
 const BUCKETS: [f64; 21] = [
-    10e-6, 20e-6, 35e-6, 50e-6, 75e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3,
-    100e-3, 250e-3, 500e-3, 1.0, 2.5, 10.0,
+    10e-6, 20e-6, 35e-6, 50e-6, 75e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3,
+    250e-3, 500e-3, 1.0, 2.5, 10.0,
 ];
 
 /// Every metric of one server.

@@ -1,1 +1,282 @@
-//! (to be written)
+//! The only place that listens: sockets, admission, deadlines, compute threads, metrics.
+//!
+//! Bytes live here, values do not: a request's body goes to a compute thread as it came, and an answer comes
+//! back as it will be sent. What a request means is [`protocol`](crate::protocol)'s business, what happens to
+//! its scores is [`pipeline`](crate::pipeline)'s. Logs and metrics are about work: they hold routes, outcomes
+//! and durations, never inputs, scores, or words of a client other than a plain request id.
+//!
+//! ```text
+//!  accept ──▶ head ──▶ route ──▶ body (limit, deadline, budget) ──▶ queue ──▶ compute thread ──▶ response
+//!    │          │        │                   │                        │             │
+//!   503        close   404 405          413 408 503                  503         400 500 502
+//! ```
+//!
+//! [`run`] takes listeners that are already bound, so that a test can bind port 0.
+
+mod admin;
+mod body;
+mod compute;
+mod config;
+mod handler;
+mod io;
+mod metrics;
+mod route;
+mod shutdown;
+
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+use self::body::BodyLimits;
+use self::compute::Compute;
+use self::handler::{RequestIds, Shared, handle};
+use self::io::TimedIo;
+use self::metrics::Metrics;
+use crate::pipeline::Pipeline;
+
+pub use self::config::{ComputeConfig, Config};
+pub use self::shutdown::Shutdown;
+
+/// Largest head of a request, in bytes; over it, 431.
+const MAX_HEAD_BYTES: usize = 32 << 10;
+/// Concurrent requests on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 128;
+/// Pause after a failed accept, for instance when file descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Sockets that are already bound.
+#[derive(Debug)]
+pub struct Listeners {
+    /// The protocol.
+    pub service: StdListener,
+    /// Metrics and health for the operator, on a thread of their own; `None`: not served.
+    pub metrics: Option<StdListener>,
+}
+
+/// How a server came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Every connection was closed in order.
+    Drained,
+    /// The deadline, or a second signal, came first; so many connections were cut.
+    Cut {
+        /// Connections that were still open.
+        n_connections: usize,
+    },
+}
+
+/// Why a server did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A listener cannot be used.
+    #[error("the {which} listener cannot be used: {source}")]
+    Listener {
+        /// `service` or `metrics`.
+        which: &'static str,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The system gives no thread.
+    #[error("a thread cannot be started: {0}")]
+    Thread(std::io::Error),
+    /// A metric cannot be registered.
+    #[error("metrics cannot be registered: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Serves `pipeline` until `shutdown` says otherwise, then drains: readiness turns 503 first, the listener
+/// closes after [`Config::lame_duck`], and running requests have [`Config::drain`] to end.
+///
+/// # Errors
+/// [`StartError`], before the first connection is accepted.
+pub async fn run(
+    listeners: Listeners,
+    config: Config,
+    pipeline: Arc<Pipeline>,
+    mut shutdown: Shutdown,
+) -> Result<Ended, StartError> {
+    let listener = into_tokio(listeners.service).map_err(|source| StartError::Listener { which: "service", source })?;
+    let model = pipeline.description();
+    let metrics = Arc::new(Metrics::new(&model.name, &model.version, config.compute.queue)?);
+    let (compute, threads) = Compute::start(&config.compute, &metrics).map_err(StartError::Thread)?;
+    let draining = Arc::new(AtomicBool::new(false));
+    let shared = Arc::new(Shared {
+        pipeline,
+        compute,
+        limits: BodyLimits {
+            max_bytes: config.max_body_bytes,
+            deadline: config.body_timeout,
+            budget: body::budget(config.max_buffered_bytes),
+        },
+        metrics: Arc::clone(&metrics),
+        draining: Arc::clone(&draining),
+        ids: RequestIds::new(),
+    });
+    let _admin = match listeners.metrics {
+        Some(listener) => Some(admin::start(listener, &shared)?),
+        None => None,
+    };
+    let mut connections = Connections::new(&config, &shared);
+    tokio::select! {
+        () = connections.accept(&listener) => {}
+        () = shutdown.drain() => {}
+    }
+    draining.store(true, Ordering::Relaxed);
+    tracing::info!("not ready any more, draining");
+    let lame_duck = tokio::time::sleep(config.lame_duck);
+    tokio::select! {
+        () = connections.accept(&listener) => {}
+        () = lame_duck => {}
+        () = shutdown.now() => {}
+    }
+    drop(listener);
+    let ended = connections.drain(config.drain, &mut shutdown).await;
+    drop(shared);
+    if ended == Ended::Drained {
+        // The queue is empty by now and its last sender is gone: the threads end at once.
+        threads.into_iter().for_each(|thread| drop(thread.join()));
+    }
+    Ok(ended)
+}
+
+/// Replaces the process's panic hook by one that logs where a panic was, and not what it said: the message of
+/// a panic inside a model may quote values.
+pub fn quiet_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map(|place| format!("{}:{}", place.file(), place.line())).unwrap_or_default();
+        let thread = std::thread::current();
+        tracing::error!(thread = thread.name().unwrap_or("unnamed"), place, "panic");
+    }));
+}
+
+fn into_tokio(listener: StdListener) -> std::io::Result<TcpListener> {
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+/// The open connections of a server.
+struct Connections {
+    shared: Arc<Shared>,
+    builder: auto::Builder<TokioExecutor>,
+    graceful: GracefulShutdown,
+    slots: Arc<Semaphore>,
+    open: JoinSet<()>,
+    first_bytes: Duration,
+    write_timeout: Duration,
+}
+
+impl Connections {
+    fn new(config: &Config, shared: &Arc<Shared>) -> Self {
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(config.header_timeout)
+            .max_buf_size(MAX_HEAD_BYTES);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(config.header_timeout)
+            .keep_alive_timeout(config.header_timeout)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX));
+        Self {
+            shared: Arc::clone(shared),
+            builder,
+            graceful: GracefulShutdown::new(),
+            slots: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
+            open: JoinSet::new(),
+            first_bytes: config.header_timeout,
+            write_timeout: config.write_timeout,
+        }
+    }
+
+    /// Accepts for ever.
+    async fn accept(&mut self, listener: &TcpListener) {
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => self.admit(stream),
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection cannot be accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(_) = self.open.join_next(), if !self.open.is_empty() => {}
+            }
+        }
+    }
+
+    fn admit(&mut self, stream: TcpStream) {
+        match Arc::clone(&self.slots).try_acquire_owned() {
+            Ok(slot) => self.serve(stream, slot),
+            Err(_) => {
+                self.shared.metrics.connections_refused.inc();
+                turn_away(stream);
+            }
+        }
+    }
+
+    fn serve(&mut self, stream: TcpStream, slot: OwnedSemaphorePermit) {
+        // A small answer must not wait for the acknowledgement of the one before; without it, it is only slower.
+        let _ = stream.set_nodelay(true);
+        let io = TokioIo::new(TimedIo::new(stream, self.first_bytes, self.write_timeout));
+        let shared = Arc::clone(&self.shared);
+        let metrics = Arc::clone(&shared.metrics);
+        let service = service_fn(move |request| handle(Arc::clone(&shared), request));
+        let connection = self.builder.serve_connection(io, service).into_owned();
+        let connection = self.graceful.watch(connection);
+        self.open.spawn(async move {
+            metrics.connections.inc();
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %kind_of(error.as_ref()), "connection ended");
+            }
+            metrics.connections.dec();
+            drop(slot);
+        });
+    }
+
+    /// Lets what runs come to its end, within `deadline`, and cuts the rest.
+    async fn drain(self, deadline: Duration, shutdown: &mut Shutdown) -> Ended {
+        let Self { graceful, mut open, .. } = self;
+        let drained = tokio::select! {
+            () = graceful.shutdown() => true,
+            () = tokio::time::sleep(deadline) => false,
+            () = shutdown.now() => false,
+        };
+        while open.try_join_next().is_some() {}
+        let n_connections = open.len();
+        open.shutdown().await;
+        if drained { Ended::Drained } else { Ended::Cut { n_connections } }
+    }
+}
+
+/// What sort of error ended a connection: the library's words, none of the client's.
+fn kind_of(error: &(dyn std::error::Error + 'static)) -> String {
+    error.downcast_ref::<hyper::Error>().map_or_else(|| "i/o".to_owned(), ToString::to_string)
+}
+
+/// Answers a connection over the limit without reading from it.
+fn turn_away(stream: TcpStream) {
+    use std::io::Write as _;
+    const BODY: &str = "{\"error\":\"too many connections; try again later\"}";
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{BODY}",
+        BODY.len()
+    );
+    if let Ok(mut stream) = stream.into_std() {
+        // Best effort, without waiting: the socket is non-blocking and its buffer empty.
+        let _ = stream.write(answer.as_bytes());
+    }
+}

@@ -57,20 +57,23 @@ pub(super) struct WireOutput {
 
 /// Reads the JSON part of a request.
 ///
+/// More than `max_inputs` inputs are refused at the first one too many, so that buffers sized by declared shapes
+/// stay bounded by the body.
+///
 /// # Errors
 /// A bad request with a sentence that names the field.
-pub(super) fn read_header(json: &[u8]) -> Result<Header, Refusal> {
-    let header = read_pass(json, &[])?;
+pub(super) fn read_header(json: &[u8], max_inputs: usize) -> Result<Header, Refusal> {
+    let header = read_pass(json, max_inputs, &[])?;
     if !header.inputs.iter().any(|input| matches!(input.payload, Payload::Unread)) {
         return Ok(header);
     }
     let dtypes: Vec<DType> = header.inputs.iter().map(|input| input.dtype).collect();
-    read_pass(json, &dtypes)
+    read_pass(json, max_inputs, &dtypes)
 }
 
-fn read_pass(json: &[u8], known_dtypes: &[DType]) -> Result<Header, Refusal> {
-    let mut context =
-        Context { known_dtypes, max_elements: json.len() / 2 + 1, expected: String::new(), refusal: None };
+fn read_pass(json: &[u8], max_inputs: usize, known_dtypes: &[DType]) -> Result<Header, Refusal> {
+    let max_elements = json.len() / 2 + 1;
+    let mut context = Context { known_dtypes, max_inputs, max_elements, expected: String::new(), refusal: None };
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let result = Top(&mut context).deserialize(&mut deserializer).and_then(|header| {
         deserializer.end()?;
@@ -113,6 +116,8 @@ fn near(json: &[u8], error: &serde_json::Error, words: &[&[u8]]) -> bool {
 struct Context<'a> {
     /// Datatypes by input position, from an earlier pass.
     known_dtypes: &'a [DType],
+    /// The model has no more.
+    max_inputs: usize,
     /// No array of the body can have more elements.
     max_elements: usize,
     /// What to say if the next value is of the wrong type.
@@ -257,6 +262,9 @@ object!(Top -> Header, "the request must be a JSON object", |seed, map| {
 
 object!(Input -> WireInput, "'inputs' must be an array of objects", |seed, map| {
     let Input(context, position) = seed;
+    if position >= context.max_inputs {
+        return context.refuse(format!("more inputs than the {} of the model", context.max_inputs));
+    }
     let known = context.known_dtypes.get(position).copied();
     let (mut name, mut dtype, mut parameters) = (None::<String>, None::<String>, None);
     let (mut shape, mut data) = (None::<Vec<usize>>, None);

@@ -65,7 +65,7 @@ pub fn decode_infer(
             length => body.split_at(length),
         },
     };
-    let header = read_header(json)?;
+    let header = read_header(json, model.inputs.len())?;
     let plan = plan_reply(model, &header)?;
     let inputs = read_inputs(model, header.inputs, raw)?;
     Ok((inputs, plan))

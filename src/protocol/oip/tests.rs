@@ -135,7 +135,10 @@ fn each_mistake_has_its_own_sentence() {
         (with(r#","outputs":[{}]"#), "no 'name'"),
         (with(r#","outputs":[{"name":"logits","parameters":{"shared_memory_region":"r"}}]"#), "shared memory"),
         (with(r#","outputs":[{"name":"logits","parameters":{"classification":3}}]"#), "classification"),
-        (format!(r#"{{"inputs":[{{{good},"data":[1,2,3,4]}},{{{good},"data":[1,2,3,4]}}]}}"#), "'x' is given twice"),
+        (
+            format!(r#"{{"inputs":[{{{good},"data":[1,2,3,4]}},{{{good},"data":[1,2,3,4]}}]}}"#),
+            "more inputs than the 1",
+        ),
         (format!(r#"{{"x":{}}}"#, "[".repeat(5000)), "malformed JSON"),
     ] {
         let refusal = decode(&body).map(|_| ()).unwrap_err();
@@ -189,6 +192,13 @@ fn binary_inputs_are_taken_in_the_order_of_the_request() {
     let (inputs, _) = decode_infer(&two_inputs(), Some(&length), &body).unwrap();
     assert_eq!(f32_values(&inputs), [1.0, 2.0]);
     assert!(*inputs.tensors()[1].values() == Values::I16(vec![261]));
+}
+
+#[test]
+fn an_input_given_twice_is_refused() {
+    let (length, body) = binary_request(&[("a", "FP32", "[1,2]", &[0; 8]), ("a", "FP32", "[1,2]", &[0; 8])], "");
+    let refusal = decode_infer(&two_inputs(), Some(&length), &body).unwrap_err();
+    assert_eq!(refusal.message, "input 'a' is given twice");
 }
 
 #[test]

@@ -1,0 +1,521 @@
+//! The settings of `serve` in three forms: what was written (a TOML file, flags over it), what is meant
+//! ([`Settings`], checked), and what is built (in the parent module).
+//!
+//! All mistakes are gathered, unknown keys among them, and reported together.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+use super::Args;
+use crate::defence::{DefenceConfig, Method, ScoreKind};
+use crate::engine::LoadOptions;
+use crate::pipeline::bundled;
+use crate::server::{ComputeConfig, Config};
+
+/// The longest time that a setting may name.
+const MAX_SECONDS: f64 = 86_400.0;
+
+/// What `serve` will do; nothing in it is unchecked but the contents of files.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Settings {
+    pub(super) listen: SocketAddr,
+    /// `None`: metrics are not served.
+    pub(super) metrics_listen: Option<SocketAddr>,
+    pub(super) io_threads: usize,
+    pub(super) server: Config,
+    pub(super) name: String,
+    pub(super) version: String,
+    /// `None`: the bundled classifier.
+    pub(super) model: Option<ModelFiles>,
+    pub(super) load: LoadOptions,
+    pub(super) defence: DefenceConfig,
+    pub(super) log: LogSettings,
+}
+
+/// Files of a model that is not the bundled one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ModelFiles {
+    pub(super) onnx: PathBuf,
+    pub(super) centroids: Option<PathBuf>,
+}
+
+/// How much is logged, and in which form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LogSettings {
+    pub(super) json: bool,
+    pub(super) level: tracing::Level,
+}
+
+/// Every key of the file, as written.
+#[derive(Debug, Default)]
+struct Written {
+    listen: Option<String>,
+    metrics_listen: Option<String>,
+    io_threads: Option<usize>,
+    max_body_bytes: Option<usize>,
+    max_buffered_bytes: Option<usize>,
+    max_connections: Option<usize>,
+    header_timeout_seconds: Option<f64>,
+    body_timeout_seconds: Option<f64>,
+    write_timeout_seconds: Option<f64>,
+    lame_duck_seconds: Option<f64>,
+    drain_seconds: Option<f64>,
+    threads: Option<usize>,
+    queue: Option<usize>,
+    inline: Option<bool>,
+    model: Option<PathBuf>,
+    centroids: Option<PathBuf>,
+    name: Option<String>,
+    version: Option<String>,
+    score_output: Option<String>,
+    score_kind: Option<ScoreKind>,
+    defence: Option<DefenceConfig>,
+    log_format: Option<String>,
+    log_level: Option<String>,
+}
+
+/// Mistakes in the order found, one sentence each.
+pub(super) type Mistakes = Vec<String>;
+
+impl Settings {
+    /// Reads the file that the flags name, puts the flags over it, and checks the whole.
+    ///
+    /// # Errors
+    /// Every mistake there is.
+    pub(super) fn read(args: &Args) -> Result<Self, Mistakes> {
+        let mut mistakes = Vec::new();
+        let mut written = match &args.config {
+            Some(path) => match std::fs::read_to_string(path) {
+                Ok(text) => from_file(&text, path, &mut mistakes),
+                Err(error) => return Err(vec![format!("cannot read {}: {error}", path.display())]),
+            },
+            None => Written::default(),
+        };
+        written.overlay(args);
+        let settings = written.check(&mut mistakes);
+        if mistakes.is_empty() { Ok(settings) } else { Err(mistakes) }
+    }
+}
+
+/// One table of the file, emptied key by key; what is left over is unknown.
+struct Section<'a> {
+    name: &'static str,
+    table: Table,
+    known: Vec<&'static str>,
+    mistakes: &'a mut Mistakes,
+}
+
+impl<'a> Section<'a> {
+    fn open(name: &'static str, file: &mut Table, mistakes: &'a mut Mistakes) -> Self {
+        let table = match file.remove(name) {
+            None => Table::new(),
+            Some(Value::Table(table)) => table,
+            Some(other) => {
+                mistakes.push(format!("{name}: expected a table, got {}", other.type_str()));
+                Table::new()
+            }
+        };
+        Self { name, table, known: Vec::new(), mistakes }
+    }
+
+    fn take<T: DeserializeOwned>(&mut self, key: &'static str) -> Option<T> {
+        self.known.push(key);
+        let value = self.table.remove(key)?;
+        match value.try_into() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.mistakes.push(format!("{}.{key}: {}", self.name, one_line(&error)));
+                None
+            }
+        }
+    }
+
+    fn seconds(&mut self, key: &'static str) -> Option<f64> {
+        match self.table.get(key) {
+            Some(Value::Integer(seconds)) => {
+                let seconds = *seconds as f64;
+                self.table.insert(key.to_owned(), Value::Float(seconds));
+            }
+            _ => {}
+        }
+        self.take(key)
+    }
+
+    fn close(self) {
+        for key in self.table.keys() {
+            let known = self.known.join(", ");
+            self.mistakes.push(format!("unknown key '{}.{key}'; known: {known}", self.name));
+        }
+    }
+}
+
+fn one_line(error: &toml::de::Error) -> String {
+    error.message().replace('\n', " ")
+}
+
+fn from_file(text: &str, path: &Path, mistakes: &mut Mistakes) -> Written {
+    let mut file: Table = match text.parse() {
+        Ok(file) => file,
+        Err(error) => {
+            mistakes.push(format!("{} is not TOML: {error}", path.display()));
+            return Written::default();
+        }
+    };
+    let mut written = Written::default();
+    let mut server = Section::open("server", &mut file, mistakes);
+    written.listen = server.take("listen");
+    written.metrics_listen = server.take("metrics_listen");
+    written.io_threads = server.take("io_threads");
+    written.max_body_bytes = server.take("max_body_bytes");
+    written.max_buffered_bytes = server.take("max_buffered_bytes");
+    written.max_connections = server.take("max_connections");
+    written.header_timeout_seconds = server.seconds("header_timeout_seconds");
+    written.body_timeout_seconds = server.seconds("body_timeout_seconds");
+    written.write_timeout_seconds = server.seconds("write_timeout_seconds");
+    written.lame_duck_seconds = server.seconds("lame_duck_seconds");
+    written.drain_seconds = server.seconds("drain_seconds");
+    server.close();
+    let mut compute = Section::open("compute", &mut file, mistakes);
+    written.threads = compute.take("threads");
+    written.queue = compute.take("queue");
+    written.inline = compute.take("inline");
+    compute.close();
+    let beside = |file: PathBuf| path.parent().map_or_else(|| file.clone(), |folder| folder.join(&file));
+    let mut model = Section::open("model", &mut file, mistakes);
+    written.model = model.take("path").map(beside);
+    written.centroids = model.take("centroids").map(beside);
+    written.name = model.take("name");
+    written.version = model.take("version");
+    written.score_output = model.take("score_output");
+    written.score_kind = model.take("score_kind");
+    model.close();
+    let mut log = Section::open("log", &mut file, mistakes);
+    written.log_format = log.take("format");
+    written.log_level = log.take("level");
+    log.close();
+    if let Some(defence) = file.remove("defence") {
+        match defence.try_into() {
+            Ok(defence) => written.defence = Some(defence),
+            Err(error) => mistakes.push(format!("defence: {}", one_line(&error))),
+        }
+    }
+    for key in file.keys() {
+        mistakes.push(format!("unknown key '{key}'; known: server, compute, model, defence, log"));
+    }
+    written
+}
+
+impl Written {
+    /// Flags win over the file.
+    fn overlay(&mut self, args: &Args) {
+        fn over<T: Clone>(slot: &mut Option<T>, flag: &Option<T>) {
+            if flag.is_some() {
+                slot.clone_from(flag);
+            }
+        }
+        over(&mut self.listen, &args.listen);
+        over(&mut self.metrics_listen, &args.metrics_listen);
+        over(&mut self.io_threads, &args.io_threads);
+        over(&mut self.max_body_bytes, &args.max_body_bytes);
+        over(&mut self.max_connections, &args.max_connections);
+        over(&mut self.body_timeout_seconds, &args.body_timeout_seconds);
+        over(&mut self.lame_duck_seconds, &args.lame_duck_seconds);
+        over(&mut self.drain_seconds, &args.drain_seconds);
+        over(&mut self.threads, &args.threads);
+        over(&mut self.queue, &args.queue);
+        over(&mut self.model, &args.model);
+        over(&mut self.centroids, &args.centroids);
+        over(&mut self.name, &args.name);
+        over(&mut self.version, &args.model_version);
+        let scores = args.scores.options();
+        over(&mut self.score_output, &scores.score_output);
+        over(&mut self.score_kind, &scores.score_kind);
+        over(&mut self.log_format, &args.log_format);
+        over(&mut self.log_level, &args.log_level);
+    }
+
+    /// What is meant; meaningless where `mistakes` grew.
+    fn check(self, mistakes: &mut Mistakes) -> Settings {
+        let default = Config::default();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let listen = address("server.listen", self.listen.as_deref().unwrap_or("127.0.0.1:8000"), mistakes);
+        let metrics_listen = match self.metrics_listen.as_deref().unwrap_or("127.0.0.1:8002") {
+            "off" => None,
+            text => Some(address("server.metrics_listen", text, mistakes)),
+        };
+        if metrics_listen == Some(listen) && listen.port() != 0 {
+            mistakes.push(format!("server.metrics_listen: {listen} is the address of server.listen too"));
+        }
+        let io_threads = self.io_threads.unwrap_or((cores / 2).clamp(1, 8));
+        let threads = self.threads.unwrap_or(default.compute.threads);
+        let compute = ComputeConfig {
+            threads: count("compute.threads", threads, mistakes),
+            queue: count("compute.queue", self.queue.unwrap_or(16 * threads.max(1)), mistakes),
+            inline: self.inline.unwrap_or(default.compute.inline),
+        };
+        let mut time = |key, seconds: Option<f64>, default: Duration| duration(key, seconds, default, mistakes);
+        let server = Config {
+            max_body_bytes: self.max_body_bytes.unwrap_or(default.max_body_bytes),
+            max_buffered_bytes: self.max_buffered_bytes.unwrap_or(default.max_buffered_bytes),
+            max_connections: self.max_connections.unwrap_or(default.max_connections),
+            header_timeout: time("server.header_timeout_seconds", self.header_timeout_seconds, default.header_timeout),
+            body_timeout: time("server.body_timeout_seconds", self.body_timeout_seconds, default.body_timeout),
+            write_timeout: time("server.write_timeout_seconds", self.write_timeout_seconds, default.write_timeout),
+            lame_duck: time("server.lame_duck_seconds", self.lame_duck_seconds, default.lame_duck),
+            drain: time("server.drain_seconds", self.drain_seconds, default.drain),
+            compute,
+        };
+        for (key, time) in [
+            ("server.header_timeout_seconds", server.header_timeout),
+            ("server.body_timeout_seconds", server.body_timeout),
+            ("server.write_timeout_seconds", server.write_timeout),
+        ] {
+            if time.is_zero() {
+                mistakes.push(format!("{key}: must be above 0"));
+            }
+        }
+        count("server.max_body_bytes", server.max_body_bytes, mistakes);
+        count("server.max_connections", server.max_connections, mistakes);
+        if server.max_buffered_bytes < server.max_body_bytes {
+            mistakes.push(format!(
+                "server.max_buffered_bytes: {} is less than server.max_body_bytes, {}",
+                server.max_buffered_bytes, server.max_body_bytes
+            ));
+        }
+        let log = log_settings(self.log_format.as_deref(), self.log_level.as_deref(), mistakes);
+        let defence = self.defence.unwrap_or_default();
+        if let Err(wrong) = defence.check() {
+            mistakes.extend(wrong.iter().map(ToString::to_string));
+        }
+        let model = model_files(self.model, self.centroids, &defence, mistakes);
+        let name = self.name.unwrap_or_else(|| default_name(model.as_ref()));
+        plain_word("model.name", &name, mistakes);
+        let version = self.version.unwrap_or_else(|| "1".to_owned());
+        plain_word("model.version", &version, mistakes);
+        Settings {
+            listen,
+            metrics_listen,
+            io_threads: count("server.io_threads", io_threads, mistakes),
+            server,
+            name,
+            version,
+            model,
+            load: LoadOptions { score_output: self.score_output, score_kind: self.score_kind },
+            defence,
+            log,
+        }
+    }
+}
+
+fn model_files(
+    onnx: Option<PathBuf>,
+    centroids: Option<PathBuf>,
+    defence: &DefenceConfig,
+    mistakes: &mut Mistakes,
+) -> Option<ModelFiles> {
+    let Some(onnx) = onnx else {
+        if centroids.is_some() {
+            mistakes
+                .push("model.centroids: a centroid file belongs to a model, and model.path is not given".to_owned());
+        }
+        return None;
+    };
+    if centroids.is_none() && defence.method != Method::LabelOnly {
+        mistakes.push(format!(
+            "model.centroids: the defence '{}' needs a centroid file (`sordino centroids build` makes one); \
+             only the method \"label-only\" does without",
+            defence.summary()
+        ));
+    }
+    Some(ModelFiles { onnx, centroids })
+}
+
+/// The name of the file without its ending, with what a URL would have to escape replaced.
+fn default_name(model: Option<&ModelFiles>) -> String {
+    let Some(stem) = model.and_then(|files| files.onnx.file_stem()) else {
+        return bundled::NAME.to_owned();
+    };
+    stem.to_string_lossy().chars().map(|c| if is_plain(c) { c } else { '_' }).take(MAX_WORD).collect()
+}
+
+/// The longest name of a model or version.
+const MAX_WORD: usize = 128;
+
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "._-".contains(c)
+}
+
+fn plain_word(key: &str, word: &str, mistakes: &mut Mistakes) {
+    if word.is_empty() || word.len() > MAX_WORD || !word.chars().all(is_plain) {
+        mistakes.push(format!(
+            "{key}: expected 1 to {MAX_WORD} letters, digits, '.', '_' or '-' (it stands in URLs), got {word:?}"
+        ));
+    }
+}
+
+fn address(key: &str, text: &str, mistakes: &mut Mistakes) -> SocketAddr {
+    text.parse().unwrap_or_else(|_| {
+        mistakes.push(format!("{key}: expected an IP address and a port such as 127.0.0.1:8000, got {text:?}"));
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    })
+}
+
+fn count(key: &str, value: usize, mistakes: &mut Mistakes) -> usize {
+    if value == 0 {
+        mistakes.push(format!("{key}: must be at least 1"));
+    }
+    value.max(1)
+}
+
+fn duration(key: &str, seconds: Option<f64>, default: Duration, mistakes: &mut Mistakes) -> Duration {
+    let Some(seconds) = seconds else { return default };
+    if (0.0..=MAX_SECONDS).contains(&seconds) {
+        return Duration::from_secs_f64(seconds);
+    }
+    mistakes.push(format!("{key}: expected 0 to {MAX_SECONDS} seconds, got {seconds}"));
+    default
+}
+
+fn log_settings(format: Option<&str>, level: Option<&str>, mistakes: &mut Mistakes) -> LogSettings {
+    let json = match format.unwrap_or("text") {
+        "text" => false,
+        "json" => true,
+        other => {
+            mistakes.push(format!("log.format: expected text or json, got {other:?}"));
+            false
+        }
+    };
+    let level = level.unwrap_or("info").parse().unwrap_or_else(|_| {
+        let got = level.unwrap_or_default();
+        mistakes.push(format!("log.level: expected error, warn, info, debug or trace, got {got:?}"));
+        tracing::Level::INFO
+    });
+    LogSettings { json, level }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> (Settings, Mistakes) {
+        let mut mistakes = Vec::new();
+        let written = from_file(text, Path::new("etc/sordino.toml"), &mut mistakes);
+        let settings = written.check(&mut mistakes);
+        (settings, mistakes)
+    }
+
+    #[test]
+    fn nothing_written_is_the_bundled_classifier_on_loopback() {
+        let (settings, mistakes) = check("");
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        assert_eq!(settings.listen.to_string(), "127.0.0.1:8000");
+        assert_eq!(settings.metrics_listen.unwrap().to_string(), "127.0.0.1:8002");
+        assert_eq!((settings.name.as_str(), settings.model), (bundled::NAME, None));
+        assert_eq!(settings.defence.summary(), DefenceConfig::default().summary());
+        assert!(!settings.server.compute.inline);
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_together() {
+        let (_, mistakes) = check(
+            r#"
+            colour = "blue"
+            [server]
+            listen = "localhost"
+            metrics_listen = 7
+            max_body_bytes = 0
+            drain_seconds = -1
+            body_timeout_seconds = 0
+            lisen = "x"
+            [compute]
+            threads = 0
+            queue = "many"
+            [model]
+            path = "m.onnx"
+            name = "a/b"
+            score_kind = "scores"
+            [defence]
+            top_k = 0
+            method = { reweight = { weight = 2.0 } }
+            [log]
+            format = "xml"
+            level = "loud"
+            "#,
+        );
+        let text = mistakes.join("\n");
+        for word in [
+            "unknown key 'colour'",
+            "server.listen: expected an IP address",
+            "server.metrics_listen: invalid type",
+            "server.max_body_bytes: must be at least 1",
+            "server.drain_seconds: expected 0 to 86400 seconds, got -1",
+            "server.body_timeout_seconds: must be above 0",
+            "unknown key 'server.lisen'; known: listen, ",
+            "compute.threads: must be at least 1",
+            "compute.queue: invalid type",
+            "model.centroids: the defence",
+            "model.name: expected",
+            "model.score_kind",
+            "weight must be between 0 and 1",
+            "top_k must be at least 1",
+            "log.format",
+            "log.level",
+        ] {
+            assert!(text.contains(word), "{word:?} is not in\n{text}");
+        }
+        assert_eq!(mistakes.len(), 16, "{text}");
+    }
+
+    #[test]
+    fn there_is_no_defence_called_none() {
+        for text in ["[defence]\nmethod = \"none\"", "[defence]\nmethod = { none = {} }", "defence = false"] {
+            let (_, mistakes) = check(text);
+            assert!(mistakes.iter().any(|mistake| mistake.starts_with("defence: ")), "{text}: {mistakes:?}");
+        }
+    }
+
+    #[test]
+    fn a_whole_file_is_read() {
+        let (settings, mistakes) = check(
+            r#"
+            [server]
+            listen = "[::1]:9000"
+            metrics_listen = "off"
+            drain_seconds = 2
+            body_timeout_seconds = 0.5
+            [compute]
+            threads = 3
+            inline = true
+            [model]
+            path = "m.onnx"
+            centroids = "/abs/c.safetensors"
+            score_kind = "logits"
+            [defence]
+            method = "label-only"
+            [log]
+            format = "json"
+            level = "debug"
+            "#,
+        );
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        assert_eq!((settings.metrics_listen, settings.name.as_str()), (None, "m"));
+        assert_eq!(settings.server.drain, Duration::from_secs(2));
+        assert_eq!(settings.server.compute, ComputeConfig { threads: 3, queue: 48, inline: true });
+        let files = settings.model.unwrap();
+        assert_eq!(files.onnx, Path::new("etc/m.onnx"));
+        assert_eq!(files.centroids.unwrap(), Path::new("/abs/c.safetensors"));
+        assert_eq!(settings.load.score_kind, Some(ScoreKind::Logits));
+        assert_eq!(settings.defence.method, Method::LabelOnly);
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_is_one_mistake() {
+        let (_, mistakes) = check("[server\nlisten");
+        assert_eq!(mistakes.len(), 1);
+        assert!(mistakes[0].contains("is not TOML"), "{mistakes:?}");
+    }
+}

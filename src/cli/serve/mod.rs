@@ -1,0 +1,194 @@
+//! `sordino serve`: from flags and a file to a running server.
+
+mod config;
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use self::config::{LogSettings, Settings};
+use super::inspect::ScoreArgs;
+use crate::pipeline::{Parts, Pipeline, bundled};
+use crate::server::{self, Ended, Listeners, Shutdown};
+
+/// Exit code for settings that are wrong.
+const BAD_CONFIG: u8 = 2;
+
+/// Serve a classifier with defended scores, over the Open Inference Protocol v2 (REST).
+///
+/// Without arguments the bundled classifier on 127.0.0.1:8000, with metrics on 127.0.0.1:8002. There is no way to
+/// serve undefended scores. Without a [defence] table in the configuration file the defence is the paper's
+/// reweighting (w = 0.1), then the three largest probabilities.
+///
+/// Request parameters: `binary_data_output`, `binary_data` and `binary_data_size` are served; `timeout`,
+/// `priority` and `content_type` are accepted and ignored; every other parameter is refused.
+///
+/// Exit codes: 0 after a drain, 1 when it cannot start, 2 when the settings are wrong.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The ONNX file; none serves the bundled classifier.
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// The centroid file that was built for this model.
+    #[arg(long, value_name = "FILE")]
+    centroids: Option<PathBuf>,
+    /// The model's name in URLs [default: the file's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// The model's version in URLs [default: 1]
+    #[arg(long, value_name = "VERSION")]
+    model_version: Option<String>,
+    #[command(flatten)]
+    scores: ScoreArgs,
+    /// A TOML file with the tables server, compute, model, defence and log; flags win over it. Paths in it are
+    /// taken from its own folder.
+    #[arg(long, value_name = "FILE", env = "SORDINO_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where to listen [default: 127.0.0.1:8000]
+    #[arg(long, value_name = "ADDRESS", env = "SORDINO_LISTEN")]
+    listen: Option<String>,
+    /// Where to serve metrics and health to the operator, or `off` [default: 127.0.0.1:8002]
+    #[arg(long, value_name = "ADDRESS", env = "SORDINO_METRICS_LISTEN")]
+    metrics_listen: Option<String>,
+    /// Compute threads [default: one per core]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Requests that may wait for a compute thread [default: 16 per thread]
+    #[arg(long, value_name = "N")]
+    queue: Option<usize>,
+    /// I/O threads [default: one per two cores, at most 8]
+    #[arg(long, value_name = "N")]
+    io_threads: Option<usize>,
+    /// Largest request body [default: 16777216]
+    #[arg(long, value_name = "BYTES")]
+    max_body_bytes: Option<usize>,
+    /// Open connections [default: 1024]
+    #[arg(long, value_name = "N")]
+    max_connections: Option<usize>,
+    /// How long a request body may take [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    body_timeout_seconds: Option<f64>,
+    /// After SIGTERM, how long to go on accepting while not ready [default: 0]
+    #[arg(long, value_name = "SECONDS")]
+    lame_duck_seconds: Option<f64>,
+    /// After that, how long running requests may take [default: 20]
+    #[arg(long, value_name = "SECONDS")]
+    drain_seconds: Option<f64>,
+    /// text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// error, warn, info, debug (a line per request) or trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+/// Runs the command until it is told to stop.
+///
+/// # Errors
+/// When the server cannot start: a file that cannot be read, a model that cannot be loaded, an artifact of
+/// another model, an address in use.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let settings = match Settings::read(args) {
+        Ok(settings) => settings,
+        Err(mistakes) => {
+            let s = if mistakes.len() == 1 { "" } else { "s" };
+            eprintln!("error: {} mistake{s} in the configuration:", mistakes.len());
+            mistakes.iter().for_each(|mistake| eprintln!("  - {mistake}"));
+            return Ok(ExitCode::from(BAD_CONFIG));
+        }
+    };
+    start_log(&settings.log);
+    server::quiet_panics();
+    let pipeline = Arc::new(build(&settings)?);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(settings.io_threads)
+        .thread_name("sordino-io")
+        .enable_all()
+        .build()
+        .context("cannot start the I/O threads")?;
+    let ended = runtime.block_on(async {
+        let shutdown = Shutdown::on_signals().context("cannot listen for signals")?;
+        let listeners =
+            Listeners { service: bind(settings.listen)?, metrics: settings.metrics_listen.map(bind).transpose()? };
+        announce(&listeners, &pipeline)?;
+        Ok::<_, anyhow::Error>(server::run(listeners, settings.server, pipeline, shutdown).await?)
+    })?;
+    match ended {
+        Ended::Drained => tracing::info!("drained, bye"),
+        Ended::Cut { n_connections } => tracing::warn!(n_connections, "left with open connections"),
+    }
+    runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Loads the model and builds what belongs to it.
+fn build(settings: &Settings) -> anyhow::Result<Pipeline> {
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let (model, centroids, shown) = match &settings.model {
+        None => (bundled::MODEL.to_vec(), Some(bundled::CENTROIDS.to_vec()), "the bundled classifier".to_owned()),
+        Some(files) => {
+            let centroids = files.centroids.as_deref().map(read).transpose()?;
+            let beside = files.centroids.as_ref().map(|path| format!(" with {}", path.display()));
+            (read(&files.onnx)?, centroids, format!("{}{}", files.onnx.display(), beside.unwrap_or_default()))
+        }
+    };
+    let parts = Parts {
+        name: &settings.name,
+        version: &settings.version,
+        model: &model,
+        centroids: centroids.as_deref(),
+        load: settings.load.clone(),
+        defence: settings.defence.clone(),
+    };
+    let pipeline = parts.assemble().with_context(|| format!("cannot serve {shown}"))?;
+    tracing::info!(
+        model = settings.name,
+        version = settings.version,
+        sha256 = %pipeline.model_digest(),
+        scores = pipeline.engine().spec().how_decided,
+        defence = settings.defence.summary(),
+        "loaded"
+    );
+    Ok(pipeline)
+}
+
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))
+}
+
+/// One line for the person who started it.
+fn announce(listeners: &Listeners, pipeline: &Pipeline) -> anyhow::Result<()> {
+    let address = listeners.service.local_addr()?;
+    let name = &pipeline.description().name;
+    let metrics = match &listeners.metrics {
+        Some(listener) => format!("http://{}/metrics", listener.local_addr()?),
+        None => "off".to_owned(),
+    };
+    let mut out = std::io::stdout().lock();
+    // A closed stdout is no reason not to serve.
+    let _ = writeln!(
+        out,
+        "sordino {} serves '{name}' on http://{address} (metrics: {metrics}); try: curl http://{address}/v2/models/{name}",
+        env!("CARGO_PKG_VERSION")
+    );
+    let _ = out.flush();
+    Ok(())
+}
+
+/// Logs go to stderr, and those of the libraries stay out: they may hold bytes of a client.
+fn start_log(log: &LogSettings) {
+    use tracing_subscriber::filter::{LevelFilter, Targets};
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    let filter = Targets::new()
+        .with_target(env!("CARGO_CRATE_NAME"), log.level)
+        .with_default(LevelFilter::ERROR.min(LevelFilter::from_level(log.level)));
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
+    // Failing means that a subscriber is there already, as in a test.
+    let _ = if log.json { registry.with(layer.json()).try_init() } else { registry.with(layer).try_init() };
+}
