@@ -34,6 +34,8 @@
 //!
 //! `tests/layering.rs` holds this table and goes red when a path breaks it.
 
+#![cfg_attr(not(test), forbid(unsafe_code))]
+
 pub mod artifact;
 pub mod defence;
 pub mod protocol;

@@ -75,7 +75,7 @@ impl CentroidSums {
         let name = |class: usize| labels.get(class).cloned().unwrap_or_default();
         let mut values = Array2::zeros((self.n_classes, self.n_classes));
         let mut fell_back = vec![false; self.n_classes];
-        for class in 0..self.n_classes {
+        for (class, fell_back) in fell_back.iter_mut().enumerate() {
             if self.n_all[class] == 0 {
                 return Err(CentroidError::NoRows { class, name: name(class) });
             }
@@ -85,7 +85,7 @@ impl CentroidSums {
                     return Err(CentroidError::NoCorrectRows { class, name: name(class) });
                 }
                 centroid = mean(&self.correct, &self.n_correct, class);
-                fell_back[class] = true;
+                *fell_back = true;
             }
             values.row_mut(class).assign(&ndarray::aview1(&centroid));
         }
