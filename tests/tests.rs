@@ -3,3 +3,5 @@
 mod http;
 mod http_limits;
 mod http_support;
+#[cfg(feature = "lab")]
+mod lab;

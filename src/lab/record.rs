@@ -227,12 +227,15 @@ impl RunRecord {
             None => text.push_str("The run was interrupted; nothing was measured.\n"),
         }
         text.push_str("\n## Privacy\n\n");
-        if let Some(gap) = self.gap() {
-            let _ = write!(
-                text,
-                "Train accuracy is {gap:+.4} above test accuracy: whoever sees the predicted label and knows the true one \
-                 tells training rows from others with at least that advantage. "
-            );
+        match self.gap() {
+            Some(gap) if gap > 0.0 => {
+                let _ = write!(
+                    text,
+                    "Train accuracy is {gap:.4} above test accuracy: whoever sees the predicted label and knows the \
+                     true one tells training rows from others with about that advantage, before any better attack. "
+                );
+            }
+            _ => {}
         }
         text.push_str(
             "The training gives no differential privacy, and the weights themselves are not protected: a defence in \
