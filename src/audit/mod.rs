@@ -1,1 +1,37 @@
-//! (to be written)
+//! The audit: what a system's answers tell about who was in the training set, and what they cost.
+//!
+//! Members and non-members go through the **same** pipeline as in service (R13); scores are collected once and
+//! every defence is applied to them, so what is measured is what is served. The flow, one type to the next:
+//!
+//! ```text
+//! Pipeline + Dataset + Split ─▶ Target ─▶ Answers (per System) ─▶ scores (per Attack) ─▶ Findings ─▶ Report ─▶ tables, JSON
+//! ```
+//!
+//! - [`target`]: sealed scores of members, non-members and calibration rows;
+//! - [`system`]: what is compared: the undefended model, its temperature-scaled rival (R15), defences, label-only;
+//! - [`attack`]: an answer to a number that is higher for members;
+//! - [`roc`], [`null`], [`fixed`], [`interval`]: the statistics of R12, exact under ties, seeded, with intervals;
+//! - [`utility`], [`temperature`]: accuracy, NLL, ECE, labels kept;
+//! - [`study`]: all of it put together on the rows of [`rows`] (R17), against the label-only floor (R14);
+//! - [`report`], [`render`]: what was found, as JSON and as tables, with what was *not* tried.
+//!
+//! It is not a proof: the headline is the strongest of the attacks that were run and that work on the undefended
+//! model (R16), which is a lower bound on what an attacker can do. It is the only room beside the fitting and
+//! measuring commands that opens undefended scores (`defence::offline`), and it never serves anything.
+
+pub mod answers;
+pub mod attack;
+pub mod collect;
+pub mod fixed;
+pub mod interval;
+pub mod null;
+mod parallel;
+pub mod render;
+pub mod report;
+pub mod roc;
+pub mod rows;
+pub mod study;
+pub mod system;
+pub mod target;
+pub mod temperature;
+pub mod utility;

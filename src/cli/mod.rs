@@ -1,5 +1,6 @@
 //! Composition root: one file per command. The only room that knows all the others.
 
+pub mod audit;
 pub mod bench;
 pub mod centroids;
 pub mod healthcheck;
@@ -23,6 +24,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(Box<serve::Args>),
+    Audit(Box<audit::Args>),
     Inspect(inspect::Args),
     Centroids(centroids::Args),
     #[cfg(feature = "lab")]
@@ -36,6 +38,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let outcome: anyhow::Result<ExitCode> = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Centroids(args) => centroids::run(&args),
         #[cfg(feature = "lab")]

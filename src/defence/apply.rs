@@ -1,5 +1,6 @@
 //! A defence that has been checked, and its application to a batch (R7).
 
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use super::label::keep;
 use super::reweight::{blend, cosine, share};
 use super::round::round;
 use super::scores::{RawScores, ScoreKind, centre, label_of};
-use super::softmax::{Kept, keep_top, softmax};
+use super::softmax::{Entry, keep_all, keep_top, softmax_all, softmax_entries};
 
 /// Why scores cannot be defended: they are not those that the defence was built for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,12 +50,16 @@ pub struct Defence {
     n_classes: usize,
 }
 
-/// Buffers of one batch: nothing is allocated per row.
+/// Buffers of one row.
+#[derive(Default)]
 struct Scratch {
     z: Vec<f64>,
-    p: Vec<f64>,
-    kept: Vec<u32>,
-    order: Vec<u32>,
+    entries: Vec<Entry>,
+}
+
+thread_local! {
+    /// One per thread: nothing is allocated per row, nor per batch.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 impl Defence {
@@ -130,20 +135,24 @@ impl Defence {
             return Err(DefendError::Kind { expected: self.kind, got: raw.kind() });
         }
         let mut values = raw.into_values();
-        let mut scratch =
-            Scratch { z: vec![0.0; self.n_classes], p: vec![0.0; self.n_classes], kept: Vec::new(), order: Vec::new() };
         let mut labels = Vec::with_capacity(values.nrows());
-        for mut row in values.rows_mut() {
-            if let Some(row) = row.as_slice_mut() {
-                let label = label_of(row);
-                self.defend_row(row, label, &mut scratch);
-                labels.push(label as u32);
-            }
-        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.z.resize(self.n_classes, 0.0);
+            let all = values.as_slice_mut().unwrap_or(&mut []);
+            // The widest vector registers of this machine: the same arithmetic, hence the same answers.
+            pulp::Arch::new().dispatch(|| {
+                for row in all.chunks_exact_mut(self.n_classes) {
+                    let label = label_of(row);
+                    self.defend_row(row, label, scratch);
+                    labels.push(label as u32);
+                }
+            });
+        });
         Ok(Defended::new(values, labels))
     }
 
     /// Replaces a row of scores by its defended probabilities.
+    #[inline(always)]
     fn defend_row(&self, row: &mut [f32], label: usize, scratch: &mut Scratch) {
         if self.kind != ScoreKind::Logits {
             centre(row, self.kind);
@@ -153,27 +162,30 @@ impl Defence {
             row[label] = 1.0;
             return;
         }
-        self.move_logits(row, label, &mut scratch.z);
-        let kept = match self.config.top_k {
-            Some(k) => {
-                keep_top(&scratch.z, label, k, &mut scratch.kept);
-                Kept::Only(&scratch.kept)
-            }
-            None => Kept::All,
-        };
-        softmax(&scratch.z, label, &kept, &mut scratch.p);
-        match self.config.digits {
-            Some(digits) => round(&scratch.p, label, &kept, digits, &mut scratch.order, row),
-            None => {
-                for (out, &p) in row.iter_mut().zip(&scratch.p) {
-                    *out = p as f32;
-                }
+        let Scratch { z, entries } = scratch;
+        self.move_logits(row, label, z);
+        match (self.config.top_k.filter(|&k| k < row.len()), self.config.digits) {
+            (None, None) => {
+                softmax_all(z, label);
+                row.iter_mut().zip(z).for_each(|(out, p)| *out = *p as f32);
                 keep(row, label);
+            }
+            (top_k, digits) => {
+                match top_k {
+                    Some(k) => keep_top(z, label, k, entries),
+                    None => keep_all(row.len(), entries),
+                }
+                softmax_entries(z, label, entries);
+                match digits {
+                    Some(digits) => round(entries, label, digits, row),
+                    None => scatter(entries, label, row),
+                }
             }
         }
     }
 
-    /// `z' ` of R4 or R9 into `out`.
+    /// `z'` of R4 or R9 into `out`.
+    #[inline(always)]
     fn move_logits(&self, z: &[f32], label: usize, out: &mut [f64]) {
         match &self.step {
             Step::Reweight { fitted, weight, gates } => {
@@ -189,6 +201,17 @@ impl Defence {
             }
             Step::LabelOnly => blend(z, z, 1.0, out),
         }
+    }
+}
+
+/// Writes the kept entries into a row of zeros, the label kept (R1).
+#[inline(always)]
+fn scatter(entries: &[Entry], label: usize, row: &mut [f32]) {
+    row.fill(0.0);
+    entries.iter().for_each(|&(j, p)| row[j as usize] = p as f32);
+    let top = row[label];
+    if entries.iter().any(|&(j, _)| (j as usize) < label && row[j as usize] >= top) {
+        row[label] = top.next_up();
     }
 }
 

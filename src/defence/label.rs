@@ -1,16 +1,24 @@
 //! R1: the label of a row, and keeping it in what is emitted.
 
+/// Values that are compared side by side, so that the compiler can use vector registers.
+const LANES: usize = 16;
+
 /// Argmax of a row, ties to the lowest index (R1). A NaN is never the maximum. `0` for an empty row.
+#[inline(always)]
 pub(super) fn argmax(row: &[f32]) -> usize {
-    let mut best = 0;
-    let mut max = f32::NEG_INFINITY;
-    for (index, &value) in row.iter().enumerate() {
-        if value > max {
-            max = value;
-            best = index;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (blocks, rest) = row.as_chunks::<LANES>();
+    let mut max = rest.iter().fold(f32::NEG_INFINITY, |max, &value| larger(max, value));
+    if !blocks.is_empty() {
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        for block in blocks {
+            for (lane, &value) in lanes.iter_mut().zip(block) {
+                *lane = larger(*lane, value);
+            }
         }
+        max = lanes.into_iter().fold(max, larger);
     }
-    best
+    row.iter().position(|&value| value == max).unwrap_or(0)
 }
 
 /// Keeps the label in emitted values (R1): where rounding to f32 made an earlier index tie with `label`, the
@@ -20,7 +28,7 @@ pub(super) fn argmax(row: &[f32]) -> usize {
 /// tie is all that can have happened.
 pub(super) fn keep(row: &mut [f32], label: usize) {
     let top = row[label];
-    if row[..label].iter().any(|&value| value >= top) {
+    if row[..label].iter().fold(false, |any, &value| any | (value >= top)) {
         row[label] = top.next_up();
     }
 }

@@ -165,6 +165,7 @@ pub(super) fn centre(row: &mut [f32], kind: ScoreKind) {
 }
 
 /// The label of a row of scores of any kind: taking logarithms keeps the order, so the argmax is that of `z`.
+#[inline(always)]
 pub(super) fn label_of(scores: &[f32]) -> usize {
     argmax(scores)
 }

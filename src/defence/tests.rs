@@ -195,14 +195,19 @@ fn r4_the_gate_leaves_inliers_as_they_are() {
 
 #[test]
 fn r5_keeps_the_label_first_then_by_score_then_by_index() {
-    let mut kept = Vec::new();
-    softmax::keep_top(&[1.0, 3.0, 3.0, 2.0, 3.0], 4, 3, &mut kept);
-    assert_eq!(kept, [4, 1, 2]);
-    softmax::keep_top(&[1.0, 1.0], 1, 9, &mut kept);
-    kept.sort_unstable();
-    assert_eq!(kept, [0, 1]);
-    softmax::keep_top(&[5.0, 1.0], 1, 1, &mut kept);
-    assert_eq!(kept, [1]);
+    let kept = |z: &[f64], label, k| {
+        let mut entries = Vec::new();
+        softmax::keep_top(z, label, k, &mut entries);
+        entries.iter().map(|entry| entry.0).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(&[1.0, 3.0, 3.0, 2.0, 3.0], 4, 3), [4, 1, 2]);
+    assert_eq!(kept(&[1.0, 1.0], 1, 9), [1, 0]);
+    assert_eq!(kept(&[5.0, 1.0], 1, 1), [1]);
+    let long: Vec<f64> = (0..40).map(|j| f64::from(j % 7)).collect();
+    assert_eq!(kept(&long, 0, 4), [0, 6, 13, 20]);
+    let mut many = kept(&long, 0, 12);
+    many.sort_unstable();
+    assert_eq!(many, [0, 4, 5, 6, 12, 13, 19, 20, 26, 27, 33, 34]);
 }
 
 #[test]
@@ -214,29 +219,35 @@ fn r5_masked_rows_are_renormalised() {
     assert_close(two.as_slice().unwrap(), &[f64::from(all[(0, 0)]) / kept, f64::from(all[(0, 1)]) / kept, 0.0]);
 }
 
+fn rounded<const N: usize>(p: [f64; N], label: usize, digits: u8) -> [f32; N] {
+    let mut entries: Vec<(u32, f64)> = (0..N as u32).zip(p).collect();
+    let mut out = [0.0; N];
+    round::round(&mut entries, label, digits, &mut out);
+    out
+}
+
 #[test]
 fn r6_spare_units_go_to_the_label_first_then_to_the_largest_remainders() {
-    let mut out = [0.0; 3];
     let third = [1.0 / 3.0; 3];
-    round::round(&third, 0, &softmax::Kept::All, 2, &mut Vec::new(), &mut out);
-    assert_eq!(out, [0.34, 0.33, 0.33]);
-    round::round(&third, 2, &softmax::Kept::All, 1, &mut Vec::new(), &mut out);
-    assert_eq!(out, [0.3, 0.3, 0.4]);
-    round::round(&[0.05, 0.90, 0.05], 1, &softmax::Kept::All, 1, &mut Vec::new(), &mut out);
+    assert_eq!(rounded(third, 0, 2), [0.34, 0.33, 0.33]);
+    assert_eq!(rounded(third, 2, 1), [0.3, 0.3, 0.4]);
     // Whole units 0, 9, 0: the spare one goes to the label, whatever the remainders.
-    assert_eq!(out, [0.0, 1.0, 0.0]);
-    let units: Vec<i64> = out.iter().map(|value| (f64::from(*value) * 10.0).round() as i64).collect();
-    assert_eq!(units.iter().sum::<i64>(), 10);
+    assert_eq!(rounded([0.05, 0.90, 0.05], 1, 1), [0.0, 1.0, 0.0]);
+    // Whole units 3, 2, 2, 2 of 10: one to the label, none left.
+    assert_eq!(rounded([0.31, 0.23, 0.23, 0.23], 0, 1), [0.4, 0.2, 0.2, 0.2]);
+    // Whole units 26, 24, 24, 24 of 100: one to the label, one to the largest remainder, the earlier of two.
+    assert_eq!(rounded([0.261, 0.2465, 0.246, 0.2465], 0, 2), [0.27, 0.25, 0.24, 0.24]);
 }
 
 #[test]
 fn r6_an_earlier_index_that_ties_gives_one_unit_up() {
-    let mut out = [0.0; 3];
-    round::round(&[0.349, 0.351, 0.3], 1, &softmax::Kept::All, 1, &mut Vec::new(), &mut out);
-    // Whole units 3, 3, 3; the spare one to the label.
-    assert_eq!(out, [0.3, 0.4, 0.3]);
-    round::round(&[0.4998, 0.5002, 0.0], 1, &softmax::Kept::All, 2, &mut Vec::new(), &mut out);
-    assert_eq!(out, [0.49, 0.51, 0.0]);
+    // Whole units 3, 3, 3: the spare one to the label.
+    assert_eq!(rounded([0.349, 0.351, 0.3], 1, 1), [0.3, 0.4, 0.3]);
+    // Uniform over 1,000 classes at 2 digits: 100 units, the label 999 gets the first, 99 others tie with it.
+    let uniform = rounded([0.001; 1_000], 999, 2);
+    assert_eq!(uniform[999], 0.02);
+    assert_eq!(uniform.iter().filter(|p| **p > 0.0).count(), 99);
+    assert_eq!(uniform[0], 0.0);
 }
 
 #[test]

@@ -1,0 +1,319 @@
+//! What an audit found, as values that serialise.
+//!
+//! No NaN and no infinity is ever written: a figure that does not exist is `null` beside its reason.
+
+use serde::Serialize;
+
+use crate::audit::attack::Attack;
+use crate::audit::interval::Estimate;
+use crate::audit::null::Null;
+use crate::audit::rows::AllocationRecord;
+use crate::audit::system::Skipped;
+use crate::audit::temperature::Temperature;
+use crate::defence::DefenceConfig;
+
+/// Format name of the JSON report.
+pub const FORMAT: &str = "sordino.audit";
+/// Version of that format.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// A figure, or `null` with the reason why there is none.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Figure<T> {
+    /// The figure.
+    pub value: Option<T>,
+    /// Why there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl<T> Figure<T> {
+    /// A figure that exists.
+    pub fn known(value: T) -> Self {
+        Self { value: Some(value), reason: None }
+    }
+
+    /// A figure that does not.
+    pub fn missing(reason: impl Into<String>) -> Self {
+        Self { value: None, reason: Some(reason.into()) }
+    }
+
+    /// The figure if there is one, else the reason.
+    pub fn or(value: Option<T>, reason: &str) -> Self {
+        value.map_or_else(|| Self::missing(reason), Self::known)
+    }
+}
+
+/// The whole report.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Always [`FORMAT`].
+    pub format: &'static str,
+    /// Always [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// Where the figures come from.
+    pub origin: Origin,
+    /// The figures.
+    pub findings: Findings,
+    /// Attacks that were not run: nothing here says how they would do.
+    pub not_tried: Vec<&'static str>,
+}
+
+/// What was audited, with what, where.
+#[derive(Debug, Clone, Serialize)]
+pub struct Origin {
+    /// The command line.
+    pub command: String,
+    /// Version of this program.
+    pub sordino_version: &'static str,
+    /// Commit of its source, with `+dirty` where the tree had changes.
+    pub commit: Figure<String>,
+    /// The machine in words.
+    pub machine: String,
+    /// Name of the model in tables.
+    pub model: String,
+    /// SHA-256 of the model's bytes.
+    pub model_digest: String,
+    /// How it was told what the model ends in (R2).
+    pub scores_decided: String,
+    /// SHA-256 of the centroid file's bytes.
+    pub artifact_digest: Figure<String>,
+    /// Where the rows come from, in words.
+    pub data_source: String,
+    /// SHA-256 of the data set's content.
+    pub dataset_digest: String,
+    /// SHA-256 of the split.
+    pub split_digest: String,
+    /// Seed of the split.
+    pub split_seed: u64,
+    /// The pipeline as it serves answers the first batch as the cached scores say, bit for bit.
+    pub pipeline_agrees: Figure<bool>,
+    /// Seconds of inference over all rows.
+    pub inference_seconds: f64,
+}
+
+/// Everything that was measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Findings {
+    /// Seeds, numbers of draws, levels.
+    pub settings: Settings,
+    /// Members, of all parts.
+    pub n_members: usize,
+    /// Non-members, of all parts.
+    pub n_non_members: usize,
+    /// Classes.
+    pub n_classes: usize,
+    /// Who played which part (R17).
+    pub rows: AllocationRecord,
+    /// R15's temperature.
+    pub temperature: Figure<Temperature>,
+    /// Which attacks count (R16).
+    pub validity: Vec<Validity>,
+    /// One entry for each system.
+    pub systems: Vec<SystemFindings>,
+    /// Systems that could not be built.
+    pub skipped: Vec<Skipped>,
+    /// The paper's table 4 in form: all members against all non-members, the loss attack.
+    pub before_and_after: Vec<BeforeAfter>,
+}
+
+/// The settings of the study.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Settings {
+    /// Seed of the deal of rows, of the permutations and of the bootstrap.
+    pub seed: u64,
+    /// Permutations of the null.
+    pub n_permutations: usize,
+    /// Resamples of the bootstrap.
+    pub n_resamples: usize,
+    /// Level of the intervals.
+    pub level: f64,
+    /// R16: the AUC that an attack must reach on the undefended model's attack-fit rows to count.
+    pub min_auc: f64,
+    /// False-positive rates at which TPR is reported.
+    pub fpr_targets: Vec<f64>,
+    /// Passes over all rows of which the overhead is the median.
+    pub overhead_passes: usize,
+    /// Probabilities below this are read as this in every logarithm.
+    pub probability_floor: f64,
+}
+
+/// R16: whether an attack counts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Validity {
+    /// The attack.
+    pub attack: Attack,
+    /// Its AUC on the undefended model, on the attack-fit rows.
+    pub auc_undefended: f64,
+    /// Whether that reaches the stated AUC.
+    pub counts: bool,
+}
+
+/// What was found about one system.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SystemFindings {
+    /// Name in tables.
+    pub name: String,
+    /// Settings of its defence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub defence: Option<DefenceConfig>,
+    /// What an honest client gets.
+    pub utility: Utility,
+    /// One entry for each attack.
+    pub attacks: Vec<AttackFindings>,
+    /// The maximum over the attacks that count.
+    pub headline: Figure<Headline>,
+    /// What a reader must know about these figures.
+    pub flags: Vec<String>,
+}
+
+/// What an honest client gets, on the verdict rows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Utility {
+    /// Accuracy on members.
+    pub accuracy_members: f64,
+    /// Accuracy on non-members.
+    pub accuracy_non_members: f64,
+    /// Mean NLL of non-members.
+    pub nll: f64,
+    /// Non-members whose true class had a probability below the floor: their NLL is the floor's.
+    pub n_floored: usize,
+    /// Mean NLL minus the temperature-scaled rival's on the same rows, with a paired bootstrap interval.
+    pub nll_minus_rival: Figure<Estimate>,
+    /// Expected calibration error of non-members, 15 bins of equal mass.
+    pub ece: f64,
+    /// Share of all rows whose label is the undefended model's; 1 by R1.
+    pub label_agreement: f64,
+}
+
+/// One attack on one system, on the verdict rows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AttackFindings {
+    /// The attack.
+    pub attack: Attack,
+    /// Whether it counts (R16).
+    pub counts: bool,
+    /// Area under the curve, with DeLong's interval.
+    pub auc: Estimate,
+    /// R12 (a): max over thresholds of |TPR − FPR|.
+    pub widest: f64,
+    /// The permutation null of (a).
+    pub widest_null: Figure<Null>,
+    /// R12 (b): signed TPR − FPR with threshold and sign fixed on the attack-fit rows, Newcombe's interval.
+    pub fixed: Estimate,
+    /// (b) minus the floor's (b) on the same rows, with a paired bootstrap interval (R14).
+    pub fixed_minus_floor: Estimate,
+    /// AUC minus the floor's, with DeLong's paired interval.
+    pub auc_minus_floor: Estimate,
+    /// True-positive rates at stated false-positive rates.
+    pub tpr_at_fpr: Vec<TprAt>,
+}
+
+/// A true-positive rate at a stated false-positive rate, without interpolation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TprAt {
+    /// The stated rate.
+    pub target_fpr: f64,
+    /// The highest TPR whose FPR is at most that.
+    pub tpr: Figure<f64>,
+    /// The FPR at that point.
+    pub attained_fpr: Option<f64>,
+}
+
+/// The strongest of the attacks that count.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Headline {
+    /// The attack of the largest (a).
+    pub widest_attack: Attack,
+    /// The largest (a).
+    pub widest: f64,
+    /// The permutation null of that maximum.
+    pub widest_null: Figure<Null>,
+    /// The attack of the largest (b).
+    pub fixed_attack: Attack,
+    /// The largest (b); its interval is widened for the choice (Bonferroni over the attacks that count).
+    pub fixed: Estimate,
+    /// That (b) minus the floor's on the same rows, paired bootstrap.
+    pub fixed_minus_floor: Estimate,
+    /// R12: neither (a) nor (b) tells the system from noise.
+    pub no_leak_seen: bool,
+    /// Where it stands against the label-only floor (R14).
+    pub standing: Standing,
+}
+
+/// Where a system stands against the label-only floor: by the interval of the paired difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// The scores tell more than the label does.
+    AboveFloor,
+    /// No difference is seen: the scores add nothing that these attacks can use.
+    AtFloor,
+    /// Less than the label alone tells, which is in every answer: a flag, not a success.
+    BelowFloor,
+}
+
+impl Standing {
+    /// Reads the interval of a paired difference to the floor.
+    #[must_use]
+    pub fn of(difference: &Estimate) -> Self {
+        if difference.low > 0.0 {
+            Self::AboveFloor
+        } else if difference.high < 0.0 {
+            Self::BelowFloor
+        } else {
+            Self::AtFloor
+        }
+    }
+
+    /// In words, for tables.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::AboveFloor => "above floor",
+            Self::AtFloor => "at floor",
+            Self::BelowFloor => "BELOW FLOOR",
+        }
+    }
+}
+
+/// One row of the paper's table 4.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BeforeAfter {
+    /// `before` for the undefended model, else `after`.
+    pub stage: &'static str,
+    /// Name of the system.
+    pub system: String,
+    /// Accuracy on all members.
+    pub train_accuracy: f64,
+    /// Accuracy on all non-members.
+    pub test_accuracy: f64,
+    /// Seconds that the defence takes for all these rows, on one thread.
+    pub overhead_seconds: f64,
+    /// Rows over which it was measured.
+    pub n_rows: usize,
+    /// AUC of the loss attack.
+    pub auc: f64,
+    /// max |TPR − FPR| of the loss attack.
+    pub advantage: f64,
+    /// Train accuracy minus test accuracy: what the label alone tells.
+    pub gap: f64,
+}
+
+/// What no figure here speaks about.
+pub const NOT_TRIED: [&str; 12] = [
+    "likelihood-ratio attacks with shadow models (LiRA, online and offline), and RMIA",
+    "attacks learned on the answer vector (logistic regression, trees, networks, nearest neighbours)",
+    "thresholds per class, and scores calibrated by the difficulty of a record",
+    "an attacker who knows the defence: inverting the reweighting with known or estimated centroids, shadow models \
+     behind the same defence",
+    "label-only attacks by augmented or perturbed queries, and by distance to the boundary",
+    "several queries a record, and queries that mix records",
+    "queries for rows near a training record (the inlier method answers with one)",
+    "membership by lot (non-members drawn by lot before training; here members and non-members are the split's \
+     own parts of one data set)",
+    "canaries and the most vulnerable records; per-record or per-group risk",
+    "several trained models: every interval here is over rows of one model, not over trainings",
+    "attribute inference, reconstruction, model extraction",
+    "other paths around the proxy: timing, caches, logs, the model's own endpoint",
+];

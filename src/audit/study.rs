@@ -1,0 +1,473 @@
+//! The study: every system under every attack, on the same rows, against the floor.
+
+use ndarray::Array2;
+
+use crate::audit::answers::Answers;
+use crate::audit::attack::{Attack, PROBABILITY_FLOOR};
+use crate::audit::fixed::{FixedThreshold, signed_advantage};
+use crate::audit::interval::{Bootstrap, Estimate, Placements, RowValues};
+use crate::audit::null::{NullDraws, Permutations};
+use crate::audit::report::{
+    AttackFindings, BeforeAfter, Figure, Findings, Headline, Settings, Standing, SystemFindings, TprAt, Utility,
+    Validity,
+};
+use crate::audit::roc::{Ranking, Roc, RocError, TprAtFpr};
+use crate::audit::rows::Allocation;
+use crate::audit::system::{Skipped, System, SystemKind};
+use crate::audit::target::Target;
+use crate::audit::temperature::Temperature;
+use crate::audit::utility;
+use crate::defence::DefendError;
+
+/// Why a study stops.
+#[derive(Debug, thiserror::Error)]
+pub enum StudyError {
+    /// A defence does not fit the target's scores.
+    #[error("{system}: {source}")]
+    Defence {
+        /// Name of the system.
+        system: String,
+        /// What the defence said.
+        source: DefendError,
+    },
+    /// The scores of an attack make no curve.
+    #[error("{system}, {attack} attack: {source}")]
+    Curve {
+        /// Name of the system.
+        system: String,
+        /// Name of the attack.
+        attack: &'static str,
+        /// What is wrong with the scores.
+        source: RocError,
+    },
+    /// Without an undefended and a label-only system there is nothing to compare with.
+    #[error("a study needs the system {missing:?}")]
+    Missing {
+        /// The system that is not there.
+        missing: &'static str,
+    },
+}
+
+/// What is done, beside which systems.
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            n_permutations: 1_000,
+            n_resamples: 1_000,
+            level: 0.95,
+            min_auc: 0.55,
+            fpr_targets: vec![0.01, 0.001],
+            overhead_passes: 3,
+            probability_floor: PROBABILITY_FLOOR,
+        }
+    }
+}
+
+/// One attack on one system, before the comparisons.
+struct Attacked {
+    /// AUC on the attack-fit rows (R16 asks the undefended system's).
+    fit_auc: f64,
+    /// Order of the verdict rows.
+    ranking: Ranking,
+    roc: Roc,
+    placements: Placements,
+    /// The fixed rule's calls on the verdict rows.
+    says_member: Vec<bool>,
+    fixed: Estimate,
+}
+
+/// One system, before the comparisons.
+struct Measured {
+    answers: Utility,
+    nll_of_rows: Vec<f64>,
+    attacks: Vec<Attacked>,
+    before_after: BeforeAfter,
+}
+
+/// The rows of a study, in the forms in which its steps need them.
+struct Bench<'a> {
+    target: &'a Target,
+    settings: &'a Settings,
+    allocation: Allocation,
+    fit_memberships: Vec<bool>,
+    verdict_memberships: Vec<bool>,
+    verdict_members: Vec<usize>,
+    verdict_non_members: Vec<usize>,
+}
+
+/// Attacks `systems` on `target`. `systems` must hold an undefended and a label-only one; a temperature-scaled one
+/// is left out, with its reason, where the target has no calibration rows.
+///
+/// The same seed, systems and scores give the same findings (the overhead, which is time, excepted).
+///
+/// # Errors
+/// [`StudyError`].
+pub fn run(
+    target: &Target,
+    systems: &[System],
+    mut skipped: Vec<Skipped>,
+    settings: &Settings,
+) -> Result<Findings, StudyError> {
+    let bench = Bench::new(target, settings);
+    let (calibration_logits, calibration_labels) = target.calibration();
+    let temperature = Temperature::fit(calibration_logits, calibration_labels);
+    let logits = target.logits();
+    let undefended = find(systems, "undefended", |kind| matches!(kind, SystemKind::Undefended))?;
+    let undefended_answers = bench.answer(undefended, &logits, temperature.as_ref())?;
+    let undefended_answers = undefended_answers.ok_or(StudyError::Missing { missing: "undefended" })?;
+
+    let mut measured: Vec<(&System, Measured)> = Vec::with_capacity(systems.len());
+    for system in systems {
+        match bench.answer(system, &logits, temperature.as_ref())? {
+            None => skipped.push(Skipped { name: system.name.clone(), reason: NO_CALIBRATION.to_owned() }),
+            Some(answers) => {
+                let overhead = system.overhead(target, &logits, temperature.as_ref(), settings.overhead_passes);
+                let overhead =
+                    overhead.map_err(|source| StudyError::Defence { system: system.name.clone(), source })?;
+                let one = bench.measure(system, &answers, &undefended_answers, overhead.as_secs_f64())?;
+                measured.push((system, one));
+            }
+        }
+    }
+    let validity = validity(&measured, settings.min_auc)?;
+    let systems = compare(&bench, &measured, &validity)?;
+    Ok(Findings {
+        settings: settings.clone(),
+        n_members: target.n_members(),
+        n_non_members: target.n_rows() - target.n_members(),
+        n_classes: target.n_classes(),
+        rows: bench.allocation.record(target.dataset_rows()),
+        temperature: Figure::or(temperature, NO_CALIBRATION),
+        validity,
+        systems,
+        skipped,
+        before_and_after: measured.into_iter().map(|(_, one)| one.before_after).collect(),
+    })
+}
+
+const NO_CALIBRATION: &str = "the split has no calibration rows to fit a temperature on";
+
+fn find<'a>(
+    systems: &'a [System],
+    missing: &'static str,
+    is: impl Fn(&SystemKind) -> bool,
+) -> Result<&'a System, StudyError> {
+    systems.iter().find(|system| is(&system.kind)).ok_or(StudyError::Missing { missing })
+}
+
+fn position(
+    measured: &[(&System, Measured)],
+    missing: &'static str,
+    is: impl Fn(&SystemKind) -> bool,
+) -> Result<usize, StudyError> {
+    measured.iter().position(|(system, _)| is(&system.kind)).ok_or(StudyError::Missing { missing })
+}
+
+impl<'a> Bench<'a> {
+    fn new(target: &'a Target, settings: &'a Settings) -> Self {
+        let (n_members, n_rows) = (target.n_members(), target.n_rows());
+        let allocation = Allocation::deal(n_members, n_rows - n_members, settings.seed);
+        let split = allocation.verdict.partition_point(|&row| row < n_members);
+        Self {
+            target,
+            settings,
+            fit_memberships: allocation.memberships(&allocation.attack_fit),
+            verdict_memberships: allocation.memberships(&allocation.verdict),
+            verdict_members: allocation.verdict[..split].to_vec(),
+            verdict_non_members: allocation.verdict[split..].to_vec(),
+            allocation,
+        }
+    }
+
+    fn answer(
+        &self,
+        system: &System,
+        logits: &Array2<f32>,
+        temperature: Option<&Temperature>,
+    ) -> Result<Option<Answers>, StudyError> {
+        let named = |source| StudyError::Defence { system: system.name.clone(), source };
+        system.answer(self.target, logits, temperature).map_err(named)
+    }
+
+    fn measure(
+        &self,
+        system: &System,
+        answers: &Answers,
+        undefended: &Answers,
+        overhead_seconds: f64,
+    ) -> Result<Measured, StudyError> {
+        let mut attacks = Vec::with_capacity(Attack::ALL.len());
+        let mut loss_on_all = None;
+        for attack in Attack::ALL {
+            let named = |source| StudyError::Curve { system: system.name.clone(), attack: attack.name(), source };
+            let scores = self.scores(attack, answers);
+            attacks.push(self.attack(&scores).map_err(named)?);
+            if attack == Attack::Loss {
+                let everybody: Vec<usize> = (0..self.target.n_rows()).collect();
+                loss_on_all = Some(Roc::new(&scores, &self.allocation.memberships(&everybody)).map_err(named)?);
+            }
+        }
+        let labels = self.target.labels();
+        let (nll_of_rows, n_floored) = utility::negative_log_likelihoods(answers, labels, &self.verdict_non_members);
+        // Neither side of the verdict rows is ever empty: a target has two rows of each at least.
+        let accuracy = |rows: &[usize]| utility::accuracy(answers, labels, rows).unwrap_or_default();
+        let answers_utility = Utility {
+            accuracy_members: accuracy(&self.verdict_members),
+            accuracy_non_members: accuracy(&self.verdict_non_members),
+            nll: nll_of_rows.iter().sum::<f64>() / nll_of_rows.len() as f64,
+            n_floored,
+            nll_minus_rival: Figure::missing(NO_CALIBRATION),
+            ece: utility::expected_calibration_error(answers, labels, &self.verdict_non_members).unwrap_or_default(),
+            label_agreement: utility::label_agreement(answers, undefended).unwrap_or_default(),
+        };
+        let loss_on_all = loss_on_all.ok_or(StudyError::Missing { missing: "loss attack" })?;
+        let before_after = self.before_after(system, answers, &loss_on_all, overhead_seconds);
+        Ok(Measured { answers: answers_utility, nll_of_rows, attacks, before_after })
+    }
+
+    fn before_after(&self, system: &System, answers: &Answers, loss: &Roc, overhead_seconds: f64) -> BeforeAfter {
+        let n_members = self.target.n_members();
+        let members: Vec<usize> = (0..n_members).collect();
+        let non_members: Vec<usize> = (n_members..self.target.n_rows()).collect();
+        let accuracy = |rows: &[usize]| utility::accuracy(answers, self.target.labels(), rows).unwrap_or_default();
+        let (train_accuracy, test_accuracy) = (accuracy(&members), accuracy(&non_members));
+        BeforeAfter {
+            stage: if matches!(system.kind, SystemKind::Undefended) { "before" } else { "after" },
+            system: system.name.clone(),
+            train_accuracy,
+            test_accuracy,
+            overhead_seconds,
+            n_rows: self.target.n_rows(),
+            auc: loss.auc(),
+            advantage: loss.two_sided_advantage(),
+            gap: train_accuracy - test_accuracy,
+        }
+    }
+
+    fn scores(&self, attack: Attack, answers: &Answers) -> Vec<f64> {
+        let rows = answers.probabilities.rows().into_iter();
+        rows.zip(&answers.predicted)
+            .zip(self.target.labels())
+            .map(|((row, &predicted), &label)| attack.score(row, predicted, label))
+            .collect()
+    }
+
+    fn attack(&self, scores: &[f64]) -> Result<Attacked, RocError> {
+        let of = |rows: &[usize]| rows.iter().map(|&row| scores[row]).collect::<Vec<f64>>();
+        let (fit, verdict) = (of(&self.allocation.attack_fit), of(&self.allocation.verdict));
+        let rule = FixedThreshold::fit(&fit, &self.fit_memberships)?;
+        let fit_auc = Roc::new(&fit, &self.fit_memberships)?.auc();
+        let ranking = Ranking::new(&verdict)?;
+        let says_member: Vec<bool> = verdict.iter().map(|&score| rule.says_member(score)).collect();
+        Ok(Attacked {
+            fit_auc,
+            roc: Roc::from_ranking(&ranking, &self.verdict_memberships)?,
+            placements: Placements::new(&ranking, &self.verdict_memberships)?,
+            ranking,
+            fixed: signed_advantage(&says_member, &self.verdict_memberships, self.settings.level),
+            says_member,
+        })
+    }
+
+    /// The calls of one rule minus those of another, a value per verdict row.
+    fn call_differences(&self, says: &[bool], floor_says: &[bool]) -> RowValues {
+        let difference = |row: usize| f32::from(i8::from(says[row]) - i8::from(floor_says[row]));
+        let n_members = self.verdict_members.len();
+        RowValues {
+            members: (0..n_members).map(difference).collect(),
+            non_members: (n_members..says.len()).map(difference).collect(),
+        }
+    }
+}
+
+/// R16, on the undefended system's attack-fit rows.
+fn validity(measured: &[(&System, Measured)], min_auc: f64) -> Result<Vec<Validity>, StudyError> {
+    let undefended = position(measured, "undefended", |kind| matches!(kind, SystemKind::Undefended))?;
+    let aucs = measured[undefended].1.attacks.iter().map(|attacked| attacked.fit_auc);
+    let judge = |(attack, auc)| Validity { attack, auc_undefended: auc, counts: auc >= min_auc };
+    Ok(Attack::ALL.into_iter().zip(aucs).map(judge).collect())
+}
+
+/// The label-only floor (R14): the strongest attack that counts on label-only answers. The correctness attack
+/// stands in where none counts: the label tells the gap whether or not an attack counts.
+struct Floor {
+    system: usize,
+    attack: usize,
+}
+
+impl Floor {
+    fn find(measured: &[(&System, Measured)], validity: &[Validity]) -> Result<Self, StudyError> {
+        let system = position(measured, "label-only", |kind| matches!(kind, SystemKind::LabelOnly(_)))?;
+        let correctness = Attack::ALL.iter().position(|&attack| attack == Attack::Correctness).unwrap_or_default();
+        let fixed = |attack: usize| measured[system].1.attacks[attack].fixed.value;
+        // Among equals the correctness attack: it is the floor's plainest reading.
+        let counted = (0..validity.len()).filter(|&attack| validity[attack].counts);
+        let attack = counted.fold(correctness, |best, one| if fixed(one) > fixed(best) { one } else { best });
+        Ok(Self { system, attack })
+    }
+}
+
+fn compare(
+    bench: &Bench<'_>,
+    measured: &[(&System, Measured)],
+    validity: &[Validity],
+) -> Result<Vec<SystemFindings>, StudyError> {
+    let settings = bench.settings;
+    let floor = Floor::find(measured, validity)?;
+    let floor_attack = &measured[floor.system].1.attacks[floor.attack];
+    let rankings: Vec<&Ranking> =
+        measured.iter().flat_map(|(_, one)| one.attacks.iter().map(|attacked| &attacked.ranking)).collect();
+    let permutations = Permutations { n: settings.n_permutations, seed: settings.seed };
+    let null = permutations.draw(&rankings, bench.verdict_members.len());
+
+    let rival = measured.iter().position(|(system, _)| matches!(system.kind, SystemKind::TemperatureScaled));
+    let mut quantities: Vec<RowValues> = measured
+        .iter()
+        .flat_map(|(_, one)| one.attacks.iter())
+        .map(|attacked| bench.call_differences(&attacked.says_member, &floor_attack.says_member))
+        .collect();
+    if let Some(rival) = rival {
+        let rival = &measured[rival].1.nll_of_rows;
+        quantities.extend(measured.iter().map(|(_, one)| RowValues {
+            members: Vec::new(),
+            // Minus a mean over non-members: rival − system gives system − rival.
+            non_members: rival.iter().zip(&one.nll_of_rows).map(|(rival, own)| (rival - own) as f32).collect(),
+        }));
+    }
+    let bootstrap = Bootstrap { n_resamples: settings.n_resamples, seed: settings.seed, level: settings.level };
+    let differences = bootstrap.intervals(&quantities);
+    let (call_differences, nll_differences) = differences.split_at(measured.len() * Attack::ALL.len());
+
+    let comparison = Comparison { bench, validity, floor: &floor_attack.placements, null: &null };
+    let per_system = measured.iter().zip(call_differences.chunks(Attack::ALL.len())).enumerate();
+    Ok(per_system
+        .map(|(index, ((system, one), differences))| {
+            let attacks = comparison.attacks(index, one, differences);
+            let headline = comparison.headline(index, one, &attacks);
+            let mut answers = one.answers.clone();
+            if let Some(difference) = nll_differences.get(index) {
+                answers.nll_minus_rival = Figure::known(*difference);
+            }
+            let flags = flags(system, &answers, &attacks, headline.value.as_ref());
+            SystemFindings {
+                name: system.name.clone(),
+                defence: system.config().cloned(),
+                utility: answers,
+                attacks,
+                headline,
+                flags,
+            }
+        })
+        .collect())
+}
+
+/// What every system is compared with.
+struct Comparison<'a> {
+    bench: &'a Bench<'a>,
+    validity: &'a [Validity],
+    floor: &'a Placements,
+    null: &'a NullDraws,
+}
+
+const NO_PERMUTATIONS: &str = "no permutations were asked for";
+
+impl Comparison<'_> {
+    fn attacks(&self, system: usize, one: &Measured, differences: &[Estimate]) -> Vec<AttackFindings> {
+        let settings = self.bench.settings;
+        let each = one.attacks.iter().zip(self.validity).zip(differences).enumerate();
+        each.map(|(index, ((attacked, validity), difference))| {
+            let widest = attacked.roc.two_sided_advantage();
+            let null = self.null.of_maximum(&[system * Attack::ALL.len() + index], widest);
+            AttackFindings {
+                attack: validity.attack,
+                counts: validity.counts,
+                auc: attacked.placements.auc(settings.level),
+                widest,
+                widest_null: Figure::or(null, NO_PERMUTATIONS),
+                fixed: attacked.fixed,
+                fixed_minus_floor: *difference,
+                auc_minus_floor: attacked.placements.auc_minus(self.floor, settings.level),
+                tpr_at_fpr: settings.fpr_targets.iter().map(|&target| tpr_at(&attacked.roc, target)).collect(),
+            }
+        })
+        .collect()
+    }
+
+    fn headline(&self, system: usize, one: &Measured, attacks: &[AttackFindings]) -> Figure<Headline> {
+        let counted: Vec<usize> = (0..attacks.len()).filter(|&attack| attacks[attack].counts).collect();
+        // The first of equals, in the order of the battery.
+        let largest = |of: fn(&AttackFindings) -> f64| {
+            counted
+                .iter()
+                .copied()
+                .reduce(|best, next| if of(&attacks[next]) > of(&attacks[best]) { next } else { best })
+        };
+        let (Some(widest), Some(fixed)) = (largest(|a| a.widest), largest(|a| a.fixed.value)) else {
+            let min_auc = self.bench.settings.min_auc;
+            return Figure::missing(format!(
+                "no attack reached an AUC of {min_auc} on the undefended model: this battery cannot tell (R16)"
+            ));
+        };
+        let columns: Vec<usize> = counted.iter().map(|attack| system * Attack::ALL.len() + attack).collect();
+        let null = self.null.of_maximum(&columns, attacks[widest].widest);
+        let level = 1.0 - (1.0 - self.bench.settings.level) / counted.len() as f64;
+        let says = &one.attacks[fixed].says_member;
+        let widened = signed_advantage(says, &self.bench.verdict_memberships, level);
+        let difference = attacks[fixed].fixed_minus_floor;
+        let within_null = null.as_ref().is_some_and(|null| attacks[widest].widest <= null.q95);
+        Figure::known(Headline {
+            widest_attack: attacks[widest].attack,
+            widest: attacks[widest].widest,
+            widest_null: Figure::or(null, NO_PERMUTATIONS),
+            fixed_attack: attacks[fixed].attack,
+            fixed: widened,
+            fixed_minus_floor: difference,
+            no_leak_seen: within_null && widened.interval().covers(0.0),
+            standing: Standing::of(&difference),
+        })
+    }
+}
+
+fn tpr_at(roc: &Roc, target_fpr: f64) -> TprAt {
+    match roc.tpr_at_fpr(target_fpr) {
+        TprAtFpr::Resolved { tpr, attained_fpr } => {
+            TprAt { target_fpr, tpr: Figure::known(tpr), attained_fpr: Some(attained_fpr) }
+        }
+        TprAtFpr::NotResolvable { n_non_members } => TprAt {
+            target_fpr,
+            tpr: Figure::missing(format!("not resolvable: {n_non_members} non-members resolve 1/{n_non_members}")),
+            attained_fpr: None,
+        },
+    }
+}
+
+fn flags(system: &System, utility: &Utility, attacks: &[AttackFindings], headline: Option<&Headline>) -> Vec<String> {
+    let mut flags = Vec::new();
+    if headline.is_some_and(|headline| headline.standing == Standing::BelowFloor) {
+        flags.push(
+            "the headline is below the label-only floor: the label is in the answer all the same, so an attacker who \
+             reads it alone does better than these attacks did. A weakness of the attacks on this system, not a \
+             protection by it"
+                .to_owned(),
+        );
+    }
+    let loss = attacks.iter().find(|found| found.attack == Attack::Loss && found.counts);
+    if loss.is_some_and(|loss| loss.fixed_minus_floor.high < 0.0) {
+        flags.push(
+            "the loss attack alone is below the label-only floor on these rows: reading whether the label is right \
+             tells more than its threshold did"
+                .to_owned(),
+        );
+    }
+    if utility.label_agreement < 1.0 {
+        flags.push("some labels are not the undefended model's: R1 is broken".to_owned());
+    }
+    if utility.n_floored > 0 && !matches!(system.kind, SystemKind::LabelOnly(_)) {
+        flags.push(format!(
+            "{} non-members have probability 0 (below 1e-12) for their true class: the NLL depends on the floor",
+            utility.n_floored
+        ));
+    }
+    flags
+}

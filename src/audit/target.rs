@@ -1,0 +1,172 @@
+//! The target's scores on the audit's rows: collected once, kept sealed.
+
+use ndarray::{Array2, Axis, concatenate};
+
+use crate::defence::offline;
+use crate::defence::{RawScores, ScoreKind};
+use crate::engine::EngineError;
+use crate::tensor::InputError;
+
+/// Why a target cannot be attacked.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// A part of the split that the audit needs has no rows.
+    #[error("the split's part {part:?} has no rows: the audit needs {what}")]
+    EmptyPart {
+        /// Name of the part.
+        part: &'static str,
+        /// What the part is needed for.
+        what: &'static str,
+    },
+    /// A label is not among the model's classes.
+    #[error("row {row} of the data has label {label}, the model has {n_classes} classes")]
+    Label {
+        /// Row of the data set.
+        row: usize,
+        /// Its label.
+        label: u32,
+        /// Number of classes of the model.
+        n_classes: usize,
+    },
+    /// Batches and labels are not of the same rows, or the batches are not of one kind.
+    #[error("the scores do not fit the rows: {what}")]
+    Mismatch {
+        /// What differs.
+        what: String,
+    },
+    /// The model takes several inputs; rows of a data set are one.
+    #[error("the model takes {n_inputs} inputs, a row of a data set fills one")]
+    Inputs {
+        /// Number of inputs of the model.
+        n_inputs: usize,
+    },
+    /// The rows are not of the shape of the model's input.
+    #[error("the rows do not fit the model: {0}")]
+    Rows(#[from] InputError),
+    /// A batch could not be answered.
+    #[error("rows {first} to {last} of the audit could not be answered: {source}")]
+    Refused {
+        /// First row of the batch, in the audit's table.
+        first: usize,
+        /// Last row of the batch.
+        last: usize,
+        /// What the engine said.
+        source: EngineError,
+    },
+}
+
+/// Undefended scores of the audit's rows, still sealed, with the true labels.
+///
+/// Rows are members (the split's `train`), then non-members (`test`); the calibration rows stand apart.
+pub struct Target {
+    batches: Vec<RawScores>,
+    labels: Vec<u32>,
+    n_members: usize,
+    calibration_logits: Array2<f32>,
+    calibration_labels: Vec<u32>,
+    pub(super) dataset_rows: Vec<usize>,
+}
+
+impl Target {
+    /// Puts a target together from sealed scores: `batches` in row order, members first, with `labels` for each
+    /// row; and the calibration rows with theirs (may be empty: then there is no temperature).
+    ///
+    /// # Errors
+    /// [`TargetError::EmptyPart`] with fewer than two members or two non-members, [`TargetError::Mismatch`] where
+    /// rows, classes or kinds differ, [`TargetError::Label`].
+    pub fn new(
+        batches: Vec<RawScores>,
+        labels: Vec<u32>,
+        n_members: usize,
+        calibration: (Vec<RawScores>, Vec<u32>),
+    ) -> Result<Self, TargetError> {
+        let dataset_rows = (0..labels.len()).collect();
+        let (calibration_batches, calibration_labels) = calibration;
+        if n_members < 2 {
+            return Err(TargetError::EmptyPart { part: "train", what: "at least two members" });
+        }
+        if labels.len() < n_members + 2 {
+            return Err(TargetError::EmptyPart { part: "test", what: "at least two non-members" });
+        }
+        let (kind, n_classes) = batches.first().map_or((ScoreKind::Logits, 0), |raw| (raw.kind(), raw.n_classes()));
+        for raw in batches.iter().chain(&calibration_batches) {
+            if (raw.kind(), raw.n_classes()) != (kind, n_classes) {
+                let what = format!("a batch of {} {}, expected {n_classes} {kind}", raw.n_classes(), raw.kind());
+                return Err(TargetError::Mismatch { what });
+            }
+        }
+        for (batches, labels) in [(&batches, &labels), (&calibration_batches, &calibration_labels)] {
+            let n_rows: usize = batches.iter().map(RawScores::n_rows).sum();
+            if n_rows != labels.len() {
+                return Err(TargetError::Mismatch {
+                    what: format!("{n_rows} rows of scores, {} labels", labels.len()),
+                });
+            }
+            if let Some(row) = labels.iter().position(|&label| label as usize >= n_classes) {
+                return Err(TargetError::Label { row, label: labels[row], n_classes });
+            }
+        }
+        let calibration_logits = open(&calibration_batches, n_classes);
+        Ok(Self { batches, labels, n_members, calibration_logits, calibration_labels, dataset_rows })
+    }
+
+    /// Number of rows, calibration rows not counted.
+    #[must_use]
+    pub fn n_rows(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Number of members: the first rows.
+    #[must_use]
+    pub fn n_members(&self) -> usize {
+        self.n_members
+    }
+
+    /// Number of classes.
+    #[must_use]
+    pub fn n_classes(&self) -> usize {
+        self.batches.first().map_or(0, RawScores::n_classes)
+    }
+
+    /// What the model ends in (R2).
+    #[must_use]
+    pub fn kind(&self) -> ScoreKind {
+        self.batches.first().map_or(ScoreKind::Logits, RawScores::kind)
+    }
+
+    /// True label of each row.
+    #[must_use]
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// For each row its number in the data set.
+    #[must_use]
+    pub fn dataset_rows(&self) -> &[usize] {
+        &self.dataset_rows
+    }
+
+    /// The logits (R2) of the calibration rows, shape (n_rows, n_classes), and their labels.
+    #[must_use]
+    pub fn calibration(&self) -> (&Array2<f32>, &[u32]) {
+        (&self.calibration_logits, &self.calibration_labels)
+    }
+
+    /// The logits (R2) of all rows, shape (n_rows, n_classes).
+    #[must_use]
+    pub fn logits(&self) -> Array2<f32> {
+        open(&self.batches, self.n_classes())
+    }
+
+    /// Sealed copies of the batches, in row order: what a defence consumes.
+    pub fn batches(&self) -> impl Iterator<Item = RawScores> {
+        self.batches.iter().map(offline::copy)
+    }
+}
+
+fn open(batches: &[RawScores], n_classes: usize) -> Array2<f32> {
+    let opened: Vec<Array2<f32>> = batches.iter().map(|raw| offline::logits(offline::copy(raw))).collect();
+    let views: Vec<_> = opened.iter().map(|batch| batch.view()).collect();
+    // Fails only without batches: all have n_classes columns.
+    concatenate(Axis(0), &views).unwrap_or_else(|_| Array2::zeros((0, n_classes)))
+}

@@ -1,0 +1,400 @@
+//! The audit, tried on targets whose leak is known because it was planted.
+
+use std::sync::Arc;
+
+use ndarray::Array2;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use sordino::artifact::ModelDigest;
+use sordino::audit::attack::Attack;
+use sordino::audit::interval::{Estimate, Interval};
+use sordino::audit::render::{self, Layout};
+use sordino::audit::report::{self, Figure, Findings, Origin, Report, Settings, Standing, SystemFindings};
+use sordino::audit::system::build_all;
+use sordino::audit::target::{Target, TargetError};
+use sordino::audit::{roc::Roc, study};
+use sordino::data::{DataSource, Dataset, Part, PartSizes, Split};
+use sordino::defence::{
+    Bank, CentroidSums, ClassFallback, Defence, DefenceConfig, DistanceQuantiles, Fitted, Gate, Method, N_QUANTILES,
+    RawScores, ScoreKind,
+};
+use sordino::engine::{Engine, EngineError, ModelSpec};
+use sordino::pipeline::{Identity, Pipeline};
+use sordino::tensor::{DType, Dim, Inputs, TensorSpec, Values};
+
+const N_CLASSES: usize = 4;
+
+/// How the rows of one side look: the margin by which the true class leads, and how often it does not.
+#[derive(Clone, Copy)]
+struct Side {
+    margin: f64,
+    errors: f64,
+}
+
+struct Planted {
+    logits: Array2<f32>,
+    labels: Vec<u32>,
+    n_members: usize,
+}
+
+/// Rows whose true class leads by `margin` plus noise, except for a share of errors where another class does.
+fn planted(n_per_side: usize, members: Side, non_members: Side, seed: u64) -> Planted {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let n_rows = 2 * n_per_side;
+    let mut logits = Array2::zeros((n_rows, N_CLASSES));
+    let mut labels = Vec::with_capacity(n_rows);
+    for row in 0..n_rows {
+        let side = if row < n_per_side { members } else { non_members };
+        let label = rng.random_range(0..N_CLASSES);
+        let shown = if rng.random_bool(side.errors) { (label + 1) % N_CLASSES } else { label };
+        for class in 0..N_CLASSES {
+            logits[(row, class)] = rng.random_range(-1.0..1.0_f32);
+        }
+        // Above the noise, so that the shown class is the argmax.
+        logits[(row, shown)] = 1.0 + (side.margin * rng.random_range(0.2..1.8)) as f32;
+        labels.push(label as u32);
+    }
+    Planted { logits, labels, n_members: n_per_side }
+}
+
+impl Planted {
+    fn target(&self) -> Target {
+        let seal = |rows: Array2<f32>| RawScores::new(rows, ScoreKind::Logits).unwrap();
+        let batches = self.logits.axis_chunks_iter(ndarray::Axis(0), 100).map(|rows| seal(rows.to_owned())).collect();
+        let calibration = planted(400, Side { margin: 2.0, errors: 0.3 }, Side { margin: 2.0, errors: 0.3 }, 99);
+        Target::new(batches, self.labels.clone(), self.n_members, (vec![seal(calibration.logits)], calibration.labels))
+            .unwrap()
+    }
+
+    fn fitted(&self) -> Arc<Fitted> {
+        let names: Vec<String> = (0..N_CLASSES).map(|class| format!("class {class}")).collect();
+        let mut sums = CentroidSums::new(N_CLASSES);
+        for row in 0..self.n_members {
+            let logits = self.logits.row(row).to_vec();
+            sums.add(&logits, self.labels[row] as usize).unwrap();
+        }
+        let (centroids, _) = sums.finish(ClassFallback::Refuse, &names).unwrap();
+        let table = Array2::from_shape_fn((N_CLASSES, N_QUANTILES), |(_, q)| q as f32 / (N_QUANTILES - 1) as f32);
+        let quantiles = DistanceQuantiles::new(table, N_CLASSES).unwrap();
+        Arc::new(Fitted::new(ScoreKind::Logits, names, centroids, quantiles, Bank::empty(N_CLASSES)).unwrap())
+    }
+
+    fn audit(&self, settings: &Settings) -> Findings {
+        let fitted = self.fitted();
+        let given = [("mine".to_owned(), DefenceConfig { method: Method::LabelOnly, top_k: Some(1), digits: None })];
+        let (systems, skipped) = build_all(&given, Some(&fitted), ScoreKind::Logits, N_CLASSES).unwrap();
+        study::run(&self.target(), &systems, skipped, settings).unwrap()
+    }
+}
+
+fn settings() -> Settings {
+    Settings { n_permutations: 200, n_resamples: 200, overhead_passes: 1, ..Settings::default() }
+}
+
+fn system<'a>(findings: &'a Findings, name: &str) -> &'a SystemFindings {
+    let found = findings.systems.iter().find(|system| system.name == name);
+    found.unwrap_or_else(|| panic!("no system {name:?}"))
+}
+
+const EQUAL: Side = Side { margin: 2.0, errors: 0.3 };
+
+#[test]
+fn a_planted_leak_in_the_scores_is_found() {
+    // As many errors on both sides: the label tells nothing, the margin much.
+    let findings = planted(1_500, Side { margin: 4.0, errors: 0.3 }, EQUAL, 1).audit(&settings());
+    let undefended = system(&findings, "undefended").headline.value.clone().unwrap();
+    assert!(undefended.fixed.low > 0.1 && !undefended.no_leak_seen, "{undefended:?}");
+    assert_eq!(undefended.standing, Standing::AboveFloor);
+    assert!(undefended.widest > undefended.widest_null.value.unwrap().q95);
+    // The rival keeps the leak (R15); the label alone has none.
+    let rival = system(&findings, "temperature-scaled").headline.value.clone().unwrap();
+    assert_eq!(rival.standing, Standing::AboveFloor);
+    let floor = system(&findings, "label-only").headline.value.clone().unwrap();
+    assert!(floor.no_leak_seen, "{floor:?}");
+    assert_eq!(floor.standing, Standing::AtFloor);
+}
+
+#[test]
+fn a_planted_leak_in_the_labels_reaches_through_every_defence() {
+    let findings = planted(1_500, Side { margin: 2.0, errors: 0.02 }, EQUAL, 2).audit(&settings());
+    for found in &findings.systems {
+        let headline = found.headline.value.as_ref().unwrap();
+        assert!(headline.fixed.value > 0.2 && !headline.no_leak_seen, "{}: {headline:?}", found.name);
+        assert_ne!(headline.standing, Standing::BelowFloor, "{}", found.name);
+        assert_eq!(found.utility.label_agreement, 1.0, "{}", found.name);
+    }
+}
+
+#[test]
+fn a_target_without_a_leak_shows_none() {
+    let findings = planted(1_500, EQUAL, EQUAL, 3).audit(&Settings { min_auc: 0.0, ..settings() });
+    for found in &findings.systems {
+        let loss = &found.attacks[0];
+        assert!(loss.auc.interval().covers(0.5), "{}: {loss:?}", found.name);
+        assert!((loss.auc.value - 0.5).abs() < 0.03);
+        assert!(loss.widest <= loss.widest_null.value.unwrap().q95, "{}: {loss:?}", found.name);
+        assert!(found.headline.value.as_ref().unwrap().no_leak_seen, "{}", found.name);
+    }
+}
+
+#[test]
+fn attacks_that_fail_on_the_undefended_model_do_not_count() {
+    let findings = planted(1_500, EQUAL, EQUAL, 3).audit(&settings());
+    assert!(findings.validity.iter().all(|validity| !validity.counts));
+    let headline = &system(&findings, "undefended").headline;
+    assert!(headline.value.is_none() && headline.reason.as_ref().unwrap().contains("cannot tell"));
+}
+
+#[test]
+fn the_label_only_floor_is_the_gap() {
+    let findings = planted(1_500, Side { margin: 3.0, errors: 0.05 }, EQUAL, 4).audit(&settings());
+    let floor = system(&findings, "label-only");
+    let gap = floor.utility.accuracy_members - floor.utility.accuracy_non_members;
+    for found in &floor.attacks {
+        match found.attack {
+            // One bit: every attack that uses the true label sees the same curve.
+            Attack::Loss | Attack::ModifiedEntropy | Attack::Correctness => {
+                assert!((found.widest - gap).abs() < 1e-12 && (found.fixed.value - gap).abs() < 1e-12, "{found:?}");
+                assert!((found.auc.value - (0.5 + gap / 2.0)).abs() < 1e-12);
+            }
+            // A constant: nothing to see at all.
+            Attack::Confidence | Attack::Entropy => {
+                assert_eq!((found.widest, found.fixed.value, found.auc.value), (0.0, 0.0, 0.5));
+            }
+        }
+    }
+    // The correctness attack asks only the label, which no defence moves.
+    for found in &findings.systems {
+        let correctness = found.attacks.iter().find(|found| found.attack == Attack::Correctness).unwrap();
+        assert!((correctness.fixed.value - gap).abs() < 1e-12, "{}", found.name);
+        assert_eq!(correctness.fixed_minus_floor, Estimate::new(0.0, Interval { low: 0.0, high: 0.0 }));
+    }
+    let row = findings.before_and_after.iter().find(|row| row.system == "label-only").unwrap();
+    assert!((row.advantage - row.gap).abs() < 1e-12);
+}
+
+#[test]
+fn the_reweighted_curve_agrees_with_an_f64_oracle() {
+    let planted = planted(800, Side { margin: 4.0, errors: 0.1 }, EQUAL, 5);
+    let findings = planted.audit(&settings());
+    let fitted = planted.fitted();
+    let centroids = fitted.centroids().values();
+    let scores: Vec<f64> = (0..planted.labels.len())
+        .map(|row| {
+            let z: Vec<f64> = planted.logits.row(row).iter().map(|&z| f64::from(z)).collect();
+            let label = (0..N_CLASSES).fold(0, |best, class| if z[class] > z[best] { class } else { best });
+            let c: Vec<f64> = centroids.row(label).iter().map(|&c| f64::from(c)).collect();
+            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+            let share = (0.1 * dot(&z, &c) / (dot(&z, &z) * dot(&c, &c)).sqrt()).clamp(0.0, 1.0);
+            let moved: Vec<f64> = z.iter().zip(&c).map(|(z, c)| share * z + (1.0 - share) * c).collect();
+            let total: f64 = moved.iter().map(|m| m.exp()).sum();
+            moved[planted.labels[row] as usize] - total.ln()
+        })
+        .collect();
+    let memberships: Vec<bool> = (0..scores.len()).map(|row| row < planted.n_members).collect();
+    let oracle = Roc::new(&scores, &memberships).unwrap();
+    let row = findings.before_and_after.iter().find(|row| row.system == "reweight w=0.1").unwrap();
+    assert!((row.auc - oracle.auc()).abs() < 1e-4, "{} {}", row.auc, oracle.auc());
+    assert!((row.advantage - oracle.two_sided_advantage()).abs() < 1e-2);
+}
+
+#[test]
+fn one_seed_gives_one_report() {
+    let audit = |seed| {
+        let mut findings =
+            planted(300, Side { margin: 4.0, errors: 0.1 }, EQUAL, 6).audit(&Settings { seed, ..settings() });
+        // Time is all that two runs may differ in.
+        findings.before_and_after.iter_mut().for_each(|row| row.overhead_seconds = 0.0);
+        serde_json::to_string(&findings).unwrap()
+    };
+    assert_eq!(audit(7), audit(7));
+    assert_ne!(audit(7), audit(8));
+}
+
+#[test]
+fn a_standing_is_read_from_the_interval() {
+    let standing = |low, high| Standing::of(&Estimate::new((low + high) / 2.0, Interval { low, high }));
+    assert_eq!(standing(0.01, 0.03), Standing::AboveFloor);
+    assert_eq!(standing(-0.01, 0.03), Standing::AtFloor);
+    assert_eq!(standing(0.0, 0.0), Standing::AtFloor);
+    assert_eq!(standing(-0.03, -0.01), Standing::BelowFloor);
+}
+
+#[test]
+fn a_target_needs_both_sides_and_rows_that_fit() {
+    let seal = |n_rows| RawScores::new(Array2::zeros((n_rows, 3)), ScoreKind::Logits).unwrap();
+    let refused = |n_rows, labels: Vec<u32>, n_members| {
+        Target::new(vec![seal(n_rows)], labels, n_members, (Vec::new(), Vec::new())).err().unwrap()
+    };
+    assert!(matches!(refused(4, vec![0; 4], 1), TargetError::EmptyPart { part: "train", .. }));
+    assert!(matches!(refused(4, vec![0; 4], 3), TargetError::EmptyPart { part: "test", .. }));
+    assert!(matches!(refused(4, vec![0; 5], 2), TargetError::Mismatch { .. }));
+    assert!(matches!(refused(4, vec![0, 0, 3, 0], 2), TargetError::Label { row: 2, label: 3, n_classes: 3 }));
+}
+
+#[test]
+fn without_calibration_rows_or_centroids_systems_are_left_out_with_the_reason() {
+    let rows = planted(50, EQUAL, EQUAL, 8);
+    let raw = RawScores::new(rows.logits, ScoreKind::Logits).unwrap();
+    let target = Target::new(vec![raw], rows.labels, 50, (Vec::new(), Vec::new())).unwrap();
+    let (systems, skipped) = build_all(&[], None, ScoreKind::Logits, N_CLASSES).unwrap();
+    let findings = study::run(&target, &systems, skipped, &settings()).unwrap();
+    let names: Vec<&str> = findings.systems.iter().map(|system| system.name.as_str()).collect();
+    assert_eq!(names, ["undefended", "label-only"]);
+    let reason = |name: &str| findings.skipped.iter().find(|one| one.name == name).unwrap().reason.clone();
+    assert!(reason("temperature-scaled").contains("calibration rows"));
+    assert!(reason("reweight w=0.1").contains("centroid file"));
+    assert!(findings.temperature.reason.is_some());
+    // The three who asked for a defence that cannot be built hear which one.
+    let given = [(
+        "mine".to_owned(),
+        DefenceConfig { method: Method::Reweight { weight: 0.1, when: Gate::Always }, top_k: None, digits: None },
+    )];
+    assert_eq!(build_all(&given, None, ScoreKind::Logits, N_CLASSES).err().unwrap().0, "mine");
+}
+
+/// An engine whose logits are the row itself.
+struct Mirror(ModelSpec);
+
+impl Mirror {
+    fn new() -> Self {
+        Self(ModelSpec {
+            inputs: vec![TensorSpec {
+                name: "features".to_owned(),
+                dtype: DType::F32,
+                shape: vec![Dim::Any, Dim::Fixed(N_CLASSES)],
+            }],
+            score_output: "logits".to_owned(),
+            score_kind: ScoreKind::Logits,
+            n_classes: N_CLASSES,
+            how_decided: "planted".to_owned(),
+            labels: None,
+            other_outputs: Vec::new(),
+        })
+    }
+}
+
+impl Engine for Mirror {
+    fn spec(&self) -> &ModelSpec {
+        &self.0
+    }
+
+    fn infer(&self, inputs: &Inputs) -> Result<RawScores, EngineError> {
+        let Values::F32(values) = inputs.tensors()[0].values() else { return Err(EngineError::Run) };
+        let rows =
+            Array2::from_shape_vec((inputs.n_rows(), N_CLASSES), values.clone()).map_err(|_| EngineError::Run)?;
+        Ok(RawScores::new(rows, ScoreKind::Logits)?)
+    }
+}
+
+#[test]
+fn every_row_goes_through_the_pipeline_in_the_order_of_the_split() {
+    let rows = planted(60, EQUAL, EQUAL, 10);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rows.csv");
+    let line = |row: usize| {
+        let values: Vec<String> = rows.logits.row(row).iter().map(f32::to_string).collect();
+        // Labels of a table count from 1.
+        format!("{},{}\n", rows.labels[row] + 1, values.join(","))
+    };
+    std::fs::write(&file, (0..120).map(line).collect::<String>()).unwrap();
+    let source = DataSource::Csv(file);
+    let dataset = Dataset::load(&source).unwrap();
+    let sizes = PartSizes { train: 40, validation: 0, calibration: 20, test: 50 };
+    let split = Split::draw(&source, &dataset, sizes, 3).unwrap();
+    let config = DefenceConfig { method: Method::LabelOnly, top_k: None, digits: None };
+    let defence = Defence::new(&config, None, ScoreKind::Logits, N_CLASSES).unwrap();
+    let identity = Identity {
+        name: "mirror".to_owned(),
+        version: "1".to_owned(),
+        labels: Vec::new(),
+        model: ModelDigest::of(b"mirror"),
+    };
+    let pipeline = Pipeline::new(Arc::new(Mirror::new()), defence, identity).unwrap();
+
+    let mut done = 0;
+    let target = Target::collect(&pipeline, &dataset, &split, 7, &mut |n| done += n).unwrap();
+    assert_eq!(done, 110);
+    assert_eq!((target.n_members(), target.n_rows(), target.calibration().1.len()), (40, 90, 20));
+    let expected: Vec<usize> = split.part(Part::Train).iter().chain(split.part(Part::Test)).copied().collect();
+    assert_eq!(target.dataset_rows(), expected);
+    let logits = target.logits();
+    for (position, &row) in expected.iter().enumerate() {
+        assert_eq!(logits.row(position), rows.logits.row(row));
+        assert_eq!(target.labels()[position], rows.labels[row]);
+    }
+}
+
+fn small_report() -> Report {
+    let findings = planted(300, Side { margin: 4.0, errors: 0.1 }, EQUAL, 9).audit(&settings());
+    Report {
+        format: report::FORMAT,
+        format_version: report::FORMAT_VERSION,
+        origin: Origin {
+            command: "sordino audit".to_owned(),
+            sordino_version: "0",
+            commit: Figure::missing("not a checkout"),
+            machine: "a machine".to_owned(),
+            model: "planted".to_owned(),
+            model_digest: "d".to_owned(),
+            scores_decided: "told".to_owned(),
+            artifact_digest: Figure::missing("none given"),
+            data_source: "none".to_owned(),
+            dataset_digest: "d".to_owned(),
+            split_digest: "d".to_owned(),
+            split_seed: 1,
+            pipeline_agrees: Figure::missing("no pipeline"),
+            inference_seconds: 0.0,
+        },
+        findings,
+        not_tried: report::NOT_TRIED.to_vec(),
+    }
+}
+
+/// Every null in a report stands beside its reason.
+fn check_nulls(value: &serde_json::Value, path: &str) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (name, value) in fields {
+                let explained = ["reason", "tpr"].iter().any(|field| fields.get(*field).is_some_and(|f| !f.is_null()));
+                assert!(!value.is_null() || explained, "{path}.{name} is null without a reason");
+                check_nulls(value, &format!("{path}.{name}"));
+            }
+        }
+        serde_json::Value::Array(items) => {
+            items.iter().enumerate().for_each(|(index, item)| check_nulls(item, &format!("{path}[{index}]")));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn no_figure_is_null_without_a_reason() {
+    let json = serde_json::to_value(small_report()).unwrap();
+    assert_eq!((json["format"].as_str(), json["format_version"].as_u64()), (Some("sordino.audit"), Some(1)));
+    check_nulls(&json, "report");
+    // 150 non-members cannot resolve a rate of .001, and the report says so.
+    let tpr = &json["findings"]["systems"][0]["attacks"][0]["tpr_at_fpr"][1]["tpr"];
+    assert!(tpr["value"].is_null() && tpr["reason"].as_str().unwrap().contains("not resolvable"));
+}
+
+#[test]
+fn the_tables_name_every_system_and_what_was_not_tried() {
+    let report = small_report();
+    for layout in [Layout::Terminal, Layout::Markdown] {
+        let text = render::report(&report, layout);
+        for system in &report.findings.systems {
+            assert!(text.matches(&system.name).count() >= 4, "{} in {layout:?}", system.name);
+        }
+        for line in report::NOT_TRIED {
+            assert!(text.contains(line));
+        }
+        assert!(!text.contains("NaN"));
+    }
+    // A Markdown table has as many cells in each line as in its header.
+    let markdown = render::report(&report, Layout::Markdown);
+    for block in markdown.split("\n\n").filter(|block| block.starts_with('|')) {
+        let cells: Vec<usize> = block.lines().map(|line| line.matches('|').count()).collect();
+        assert!(cells.iter().all(|&n| n == cells[0]), "{block}");
+    }
+}
