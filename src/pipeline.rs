@@ -70,10 +70,10 @@ pub struct Facts {
 pub enum AssembleError {
     /// The model cannot be loaded.
     #[error("model: {0}")]
-    Engine(#[from] EngineError),
+    Engine(EngineError),
     /// The centroid file cannot be read.
     #[error("centroid file: {0}")]
-    Artifact(#[from] ArtifactError),
+    Artifact(ArtifactError),
     /// The centroid file was made for another model.
     #[error("centroid file: it was fitted to the model with SHA-256 {artifact}, this model has {model}")]
     OtherModel {
@@ -85,6 +85,19 @@ pub enum AssembleError {
     /// The defence does not fit.
     #[error(transparent)]
     Defence(#[from] DefenceError),
+}
+
+// Not `#[from]`: the sentence holds its cause already, and whoever prints the chain would print it twice.
+impl From<EngineError> for AssembleError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<ArtifactError> for AssembleError {
+    fn from(error: ArtifactError) -> Self {
+        Self::Artifact(error)
+    }
 }
 
 /// Why a batch was not defended.

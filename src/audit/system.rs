@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ndarray::{Array2, s};
+use ndarray::{Array2, Axis};
 
 use crate::audit::answers::{Answers, argmax};
 use crate::audit::target::Target;
@@ -174,7 +174,7 @@ fn defended(defence: &Defence, target: &Target) -> Result<Answers, DefendError> 
     for raw in target.batches() {
         let defended = defence.apply(raw)?;
         let end = start + defended.n_rows();
-        probabilities.slice_mut(s![start..end, ..]).assign(&defended.probabilities().mapv(f64::from));
+        probabilities.slice_axis_mut(Axis(0), (start..end).into()).assign(&defended.probabilities().mapv(f64::from));
         start = end;
     }
     Ok(Answers::new(probabilities))
