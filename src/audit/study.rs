@@ -58,7 +58,7 @@ impl Default for Settings {
             level: 0.95,
             min_auc: 0.55,
             fpr_targets: vec![0.01, 0.001],
-            overhead_passes: 3,
+            overhead_passes: 11,
             nll_floor: utility::PROBABILITY_FLOOR,
             attack_floor: ATTACK_FLOOR,
         }
