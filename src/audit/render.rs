@@ -252,7 +252,7 @@ fn headlines(findings: &Findings) -> Table {
             "(a) max over thresholds of |TPR − FPR| on the verdict rows, beside the permutation null of that maximum \
              (mean, 95 %).\n(b) TPR − FPR with threshold and sign fixed on the attack-fit rows; its interval is \
              widened for the choice of the attack.\nMinus floor: paired difference to the label-only answers on \
-             the same rows. Leak seen: (b)'s interval leaves 0 or (a) leaves its null.\nAn attack counts with an AUC \
+             the same rows, its interval widened likewise. Leak seen: (b)'s interval leaves 0 or (a) leaves its null.\nAn attack counts with an AUC \
              of at least {} on the undefended model's attack-fit rows: {}.",
             findings.settings.min_auc,
             counted.join(", ")

@@ -235,7 +235,7 @@ pub struct Headline {
     pub fixed_attack: Attack,
     /// The largest (b); its interval is widened for the choice (Bonferroni over the attacks that count).
     pub fixed: Estimate,
-    /// That (b) minus the floor's on the same rows, paired bootstrap.
+    /// That (b) minus the floor's on the same rows, paired bootstrap, widened likewise.
     pub fixed_minus_floor: Estimate,
     /// R12: neither (a) nor (b) tells the system from noise.
     pub no_leak_seen: bool,
