@@ -134,8 +134,10 @@ pub struct Settings {
     pub fpr_targets: Vec<f64>,
     /// Passes over all rows of which the overhead is the median.
     pub overhead_passes: usize,
-    /// Probabilities below this are read as this in every logarithm.
-    pub probability_floor: f64,
+    /// Probabilities below this are read as this in the NLL.
+    pub nll_floor: f64,
+    /// Probabilities below this are read as this in the logarithms of the attacks.
+    pub attack_floor: f64,
 }
 
 /// R16: whether an attack counts.

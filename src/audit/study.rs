@@ -3,7 +3,7 @@
 use ndarray::Array2;
 
 use crate::audit::answers::Answers;
-use crate::audit::attack::{Attack, PROBABILITY_FLOOR};
+use crate::audit::attack::{ATTACK_FLOOR, Attack};
 use crate::audit::fixed::{FixedThreshold, signed_advantage};
 use crate::audit::interval::{Bootstrap, Estimate, Placements, RowValues};
 use crate::audit::null::{NullDraws, Permutations};
@@ -59,7 +59,8 @@ impl Default for Settings {
             min_auc: 0.55,
             fpr_targets: vec![0.01, 0.001],
             overhead_passes: 3,
-            probability_floor: PROBABILITY_FLOOR,
+            nll_floor: utility::PROBABILITY_FLOOR,
+            attack_floor: ATTACK_FLOOR,
         }
     }
 }
@@ -465,7 +466,7 @@ fn flags(system: &System, utility: &Utility, attacks: &[AttackFindings], headlin
     }
     if utility.n_floored > 0 && !matches!(system.kind, SystemKind::LabelOnly(_)) {
         flags.push(format!(
-            "{} non-members have probability 0 (below 1e-12) for their true class: the NLL depends on the floor",
+            "{} non-members have less than 1e-12 for their true class: the NLL depends on where it is floored",
             utility.n_floored
         ));
     }

@@ -91,8 +91,8 @@ pub struct Args {
     /// Decides the parts, the initial weights and the order of the rows.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Go on from NAME.checkpoint. The other arguments must be those of the interrupted run; the number of epochs may
-    /// be larger.
+    /// Go on from NAME.checkpoint. The other arguments must be those of the interrupted run; only the
+    /// number of epochs may differ.
     #[arg(long)]
     resume: bool,
     /// Also write up to 256 test rows ("input") and the network's own logits for them ("logits") to this

@@ -45,12 +45,12 @@ pub enum DataError {
         given: String,
     },
     /// A file or folder could not be opened or read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {error}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What the operating system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A file as a whole is not what its place asks for.
     #[error("{}: expected {expected}, got {got}", path.display())]
@@ -81,8 +81,8 @@ impl DataError {
         Self::BadFile { path: path.to_owned(), expected: expected.into(), got: got.into() }
     }
 
-    fn io(path: &Path, source: std::io::Error) -> Self {
-        Self::Io { path: path.to_owned(), source }
+    fn io(path: &Path, error: std::io::Error) -> Self {
+        Self::Io { path: path.to_owned(), error }
     }
 }
 

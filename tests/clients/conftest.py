@@ -96,8 +96,7 @@ def served(request, own_model, tmp_path_factory):
     if request.param == "bundled":
         server = Sordino(cwd=tmp_path_factory.mktemp("empty"))
     else:
-        # The kind of a bare MatMul's scores cannot be told from the graph.
-        server = Sordino("--config", own_model / "sordino.toml", "--score-kind", "logits")
+        server = Sordino("--config", own_model / "sordino.toml")
     yield Served(server)
     assert server.stop() == 0
 

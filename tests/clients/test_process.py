@@ -13,17 +13,17 @@ def serve(*arguments):
 
 
 def test_the_start_line_names_the_address_and_a_call_to_try(own_model):
-    server = Sordino("--config", own_model / "sordino.toml", "--score-kind", "logits", "--name", "mine")
+    server = Sordino("--config", own_model / "sordino.toml", "--name", "mine")
     assert server.line.count("\n") == 1 and f"curl http://{server.address}/v2/models/mine" in server.line
     status, body = server.get("/metrics", server.metrics_address)
     assert status == 200 and b"sordino_requests_total" not in body and b"sordino_queue_depth 0" in body
     for word in (signal.SIGTERM, signal.SIGINT):
         assert server.stop(word) == 0
-        server = Sordino("--config", own_model / "sordino.toml", "--score-kind", "logits") if word == signal.SIGTERM else server
+        server = Sordino("--config", own_model / "sordino.toml") if word == signal.SIGTERM else server
 
 
 def test_an_idle_connection_does_not_hold_up_the_end(own_model):
-    server = Sordino("--config", own_model / "sordino.toml", "--score-kind", "logits")
+    server = Sordino("--config", own_model / "sordino.toml")
     idle = http.client.HTTPConnection(server.address)
     idle.request("GET", "/v2")
     assert idle.getresponse().status == 200
@@ -31,7 +31,7 @@ def test_an_idle_connection_does_not_hold_up_the_end(own_model):
 
 
 def test_a_second_signal_ends_at_once(own_model):
-    server = Sordino("--config", own_model / "sordino.toml", "--score-kind", "logits", "--drain-seconds", 600)
+    server = Sordino("--config", own_model / "sordino.toml", "--drain-seconds", 600)
     host, port = server.address.rsplit(":", 1)
     with socket.create_connection((host, int(port))) as stuck:
         stuck.sendall(b"POST /v2/models/clf/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n")
@@ -60,9 +60,9 @@ def test_a_wrong_model_or_artifact_stops_the_start_with_exit_code_1(tmp_path, ow
     junk.write_bytes(b"not a model")
     for arguments, word in [
         (["--model", tmp_path / "missing.onnx", "--centroids", junk], "missing"),
-        (["--config", config, "--score-kind", "logits", "--model", junk], "junk"),
-        (["--config", config], "score"),
-        (["--model", onnx, "--centroids", junk, "--score-kind", "logits"], "centroid file"),
+        (["--config", config, "--model", junk], "junk"),
+        (["--config", config, "--score-output", "nope"], "nope"),
+        (["--model", onnx, "--centroids", junk], "centroid file"),
     ]:
         ended = serve(*arguments, "--listen", "127.0.0.1:0", "--metrics-listen", "off")
         assert ended.returncode == 1 and word in ended.stderr, (arguments, ended)
@@ -71,5 +71,5 @@ def test_a_wrong_model_or_artifact_stops_the_start_with_exit_code_1(tmp_path, ow
 def test_an_address_in_use_is_named(own_model):
     with socket.create_server(("127.0.0.1", 0)) as holder:
         address = f"127.0.0.1:{holder.getsockname()[1]}"
-        ended = serve("--config", own_model / "sordino.toml", "--score-kind", "logits", "--listen", address)
+        ended = serve("--config", own_model / "sordino.toml", "--listen", address)
         assert ended.returncode == 1 and f"cannot listen on {address}" in ended.stderr

@@ -98,7 +98,7 @@ def test_errors_are_read_by_the_client(served, client):
         ("415", "compressed", lambda: client.infer(served.name, inputs, request_compression_algorithm="gzip")),
         ("404", "no such path", client.get_model_repository_index),
         ("404", "no such path", lambda: client.register_system_shared_memory("r", "/k", 40)),
-        ("404", "no such path", client.get_inference_statistics),
+        ("404", "not found", client.get_inference_statistics),
     ]:
         with pytest.raises(InferenceServerException) as refused:
             call()

@@ -135,12 +135,9 @@ impl<'a> Section<'a> {
     }
 
     fn seconds(&mut self, key: &'static str) -> Option<f64> {
-        match self.table.get(key) {
-            Some(Value::Integer(seconds)) => {
-                let seconds = *seconds as f64;
-                self.table.insert(key.to_owned(), Value::Float(seconds));
-            }
-            _ => {}
+        if let Some(Value::Integer(seconds)) = self.table.get(key) {
+            let seconds = *seconds as f64;
+            self.table.insert(key.to_owned(), Value::Float(seconds));
         }
         self.take(key)
     }

@@ -2,7 +2,7 @@
 
 mod config;
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -144,7 +144,7 @@ fn build(settings: &Settings) -> anyhow::Result<Pipeline> {
         load: settings.load.clone(),
         defence: settings.defence.clone(),
     };
-    let pipeline = parts.assemble().with_context(|| format!("cannot serve {shown}"))?;
+    let pipeline = parts.assemble().map_err(|error| anyhow::anyhow!("cannot serve {shown}: {error}"))?;
     tracing::info!(
         model = settings.name,
         version = settings.version,
@@ -187,7 +187,7 @@ fn start_log(log: &LogSettings) {
     let filter = Targets::new()
         .with_target(env!("CARGO_CRATE_NAME"), log.level)
         .with_default(LevelFilter::ERROR.min(LevelFilter::from_level(log.level)));
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let registry = tracing_subscriber::registry().with(filter);
     // Failing means that a subscriber is there already, as in a test.
     let _ = if log.json { registry.with(layer.json()).try_init() } else { registry.with(layer).try_init() };
