@@ -22,6 +22,9 @@ use crate::tensor::Inputs;
 /// The output name under which every model answers with probabilities.
 pub const PROBABILITIES: &str = "probabilities";
 
+/// The most rows that one request may hold, unless the configuration says otherwise.
+pub const DEFAULT_MAX_ROWS: usize = 1_024;
+
 /// The bundled classifier: a small convolutional network on Fashion-MNIST, deliberately overfitted
 /// (`models/README.md`).
 pub mod bundled {
@@ -85,6 +88,16 @@ pub enum AssembleError {
     /// The defence does not fit.
     #[error(transparent)]
     Defence(#[from] DefenceError),
+    /// The model and the centroid file name the classes differently.
+    #[error("centroid file: it calls class {class} '{artifact}', the model calls it '{model}'")]
+    Labels {
+        /// The first class that differs.
+        class: usize,
+        /// The model's name for it.
+        model: String,
+        /// The artifact's.
+        artifact: String,
+    },
 }
 
 // Not `#[from]`: the sentence holds its cause already, and whoever prints the chain would print it twice.
@@ -117,13 +130,15 @@ pub struct Pipeline {
     defence: Defence,
     description: ModelDescription,
     model: ModelDigest,
+    max_rows: usize,
 }
 
 impl Pipeline {
     /// Puts an engine and a defence together.
     ///
     /// # Errors
-    /// [`DefenceError`] when the defence was built for another number of classes or kind of scores.
+    /// [`DefenceError`] when the defence was built for another number of classes or kind of scores, or when it would let
+    /// rows pass as they are: what a pipeline answers can be served.
     pub fn new(engine: Arc<dyn Engine>, defence: Defence, identity: Identity) -> Result<Self, DefenceError> {
         let spec = engine.spec();
         if spec.n_classes != defence.n_classes() {
@@ -132,9 +147,18 @@ impl Pipeline {
         if spec.score_kind != defence.kind() {
             return Err(DefenceError::Kind { model: spec.score_kind, artifact: defence.kind() });
         }
+        if defence.lets_rows_pass() {
+            return Err(DefenceError::LetsRowsPass);
+        }
         let model = identity.model;
         let description = describe(engine.as_ref(), &defence, identity);
-        Ok(Self { engine, defence, description, model })
+        Ok(Self { engine, defence, description, model, max_rows: DEFAULT_MAX_ROWS })
+    }
+
+    /// The same pipeline with another limit on the rows of a request, at least 1.
+    #[must_use]
+    pub fn with_max_rows(self, max_rows: usize) -> Self {
+        Self { max_rows: max_rows.max(1), ..self }
     }
 
     /// What clients may know about the model.
@@ -172,6 +196,10 @@ impl Pipeline {
 
     fn journey(&self, header_length: Option<&str>, body: &[u8], facts: &mut Facts) -> Result<Answer, Refusal> {
         let (inputs, plan) = timed(&mut facts.decode, || oip::decode_infer(&self.description, header_length, body))?;
+        if inputs.n_rows() > self.max_rows {
+            let text = format!("expected at most {} rows in a request, got {}", self.max_rows, inputs.n_rows());
+            return Err(Refusal::bad_request(text));
+        }
         facts.rows = inputs.n_rows();
         let raw = timed(&mut facts.infer, || self.engine.infer(&inputs));
         let raw = raw.map_err(|error| failed(facts, error.into()))?;
@@ -239,8 +267,7 @@ impl Parts<'_> {
         let spec = engine.spec();
         let fitted = file.as_ref().map(|file| Arc::clone(&file.fitted));
         let defence = Defence::new(&self.defence, fitted, spec.score_kind, spec.n_classes)?;
-        let of_model = spec.labels.clone();
-        let labels = file.map(|file| file.metadata.labels).or(of_model).unwrap_or_default();
+        let labels = labels(spec.labels.as_deref(), file)?;
         let identity = Identity { name: self.name.to_owned(), version: self.version.to_owned(), labels, model };
         Ok(Pipeline::new(Arc::new(engine), defence, identity)?)
     }
@@ -256,6 +283,18 @@ pub fn read_for(bytes: &[u8], model: ModelDigest) -> Result<CentroidFile, Assemb
         return Err(AssembleError::OtherModel { model, artifact: file.metadata.model_sha256 });
     }
     Ok(file)
+}
+
+/// The class names of the model, else of the centroid file; an error where both have some that differ.
+fn labels(of_model: Option<&[String]>, file: Option<CentroidFile>) -> Result<Vec<String>, AssembleError> {
+    let of_file = file.map(|file| file.metadata.labels);
+    if let (Some(model), Some(artifact)) = (of_model, &of_file)
+        && let Some(class) = model.iter().zip(artifact).position(|(a, b)| a != b)
+    {
+        let (model, artifact) = (model[class].clone(), artifact[class].clone());
+        return Err(AssembleError::Labels { class, model, artifact });
+    }
+    Ok(of_model.map(<[String]>::to_vec).or(of_file).unwrap_or_default())
 }
 
 fn describe(engine: &dyn Engine, defence: &Defence, identity: Identity) -> ModelDescription {

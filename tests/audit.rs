@@ -270,6 +270,7 @@ impl Mirror {
             how_decided: "planted".to_owned(),
             labels: None,
             other_outputs: Vec::new(),
+            row_by_row: false,
         })
     }
 }

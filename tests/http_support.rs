@@ -49,6 +49,7 @@ impl StubEngine {
             how_decided: "a stub".to_owned(),
             labels: None,
             other_outputs: Vec::new(),
+            row_by_row: false,
         };
         Arc::new(Self { spec, behaviour: Box::new(behaviour) })
     }

@@ -149,9 +149,11 @@ fn no_chain_of_super_climbs_out_of_its_room() {
 #[test]
 fn only_offline_code_opens_sealed_scores() {
     for (file, code) in files() {
-        let allowed = room(&file) == "defence" || MAY_OPEN_SCORES.iter().any(|place| file.starts_with(place));
-        let opens = code.contains("defence::offline")
-            || (code.contains("offline::") && named_after(&code, "crate::").contains(&"defence"));
+        let is_test = file.ends_with("/tests");
+        let allowed =
+            is_test || room(&file) == "defence" || MAY_OPEN_SCORES.iter().any(|place| file.starts_with(place));
+        // The bare word is enough: an alias or a group would hide a path.
+        let opens = code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "offline");
         assert!(allowed || !opens, "src/{file}.rs opens sealed scores");
     }
 }

@@ -82,7 +82,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !spec.other_outputs.is_empty() {
         println!("withheld  {}: never served", spec.other_outputs.join(", "));
     }
-    println!("engine    tract loads and runs it");
+    let batches =
+        if spec.row_by_row { "row by row: it takes one row only, or mixes the rows of a batch" } else { "in batches" };
+    println!("engine    tract loads it and runs it {batches}");
     Ok(ExitCode::SUCCESS)
 }
 

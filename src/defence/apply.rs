@@ -58,7 +58,7 @@ struct Scratch {
 }
 
 thread_local! {
-    /// One per thread: nothing is allocated per row, nor per batch.
+    /// One per thread, so that nothing is allocated per row (the inlier search aside).
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
@@ -109,6 +109,13 @@ impl Defence {
     #[must_use]
     pub fn config(&self) -> &DefenceConfig {
         &self.config
+    }
+
+    /// Whether some rows would be answered as they are: a gate that leaves them alone, and neither mask nor rounding.
+    #[must_use]
+    pub fn lets_rows_pass(&self) -> bool {
+        let gated = matches!(self.step, Step::Reweight { gates: Some(_), .. });
+        gated && self.config.top_k.is_none_or(|k| k >= self.n_classes) && self.config.digits.is_none()
     }
 
     /// The kind of its scores.

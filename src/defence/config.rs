@@ -62,7 +62,7 @@ pub enum Gate {
     /// Only rows whose cosine distance to the centroid of their label is above that quantile of the training
     /// rows' distances. The gate is then part of what an attacker sees.
     DistanceAbove {
-        /// In [0, 1].
+        /// In [0, 1).
         quantile: f64,
     },
 }
@@ -76,8 +76,8 @@ pub enum DefenceError {
         /// What was given.
         got: f64,
     },
-    /// A quantile is outside of [0, 1] (of (0, 1] for the inlier method) or no number.
-    #[error("defence: quantile must be between 0 and 1 (and above 0 for the inlier method), got {got}")]
+    /// A quantile is outside of [0, 1) for a gate, of (0, 1] for the inlier method, or no number.
+    #[error("defence: quantile must be between 0 and 1 (below 1 for a gate, above 0 for the inlier method), got {got}")]
     Quantile {
         /// What was given.
         got: f64,
@@ -113,6 +113,12 @@ pub enum DefenceError {
         /// Kind of the artifact.
         artifact: ScoreKind,
     },
+    /// A gate leaves rows as they are, and neither mask nor rounding follows: such answers are undefended.
+    #[error(
+        "defence: a gate (when = distance-above) leaves rows inside of the quantile as they are: it can be served only \
+         with top_k below the number of classes, or with digits"
+    )]
+    LetsRowsPass,
     /// The inlier method found no row of a class inside the quantile.
     #[error("defence: the centroid file has no inlier row of class {class} inside quantile {quantile}")]
     NoInlier {
@@ -137,7 +143,7 @@ impl DefenceConfig {
                     wrong.push(DefenceError::Weight { got: weight });
                 }
                 if let Gate::DistanceAbove { quantile } = when
-                    && !unit(quantile)
+                    && !(0.0..1.0).contains(&quantile)
                 {
                     wrong.push(DefenceError::Quantile { got: quantile });
                 }

@@ -5,7 +5,7 @@
 use ndarray::Array2;
 
 use super::centroids::{CentroidError, Centroids, N_QUANTILES};
-use super::label::argmax;
+use super::label::{argmax, is_strictly_largest};
 
 /// Which rows make a centroid (R3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,7 +80,7 @@ impl CentroidSums {
                 return Err(CentroidError::NoRows { class, name: name(class) });
             }
             let mut centroid = mean(&self.all, &self.n_all, class);
-            if fallback == ClassFallback::CorrectRows && !dominates(&centroid, class) {
+            if fallback == ClassFallback::CorrectRows && !is_strictly_largest(&centroid, class) {
                 if self.n_correct[class] == 0 {
                     return Err(CentroidError::NoCorrectRows { class, name: name(class) });
                 }
@@ -91,10 +91,6 @@ impl CentroidSums {
         }
         Ok((Centroids::new(values, labels)?, fell_back))
     }
-}
-
-fn dominates(centroid: &[f32], class: usize) -> bool {
-    centroid.iter().enumerate().all(|(j, &value)| j == class || value < centroid[class])
 }
 
 /// The quantiles 0, 0.01, …, 1 of some distances, by linear interpolation between order statistics; zeros when

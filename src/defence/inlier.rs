@@ -9,7 +9,7 @@ use kiddo::SquaredEuclidean;
 use kiddo::immutable::float::kdtree::ImmutableKdTree;
 use ndarray::{Array2, ArrayView2};
 
-use super::label::argmax;
+use super::label::is_strictly_largest;
 use super::reweight::norm;
 
 /// Why a bank cannot be used.
@@ -53,8 +53,7 @@ impl Bank {
         }
         let logits = logits.as_standard_layout().into_owned();
         for (row, z) in logits.rows().into_iter().enumerate() {
-            let label = labels[row] as usize;
-            let strict = label < z.len() && z.iter().enumerate().all(|(j, &value)| j == label || value < z[label]);
+            let strict = z.as_slice().is_some_and(|z| is_strictly_largest(z, labels[row] as usize));
             if !strict || !z.iter().all(|value| value.is_finite()) || !(0.0..=2.0).contains(&distances[row]) {
                 return Err(BankError::Row { row });
             }
@@ -71,9 +70,7 @@ impl Bank {
     /// Whether a row's logits may enter a bank under `label`: it is their strict argmax.
     #[must_use]
     pub fn admits(logits: &[f32], label: usize) -> bool {
-        label < logits.len()
-            && argmax(logits) == label
-            && logits.iter().enumerate().all(|(j, &value)| j == label || value < logits[label])
+        is_strictly_largest(logits, label)
     }
 
     /// The number of rows.

@@ -32,3 +32,8 @@ pub(super) fn keep(row: &mut [f32], label: usize) {
         row[label] = top.next_up();
     }
 }
+
+/// Whether a row is strictly largest at `label`; false when there is no such index.
+pub(super) fn is_strictly_largest(row: &[f32], label: usize) -> bool {
+    row.get(label).is_some_and(|&top| row.iter().enumerate().all(|(j, &value)| j == label || value < top))
+}

@@ -315,8 +315,25 @@ fn settings_are_refused_one_by_one() {
         ]
     );
     assert!(config(reweight(f64::NAN), None, None).check().is_err());
-    let gate = Method::Reweight { weight: 0.1, when: Gate::DistanceAbove { quantile: -0.1 } };
-    assert!(config(gate, None, None).check().is_err());
+    for quantile in [-0.1, 1.0, f64::NAN] {
+        let gate = Method::Reweight { weight: 0.1, when: Gate::DistanceAbove { quantile } };
+        assert!(config(gate, None, None).check().is_err(), "{quantile}");
+    }
+}
+
+#[test]
+fn a_gate_alone_lets_rows_pass() {
+    let passes = |method, top_k, digits| {
+        let fitted = fitted_with(three(), ScoreKind::Logits);
+        Defence::new(&config(method, top_k, digits), Some(fitted), ScoreKind::Logits, 3).unwrap().lets_rows_pass()
+    };
+    let gate = || Method::Reweight { weight: 0.1, when: Gate::DistanceAbove { quantile: 0.9 } };
+    assert!(passes(gate(), None, None));
+    assert!(passes(gate(), Some(3), None));
+    assert!(!passes(gate(), Some(2), None));
+    assert!(!passes(gate(), None, Some(3)));
+    assert!(!passes(reweight(0.1), None, None));
+    assert!(!passes(Method::LabelOnly, None, None));
 }
 
 #[test]
@@ -360,7 +377,7 @@ fn rows(max_classes: usize) -> impl Strategy<Value = Array2<f32>> {
 }
 
 fn any_config() -> impl Strategy<Value = DefenceConfig> {
-    let gate = prop_oneof![Just(Gate::Always), (0.0..=1.0).prop_map(|quantile| Gate::DistanceAbove { quantile })];
+    let gate = prop_oneof![Just(Gate::Always), (0.0..1.0).prop_map(|quantile| Gate::DistanceAbove { quantile })];
     let method = prop_oneof![
         3 => (0.0..=1.0, gate).prop_map(|(weight, when)| Method::Reweight { weight, when }),
         2 => (0.0..=1.0, 0.01..=1.0).prop_map(|(weight, quantile)| Method::Inlier { weight, quantile }),

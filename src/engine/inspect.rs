@@ -1,7 +1,7 @@
 //! Reading a graph: its inputs, the output that holds scores, and what those scores are (R2).
 //!
 //! The kind is told by the operator that makes the scores: Softmax makes probabilities, LogSoftmax their logarithms,
-//! a linear operator logits. Operators that only reshape or copy are looked through. Anything else is an error that
+//! a linear operator on top of weights logits. Operators that only reshape or copy are looked through. Anything else is an error that
 //! asks for the answer in the configuration.
 
 use tract_onnx::pb;
@@ -19,9 +19,29 @@ pub const LABELS_KEY: &str = "sordino.labels";
 /// Operators that hand scores on as they are, with another shape or type.
 const TRANSPARENT: [&str; 7] = ["Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout"];
 
-/// Operators whose result is a plain sum of products: logits.
-const LINEAR: [&str; 9] =
-    ["Gemm", "MatMul", "Add", "Sub", "Sum", "Conv", "BatchNormalization", "GlobalAveragePool", "AveragePool"];
+/// Operators with weights of their own: what they make is a plain sum of products.
+const WEIGHTED: [&str; 3] = ["Gemm", "MatMul", "Conv"];
+
+/// Operators that keep sums of products what they are, when all that goes in is.
+const LINEAR: [&str; 11] = [
+    "Add",
+    "Sub",
+    "Sum",
+    "Mean",
+    "Mul",
+    "Div",
+    "BatchNormalization",
+    "GlobalAveragePool",
+    "AveragePool",
+    "ReduceMean",
+    "ReduceSum",
+];
+
+/// The most operators that are looked at to tell the kind of an output.
+const MAX_STEPS: usize = 10_000;
+
+/// Operators that make (log-)probabilities or something like it: what is linear in them is no logit.
+const SQUASHING: [&str; 5] = ["Softmax", "LogSoftmax", "Sigmoid", "Exp", "HardSigmoid"];
 
 /// What a graph says of itself.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +73,8 @@ pub struct OutputFacts {
     pub made_by: Vec<String>,
     /// The axis of a Softmax or LogSoftmax among them.
     softmax_axis: Option<i64>,
+    /// Whether the values are sums of products, all the way back to operators with weights.
+    linear: bool,
 }
 
 /// The decision about scores.
@@ -142,7 +164,7 @@ fn kind_of(output: &OutputFacts) -> Result<(ScoreKind, String), EngineError> {
         }
         "Softmax" => ScoreKind::Probabilities,
         "LogSoftmax" => ScoreKind::LogProbabilities,
-        linear if LINEAR.contains(&linear) => ScoreKind::Logits,
+        _ if output.linear => ScoreKind::Logits,
         _ => {
             let text = format!("output '{}' ends in {maker}{through}, which does not tell; {ask}", output.name);
             return Err(EngineError::Kind(text));
@@ -212,7 +234,7 @@ fn output_facts(graph: &pb::GraphProto, output: &pb::ValueInfoProto, opset: i64)
     let mut value = output.name.as_str();
     // A graph is acyclic by its specification; a file need not be.
     for _ in 0..graph.node.len() {
-        let Some(node) = graph.node.iter().find(|node| node.output.iter().any(|name| name == value)) else { break };
+        let Some(node) = maker(graph, value) else { break };
         made_by.push(node.op_type.clone());
         if matches!(node.op_type.as_str(), "Softmax" | "LogSoftmax") {
             let default = if opset >= 13 { -1 } else { 1 };
@@ -223,5 +245,47 @@ fn output_facts(graph: &pb::GraphProto, output: &pb::ValueInfoProto, opset: i64)
             _ => break,
         }
     }
-    OutputFacts { name: output.name.clone(), dtype, shape, made_by, softmax_axis }
+    let linear = is_linear(graph, &output.name, &mut { MAX_STEPS });
+    OutputFacts { name: output.name.clone(), dtype, shape, made_by, softmax_axis, linear }
+}
+
+fn maker<'a>(graph: &'a pb::GraphProto, value: &str) -> Option<&'a pb::NodeProto> {
+    graph.node.iter().find(|node| node.output.iter().any(|name| name == value))
+}
+
+/// The inputs of an operator that are computed from the graph's inputs: no weights, no constants.
+fn data_inputs<'a>(graph: &'a pb::GraphProto, node: &'a pb::NodeProto) -> impl Iterator<Item = &'a str> {
+    let weight = |name: &str| {
+        graph.initializer.iter().any(|tensor| tensor.name == name)
+            || maker(graph, name).is_some_and(|node| node.op_type == "Constant")
+    };
+    node.input.iter().map(String::as_str).filter(move |name| !name.is_empty() && !weight(name))
+}
+
+/// Whether a value is a sum of products with weights. An average of softmaxes is not, nor is what a last layer makes of
+/// probabilities. `budget` bounds the operators looked at: a file's graph need not be acyclic.
+fn is_linear(graph: &pb::GraphProto, value: &str, budget: &mut usize) -> bool {
+    let Some(node) = maker(graph, value).filter(|_| *budget > 0) else { return false };
+    *budget -= 1;
+    let op = node.op_type.as_str();
+    if WEIGHTED.contains(&op) {
+        return data_inputs(graph, node).all(|input| !is_squashed(graph, input));
+    }
+    if TRANSPARENT.contains(&op) {
+        return node.input.first().is_some_and(|input| is_linear(graph, input, budget));
+    }
+    LINEAR.contains(&op) && data_inputs(graph, node).all(|input| is_linear(graph, input, budget))
+}
+
+/// Whether a value comes straight out of a [`SQUASHING`] operator, reshaped or not.
+fn is_squashed(graph: &pb::GraphProto, value: &str) -> bool {
+    let mut value = value;
+    for _ in 0..graph.node.len() {
+        let Some(node) = maker(graph, value) else { return false };
+        match node.input.first() {
+            Some(input) if TRANSPARENT.contains(&node.op_type.as_str()) => value = input,
+            _ => return SQUASHING.contains(&node.op_type.as_str()),
+        }
+    }
+    false
 }

@@ -29,6 +29,8 @@ pub struct ModelSpec {
     pub labels: Option<Vec<String>>,
     /// The graph's other outputs: never served.
     pub other_outputs: Vec<String>,
+    /// Whether batches are run row by row, because the graph takes one row only or mixes the rows of a batch.
+    pub row_by_row: bool,
 }
 
 /// Why a model cannot be loaded, or did not answer. Holds names and shapes, never values.

@@ -9,7 +9,7 @@ use tract_onnx::pb::{
 };
 
 use super::inspect::LABELS_KEY;
-use super::tract::{TractEngine, graph_facts};
+use super::tract::{BLOCK, TractEngine, graph_facts};
 use super::{Engine as _, EngineError, LoadOptions};
 use crate::defence::{ScoreKind, offline};
 use crate::tensor::{DType, Dim, Inputs};
@@ -20,6 +20,8 @@ struct Graph {
     nodes: Vec<NodeProto>,
     outputs: Vec<(&'static str, DataType, Vec<Option<i64>>)>,
     labels: Option<&'static str>,
+    /// Whether there are also weights `v` [3, 3] and `b` [3].
+    square: bool,
 }
 
 fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
@@ -55,7 +57,7 @@ fn value(name: &str, dtype: DataType, shape: &[Option<i64>]) -> ValueInfoProto {
 impl Graph {
     fn new(nodes: Vec<NodeProto>, outputs: &[&'static str]) -> Self {
         let outputs = outputs.iter().map(|&name| (name, DataType::Float, vec![None, Some(3)])).collect();
-        Self { batch: None, nodes, outputs, labels: None }
+        Self { batch: None, nodes, outputs, labels: None, square: false }
     }
 
     fn bytes(self) -> Vec<u8> {
@@ -67,12 +69,23 @@ impl Graph {
             raw_data: weights.iter().flat_map(|w| w.to_le_bytes()).collect(),
             ..TensorProto::default()
         };
+        let ones = |name: &str, dims: &[i64]| TensorProto {
+            name: name.into(),
+            dims: dims.to_vec(),
+            data_type: DataType::Float as i32,
+            raw_data: (0..dims.iter().product()).flat_map(|_: i64| 1.0_f32.to_le_bytes()).collect(),
+            ..TensorProto::default()
+        };
+        let mut initializer = vec![weight];
+        if self.square {
+            initializer.extend([ones("v", &[3, 3]), ones("b", &[3])]);
+        }
         let graph = GraphProto {
             name: "g".into(),
             node: self.nodes,
             input: vec![value("x", DataType::Float, &[self.batch, Some(2)])],
             output: self.outputs.iter().map(|(name, dtype, shape)| value(name, *dtype, shape)).collect(),
-            initializer: vec![weight],
+            initializer,
             ..GraphProto::default()
         };
         let opset = OperatorSetIdProto { domain: String::new(), version: 17 };
@@ -127,6 +140,59 @@ fn an_operator_that_does_not_tell_is_an_error_that_asks() {
 }
 
 #[test]
+fn what_is_linear_in_probabilities_is_no_logit() {
+    let softmax = |output| axis(node("Softmax", &["logits"], output), -1);
+    let average = vec![linear(), softmax("p"), softmax("q"), node("Add", &["p", "q"], "y")];
+    assert!(matches!(kind_of(average, "y"), Err(EngineError::Kind(_))));
+    let mut graph = Graph::new(vec![linear(), softmax("p"), node("MatMul", &["p", "v"], "y")], &["y"]);
+    graph.square = true;
+    assert!(matches!(load(graph), Err(EngineError::Kind(_))));
+    let bias = vec![linear(), node("Add", &["logits", "b"], "y")];
+    let mut graph = Graph::new(bias, &["y"]);
+    graph.square = true;
+    assert_eq!(load(graph).unwrap().spec().score_kind, ScoreKind::Logits);
+}
+
+#[test]
+fn a_declaration_that_the_model_belies_stops_the_start() {
+    let bytes = Graph::new(vec![linear()], &["logits"]).bytes();
+    let declared = LoadOptions { score_kind: Some(ScoreKind::Probabilities), ..LoadOptions::default() };
+    let error = TractEngine::load(&bytes, &declared).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("declared as probabilities"), "{error}");
+}
+
+#[test]
+fn a_graph_that_mixes_rows_is_run_row_by_row() {
+    let mut mean = axis(node("ReduceMean", &["logits"], "m"), 0);
+    // The mean is over the batch: rows know each other.
+    mean.attribute[0] = AttributeProto {
+        name: "axes".into(),
+        ints: vec![0],
+        r#type: attribute_proto::AttributeType::Ints as i32,
+        ..AttributeProto::default()
+    };
+    let engine = load(Graph::new(vec![linear(), mean, node("Sub", &["logits", "m"], "y")], &["y"])).unwrap();
+    assert!(engine.spec().row_by_row);
+    let rows = ndarray::array![[1.0_f32, 2.0], [-1.0, 0.5]].into_dyn();
+    let scores = offline::logits(engine.infer(&Inputs::from_f32(&engine.spec().inputs[0], rows).unwrap()).unwrap());
+    assert!(scores.iter().all(|&score| score == 0.0));
+}
+
+#[test]
+fn large_batches_run_in_blocks() {
+    let engine = load(Graph::new(vec![linear()], &["logits"])).unwrap();
+    assert!(!engine.spec().row_by_row);
+    let n = 2 * BLOCK + 7;
+    let rows = ndarray::Array2::from_shape_fn((n, 2), |(row, column)| (row * 2 + column) as f32).into_dyn();
+    let scores = offline::logits(engine.infer(&Inputs::from_f32(&engine.spec().inputs[0], rows).unwrap()).unwrap());
+    assert_eq!(scores.nrows(), n);
+    for (row, scores) in scores.rows().into_iter().enumerate() {
+        let (a, b) = ((row * 2) as f32, (row * 2 + 1) as f32);
+        assert_eq!(scores.to_vec(), [a + 0.5 * b, 2.0 * b, -a]);
+    }
+}
+
+#[test]
 fn two_outputs_that_could_be_meant_are_an_error_that_asks() {
     let both = || Graph::new(vec![linear(), node("Softmax", &["logits"], "p")], &["logits", "p"]);
     let error = load(both()).map(|_| ()).unwrap_err();
@@ -171,9 +237,9 @@ fn rows_are_answered_alone_and_in_batches_alike() {
 
 #[test]
 fn a_model_that_answers_with_nan_is_an_error_and_no_score() {
-    let nodes = vec![linear(), node("Log", &["logits"], "l"), node("Add", &["l", "l"], "y")];
-    let graph = Graph::new(nodes, &["y"]);
-    let engine = load(graph).unwrap();
+    let bytes = Graph::new(vec![linear(), node("Log", &["logits"], "y")], &["y"]).bytes();
+    let declared = LoadOptions { score_kind: Some(ScoreKind::Logits), ..LoadOptions::default() };
+    let engine = TractEngine::load(&bytes, &declared).unwrap();
     let rows = ndarray::array![[-5.0_f32, -5.0]].into_dyn();
     let error = engine.infer(&Inputs::from_f32(&engine.spec().inputs[0], rows).unwrap()).unwrap_err();
     assert!(matches!(error, EngineError::Scores(_)), "{error}");

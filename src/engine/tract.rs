@@ -1,21 +1,33 @@
 //! The default engine: ONNX graphs on tract, in process.
 //!
-//! Two plans are made of a graph: one for a single row, where every shape is known, and one for any number of rows. A
-//! panic inside of tract, at load or later, becomes an error here.
+//! Two plans are made of a graph: one for a single row, where every shape is known, and one for several. The second is
+//! used only if it answers different rows as the first answers each of them alone: a graph that mixes the rows of a batch
+//! is run row by row. Large batches run in blocks of [`BLOCK`] rows, so that memory does not grow with the batch. A panic
+//! inside of tract, at load or later, becomes an error here.
 
 use std::io::Cursor;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::TDim;
 use tract_onnx::{Onnx, pb};
 
 use super::inspect::{self, GraphFacts};
 use super::{Engine, EngineError, LoadOptions, ModelSpec};
-use crate::defence::RawScores;
+use crate::defence::{RawScores, ScoresError};
 use crate::tensor::{DType, Dim, InputTensor, Inputs, TensorSpec, Values};
+
+/// Rows that run at once.
+pub const BLOCK: usize = 64;
+
+/// How far the two plans may be apart, relative to the largest score: other kernels, another order of sums.
+const BATCH_TOLERANCE: f32 = 1e-3;
+
+/// The most values that one row of an input may have.
+const MAX_ROW_VALUES: usize = 1 << 28;
 
 type Plan = Arc<TypedRunnableModel>;
 
@@ -45,8 +57,14 @@ impl TractEngine {
         let decision = inspect::decide(&facts, options)?;
         let build = |batch| plan(&onnx, &proto, &facts, &decision.output, batch);
         let single = build(Batch::One)?;
-        let n_classes = try_zeros(&single, &facts.inputs, 1, None)?;
-        let any = build(Batch::Any).ok().filter(|plan| try_zeros(plan, &facts.inputs, 3, Some(n_classes)).is_ok());
+        let zeros = answer(&single, probe(&facts.inputs, 0..1, Fill::Zeros)?, 1, None).map_err(at_load)?;
+        let n_classes = zeros.ncols();
+        match RawScores::new(zeros, decision.kind) {
+            Err(error @ ScoresError::NotProbabilities { .. }) => return Err(error.into()),
+            // A row of zeros may lie outside of what a model takes: what it answers there is not held against it.
+            Ok(_) | Err(ScoresError::NonFinite { .. } | ScoresError::NoClasses) => {}
+        }
+        let any = build(Batch::Any).ok().filter(|any| agrees(any, &single, &facts.inputs, n_classes));
         let other_outputs = facts.outputs.iter().map(|output| output.name.clone());
         let other_outputs = other_outputs.filter(|name| *name != decision.output).collect();
         let labels = match facts.labels {
@@ -64,23 +82,25 @@ impl TractEngine {
             how_decided: decision.how,
             labels,
             other_outputs,
+            row_by_row: any.is_none(),
         };
         Ok(Self { spec, single, any })
     }
 
     fn run(&self, inputs: &Inputs) -> Result<Array2<f32>, EngineError> {
-        let n_rows = inputs.n_rows();
-        let n_classes = Some(self.spec.n_classes);
-        if n_rows == 1 {
-            return answer(&self.single, tensors(inputs.tensors(), None)?, 1, n_classes);
+        let (n_rows, n_classes) = (inputs.n_rows(), self.spec.n_classes);
+        let (plan, block) = match &self.any {
+            Some(any) if n_rows > 1 => (any, BLOCK),
+            _ => (&self.single, 1),
+        };
+        if n_rows <= block {
+            return answer(plan, tensors(inputs.tensors(), 0..n_rows)?, n_rows, Some(n_classes));
         }
-        if let Some(any) = &self.any {
-            return answer(any, tensors(inputs.tensors(), None)?, n_rows, n_classes);
-        }
-        let mut scores = Array2::zeros((n_rows, self.spec.n_classes));
-        for (row, mut out) in scores.rows_mut().into_iter().enumerate() {
-            let one = answer(&self.single, tensors(inputs.tensors(), Some(row))?, 1, n_classes)?;
-            out.assign(&one.row(0));
+        let mut scores = Array2::zeros((n_rows, n_classes));
+        for start in (0..n_rows).step_by(block) {
+            let rows = start..(start + block).min(n_rows);
+            let part = answer(plan, tensors(inputs.tensors(), rows.clone())?, rows.len(), Some(n_classes))?;
+            scores.slice_axis_mut(Axis(0), rows.into()).assign(&part);
         }
         Ok(scores)
     }
@@ -171,25 +191,55 @@ fn datum_type(dtype: DType) -> Result<DatumType, EngineError> {
     })
 }
 
-/// Runs a plan on rows of zeros and returns the number of classes that it answered with.
-fn try_zeros(
-    plan: &Plan,
-    inputs: &[TensorSpec],
-    n_rows: usize,
-    n_classes: Option<usize>,
-) -> Result<usize, EngineError> {
-    let zeros = |spec: &TensorSpec| {
+/// What a probe at load time is filled with.
+#[derive(Clone, Copy, PartialEq)]
+enum Fill {
+    Zeros,
+    /// Another value at every position, between 0 and 1.
+    Various,
+}
+
+/// Rows for a try at load time: row `r` of a probe is the same in every range that holds it.
+fn probe(inputs: &[TensorSpec], rows: Range<usize>, fill: Fill) -> Result<TVec<TValue>, EngineError> {
+    let fill_input = |spec: &TensorSpec| {
         let dims = spec.shape.iter().skip(1).map(|dim| if let Dim::Fixed(size) = dim { *size } else { 1 });
-        let shape: Vec<usize> = std::iter::once(n_rows).chain(dims).collect();
-        let zeros = Tensor::zero_dt(datum_type(spec.dtype)?, &shape);
-        zeros.map(IntoTValue::into_tvalue).map_err(|error| EngineError::Graph(format!("{error:#}")))
+        let shape: Vec<usize> = std::iter::once(rows.len()).chain(dims).collect();
+        let graph = |error: TractError| EngineError::Graph(format!("{error:#}"));
+        let size: usize = shape[1..].iter().try_fold(1_usize, |n, &size| n.checked_mul(size)).unwrap_or(usize::MAX);
+        if size > MAX_ROW_VALUES {
+            let text = format!("'{}' has {size} values a row, expected at most {MAX_ROW_VALUES}", spec.name);
+            return Err(EngineError::Input(text));
+        }
+        let value = |index: usize| match fill {
+            Fill::Zeros => 0.0,
+            Fill::Various => ((index as u64).wrapping_mul(2_654_435_761) % 1_009) as f32 / 1_008.0,
+        };
+        let values: Vec<f32> = (rows.start * size..rows.end * size).map(value).collect();
+        let tensor = Tensor::from_shape(&shape, &values).map_err(graph)?;
+        let cast = tensor.cast_to_dt(datum_type(spec.dtype)?).map_err(graph)?;
+        Ok(cast.into_owned().into_tvalue())
     };
-    let tensors = inputs.iter().map(zeros).collect::<Result<TVec<_>, _>>()?;
-    let failed = |error| match error {
+    inputs.iter().map(fill_input).collect()
+}
+
+/// Whether a plan for several rows answers three different rows as the other answers each of them alone.
+fn agrees(any: &Plan, single: &Plan, inputs: &[TensorSpec], n_classes: usize) -> bool {
+    let run = |plan: &Plan, rows: Range<usize>| {
+        let n_rows = rows.len();
+        answer(plan, probe(inputs, rows, Fill::Various)?, n_rows, Some(n_classes))
+    };
+    let Ok(together) = run(any, 0..3) else { return false };
+    let largest = together.iter().fold(1.0_f32, |largest, score| largest.max(score.abs()));
+    let alike =
+        |(a, b): (&f32, &f32)| a == b || (a - b).abs() <= BATCH_TOLERANCE * largest || (a.is_nan() && b.is_nan());
+    (0..3).all(|row| run(single, row..row + 1).is_ok_and(|alone| together.row(row).iter().zip(alone.row(0)).all(alike)))
+}
+
+fn at_load(error: EngineError) -> EngineError {
+    match error {
         EngineError::Run => EngineError::Graph("it fails on a row of zeros".into()),
         error => error,
-    };
-    Ok(answer(plan, tensors, n_rows, n_classes).map_err(failed)?.ncols())
+    }
 }
 
 /// Runs a plan and takes its one output as a matrix of `n_rows` rows.
@@ -219,32 +269,31 @@ fn answer(
     Array2::from_shape_vec(shape, values.iter().copied().collect()).map_err(|_| EngineError::Run)
 }
 
-/// The inputs as tract's tensors: all rows, or one of them.
-fn tensors(inputs: &[InputTensor], row: Option<usize>) -> Result<TVec<TValue>, EngineError> {
-    inputs.iter().map(|input| tensor(input, row).map(IntoTValue::into_tvalue)).collect()
+/// Some rows of the inputs as tract's tensors.
+fn tensors(inputs: &[InputTensor], rows: Range<usize>) -> Result<TVec<TValue>, EngineError> {
+    inputs.iter().map(|input| tensor(input, &rows).map(IntoTValue::into_tvalue)).collect()
 }
 
-fn tensor(input: &InputTensor, row: Option<usize>) -> Result<Tensor, EngineError> {
-    fn part<T: Datum + Copy>(values: &[T], shape: &[usize], row: Option<usize>) -> TractResult<Tensor> {
-        let Some(row) = row else { return Tensor::from_shape(shape, values) };
+fn tensor(input: &InputTensor, rows: &Range<usize>) -> Result<Tensor, EngineError> {
+    fn part<T: Datum + Copy>(values: &[T], shape: &[usize], rows: &Range<usize>) -> TractResult<Tensor> {
         let size: usize = shape[1..].iter().product();
-        let mut one = shape.to_vec();
-        one[0] = 1;
-        Tensor::from_shape(&one, &values[row * size..(row + 1) * size])
+        let mut part = shape.to_vec();
+        part[0] = rows.len();
+        Tensor::from_shape(&part, &values[rows.start * size..rows.end * size])
     }
     let shape = input.shape();
     let tensor = match input.values() {
-        Values::Bool(v) => part(v, shape, row),
-        Values::U8(v) => part(v, shape, row),
-        Values::U16(v) => part(v, shape, row),
-        Values::U32(v) => part(v, shape, row),
-        Values::U64(v) => part(v, shape, row),
-        Values::I8(v) => part(v, shape, row),
-        Values::I16(v) => part(v, shape, row),
-        Values::I32(v) => part(v, shape, row),
-        Values::I64(v) => part(v, shape, row),
-        Values::F32(v) => part(v, shape, row),
-        Values::F64(v) => part(v, shape, row),
+        Values::Bool(v) => part(v, shape, rows),
+        Values::U8(v) => part(v, shape, rows),
+        Values::U16(v) => part(v, shape, rows),
+        Values::U32(v) => part(v, shape, rows),
+        Values::U64(v) => part(v, shape, rows),
+        Values::I8(v) => part(v, shape, rows),
+        Values::I16(v) => part(v, shape, rows),
+        Values::I32(v) => part(v, shape, rows),
+        Values::I64(v) => part(v, shape, rows),
+        Values::F32(v) => part(v, shape, rows),
+        Values::F64(v) => part(v, shape, rows),
     };
     tensor.map_err(|_| EngineError::Run)
 }
