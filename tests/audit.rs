@@ -1,5 +1,7 @@
 //! The audit, tried on targets whose leak is known because it was planted.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is how a test fails")]
+
 use std::sync::Arc;
 
 use ndarray::Array2;
