@@ -187,7 +187,8 @@ fn start_log(log: &LogSettings) {
     let filter = Targets::new()
         .with_target(env!("CARGO_CRATE_NAME"), log.level)
         .with_default(LevelFilter::ERROR.min(LevelFilter::from_level(log.level)));
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let layer =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let registry = tracing_subscriber::registry().with(filter);
     // Failing means that a subscriber is there already, as in a test.
     let _ = if log.json { registry.with(layer.json()).try_init() } else { registry.with(layer).try_init() };
