@@ -44,7 +44,7 @@ first-command:
 # Python clients (tritonclient, KServe, ONNX Runtime) against a running server
 test-clients:
     cargo build {{ cargo_flags }}
-    SORDINO="${CARGO_TARGET_DIR:-target}/release/sordino" {{ python }} -m pytest -q tests/clients
+    SORDINO_BIN="${CARGO_TARGET_DIR:-target}/release/sordino" {{ python }} -m pytest -q tests/clients
 
 # The systemd unit, its syntax and its exposure
 units:

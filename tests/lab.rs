@@ -243,22 +243,26 @@ fn the_command_writes_model_record_split_and_card_and_names_no_path_of_the_machi
 fn ctrl_c_leaves_a_checkpoint_and_resuming_ends_as_an_undisturbed_run() {
     let dir = tempfile::tempdir().unwrap();
     write_table(&dir.path().join("table.csv"), 240);
-    let epochs = ["--epochs", "400"];
-    assert!(command(dir.path(), "whole", &epochs).stderr(Stdio::null()).status().unwrap().success());
-
-    let mut child = command(dir.path(), "m", &epochs).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    // More epochs than any machine does before the signal comes.
+    let endless =
+        command(dir.path(), "m", &["--epochs", "1000000"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn();
+    let mut child = endless.unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().starts_with("epoch 2/")), "no second epoch was seen");
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let rest: Vec<String> = lines.map(Result::unwrap).collect();
-    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
-    assert!(matches!(read_record(dir.path(), "m").status, Status::Interrupted { epoch: 2.., .. }));
+    let last = lines.map(Result::unwrap).last();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{last:?}");
     assert!(dir.path().join("models/m.checkpoint").exists());
+    let Status::Interrupted { epoch, .. } = read_record(dir.path(), "m").status else { panic!("not interrupted") };
     let rows = ArrayD::zeros(vec![2, 8]);
     assert_eq!(run_in_tract(&fs::read(dir.path().join("models/m.onnx")).unwrap(), &rows).dim(), (2, 3));
 
-    let resumed = [epochs.as_slice(), &["--resume"]].concat();
-    assert!(command(dir.path(), "m", &resumed).stderr(Stdio::null()).status().unwrap().success());
+    let epochs = (epoch + 2).to_string();
+    for (name, more) in [("m", ["--resume", "--epochs"].as_slice()), ("whole", &["--epochs"])] {
+        let output = command(dir.path(), name, more).arg(&epochs).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(read_record(dir.path(), name).history.len(), epoch + 2);
+    }
     assert_eq!(read_record(dir.path(), "m").model.sha256, read_record(dir.path(), "whole").model.sha256);
     assert!(!dir.path().join("models/m.checkpoint").exists());
 }

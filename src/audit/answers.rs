@@ -5,8 +5,7 @@ use ndarray::{Array2, ArrayView1};
 /// Answers of one system: probabilities of shape (n_rows, n_classes) and the label that each carries.
 ///
 /// A defended system's probabilities are the emitted f32 values, read as f64. An undefended one's are computed in
-/// f64 from the scores: an endpoint that answers with logits gives all of that away, and f32 probabilities near 1
-/// would hide some of it behind rounding.
+/// f64 from the scores: an endpoint that answers with logits gives all of that away.
 #[derive(Clone)]
 pub struct Answers {
     /// Probabilities, shape (n_rows, n_classes).

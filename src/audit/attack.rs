@@ -7,10 +7,9 @@
 use ndarray::ArrayView1;
 use serde::Serialize;
 
-/// Probabilities (and their complements) below this are read as this, in every logarithm: a mask or a label-only
-/// answer holds exact zeros. It is also the floor of served log-probabilities (R2), so no attack here could see
-/// farther down over the wire.
-pub const PROBABILITY_FLOOR: f64 = 1e-12;
+/// An exact zero is read as this in every logarithm: a mask or a label-only answer holds such. It is the smallest
+/// normal f64, below all that an f32 answer can hold, so nothing that an answer tells is thrown away.
+pub const ATTACK_FLOOR: f64 = f64::MIN_POSITIVE;
 
 /// A score attack on one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -18,7 +17,7 @@ pub const PROBABILITY_FLOOR: f64 = 1e-12;
 pub enum Attack {
     /// `ln p_y`: the loss threshold of Yeom et al., the one attack that the paper's code runs.
     Loss,
-    /// `max_j p_j`, whatever the true label is (Salem et al.).
+    /// `max_j p_j`, whatever the true label is (Salem et al.), written as `−Σ_{j≠ŷ} p_j`, which orders alike.
     Confidence,
     /// Minus Shannon's entropy of the answer.
     Entropy,
@@ -48,21 +47,50 @@ impl Attack {
 
     /// The score of one answer: `probabilities` (n_classes), the label `predicted` that goes with them, and the
     /// true label `label`, both below n_classes. Finite for probabilities in [0, 1]; higher says member.
+    ///
+    /// What is near 1 is taken from its complement, the sum of the *other* entries: an f32 (or f64) answer of
+    /// "1" beside entries of 1e-20 and 1e-30 still tells the two apart, and an attacker would not round that away.
     #[must_use]
     pub fn score(self, probabilities: ArrayView1<'_, f64>, predicted: u32, label: u32) -> f64 {
-        let log = |p: f64| p.max(PROBABILITY_FLOOR).ln();
-        let label = label as usize;
+        let (predicted, label) = (predicted as usize, label as usize);
         match self {
-            Attack::Loss => log(probabilities[label]),
-            Attack::Confidence => probabilities.iter().copied().fold(0.0, f64::max),
-            Attack::Entropy => probabilities.iter().map(|&p| p * log(p)).sum(),
-            Attack::ModifiedEntropy => probabilities
-                .iter()
-                .enumerate()
-                .map(|(class, &p)| if class == label { (1.0 - p) * log(p) } else { p * log(1.0 - p) })
+            Attack::Loss => log(probabilities, label),
+            Attack::Confidence => -complement(probabilities, predicted),
+            Attack::Entropy => (0..probabilities.len()).map(|j| probabilities[j] * log(probabilities, j)).sum(),
+            Attack::ModifiedEntropy => (0..probabilities.len())
+                .map(|j| {
+                    if j == label {
+                        complement(probabilities, j) * log(probabilities, j)
+                    } else {
+                        probabilities[j] * log_of_complement(probabilities, j)
+                    }
+                })
                 .sum(),
-            Attack::Correctness => f64::from(u8::from(predicted as usize == label)),
+            Attack::Correctness => f64::from(u8::from(predicted == label)),
         }
+    }
+}
+
+/// `1 − p_j`, as the sum of the other entries.
+fn complement(probabilities: ArrayView1<'_, f64>, j: usize) -> f64 {
+    probabilities.iter().enumerate().filter(|(other, _)| *other != j).map(|(_, &p)| p).sum()
+}
+
+/// `ln p_j`.
+fn log(probabilities: ArrayView1<'_, f64>, j: usize) -> f64 {
+    if probabilities[j] > 0.5 {
+        (-complement(probabilities, j).min(0.5)).ln_1p()
+    } else {
+        probabilities[j].max(ATTACK_FLOOR).ln()
+    }
+}
+
+/// `ln(1 − p_j)`.
+fn log_of_complement(probabilities: ArrayView1<'_, f64>, j: usize) -> f64 {
+    if probabilities[j] > 0.5 {
+        complement(probabilities, j).max(ATTACK_FLOOR).ln()
+    } else {
+        (-probabilities[j]).ln_1p()
     }
 }
 
@@ -80,7 +108,7 @@ mod tests {
     fn scores_are_the_published_formulas() {
         let p = array![0.7, 0.2, 0.1];
         near(Attack::Loss.score(p.view(), 0, 1), 0.2_f64.ln());
-        near(Attack::Confidence.score(p.view(), 0, 1), 0.7);
+        near(Attack::Confidence.score(p.view(), 0, 1), -0.3);
         let entropy = 0.7 * 0.7_f64.ln() + 0.2 * 0.2_f64.ln() + 0.1 * 0.1_f64.ln();
         near(Attack::Entropy.score(p.view(), 0, 1), entropy);
         // Song & Mittal, equation 7: −(1−p_y)·log p_y − Σ p_j·log(1−p_j), negated.
@@ -98,8 +126,18 @@ mod tests {
                 assert!(attack.score(p.view(), 0, label).is_finite(), "{attack:?} {label}");
             }
         }
-        near(Attack::Loss.score(p.view(), 0, 1), PROBABILITY_FLOOR.ln());
+        near(Attack::Loss.score(p.view(), 0, 1), ATTACK_FLOOR.ln());
         // A label-only answer tells these two nothing.
         near(Attack::Entropy.score(p.view(), 0, 1), 0.0);
+    }
+
+    #[test]
+    fn answers_that_round_to_one_are_still_told_apart() {
+        let (surer, less_sure) = (array![1.0, 1e-30, 0.0], array![1.0, 1e-20, 0.0]);
+        for attack in [Attack::Loss, Attack::Confidence, Attack::Entropy, Attack::ModifiedEntropy] {
+            assert!(attack.score(surer.view(), 0, 0) > attack.score(less_sure.view(), 0, 0), "{attack:?}");
+        }
+        // And on the wrong side, far below what a logarithm is served down to.
+        assert!(Attack::Loss.score(less_sure.view(), 0, 1) > Attack::Loss.score(surer.view(), 0, 1));
     }
 }

@@ -9,6 +9,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
+use crate::audit::parallel;
 use crate::audit::roc::{Ranking, Roc, RocError};
 
 /// A two-sided interval.
@@ -233,16 +234,22 @@ pub struct Bootstrap {
     pub n_resamples: usize,
     /// Seed; resample `i` uses stream `i`, so the number of threads does not matter.
     pub seed: u64,
-    /// Level of the percentile interval.
-    pub level: f64,
+}
+
+/// Several quantities under the same resamples.
+#[derive(Debug, Clone)]
+pub struct BootstrapDraws {
+    /// The quantities on the rows as they are.
+    values: Vec<f64>,
+    /// For each quantity its resampled values, rising.
+    sorted: Vec<Vec<f64>>,
 }
 
 impl Bootstrap {
-    /// Percentile intervals of all `quantities`, which must be over the same rows: members and non-members are
-    /// resampled each among themselves, with the same draw for every quantity. Without resamples an interval is
-    /// the point.
+    /// Resamples all `quantities`, which must be over the same rows: members and non-members each among
+    /// themselves, with the same draw for every quantity.
     #[must_use]
-    pub fn intervals(&self, quantities: &[RowValues]) -> Vec<Estimate> {
+    pub fn draw(&self, quantities: &[RowValues]) -> BootstrapDraws {
         let side_len = |side: fn(&RowValues) -> &Vec<f32>| quantities.iter().map(|q| side(q).len()).max().unwrap_or(0);
         let (n_members, n_non_members) = (side_len(|q| &q.members), side_len(|q| &q.non_members));
         let resample = |index: usize| -> Vec<f64> {
@@ -255,25 +262,27 @@ impl Bootstrap {
                 .map(|q| weighted_mean(&q.members, &members) - weighted_mean(&q.non_members, &non_members))
                 .collect()
         };
-        let draws = super::parallel::map(self.n_resamples, resample);
-        quantities
-            .iter()
-            .enumerate()
-            .map(|(column, quantity)| {
-                let mut values: Vec<f64> = draws.iter().map(|row| row[column]).collect();
-                let value = quantity.mean_difference();
-                values.sort_by(f64::total_cmp);
-                let interval = if values.is_empty() {
-                    Interval { low: value, high: value }
-                } else {
-                    Interval {
-                        low: quantile(&values, (1.0 - self.level) / 2.0),
-                        high: quantile(&values, (1.0 + self.level) / 2.0),
-                    }
-                };
-                Estimate::new(value, interval)
-            })
-            .collect()
+        let draws = parallel::map(self.n_resamples, resample);
+        let sorted = (0..quantities.len()).map(|column| {
+            let mut values: Vec<f64> = draws.iter().map(|row| row[column]).collect();
+            values.sort_by(f64::total_cmp);
+            values
+        });
+        BootstrapDraws { sorted: sorted.collect(), values: quantities.iter().map(RowValues::mean_difference).collect() }
+    }
+}
+
+impl BootstrapDraws {
+    /// Quantity `column` with its percentile interval; without resamples the interval is the point.
+    #[must_use]
+    pub fn estimate(&self, column: usize, level: f64) -> Estimate {
+        let (value, sorted) = (self.values[column], &self.sorted[column]);
+        let interval = if sorted.is_empty() {
+            Interval { low: value, high: value }
+        } else {
+            Interval { low: quantile(sorted, (1.0 - level) / 2.0), high: quantile(sorted, (1.0 + level) / 2.0) }
+        };
+        Estimate::new(value, interval)
     }
 }
 
@@ -383,8 +392,8 @@ mod tests {
     fn the_bootstrap_has_the_width_of_the_normal_interval() {
         let members: Vec<f32> = (0..2_000).map(|row| f32::from(u8::from(row % 4 == 0))).collect();
         let non_members: Vec<f32> = (0..2_000).map(|row| f32::from(u8::from(row % 10 == 0))).collect();
-        let bootstrap = Bootstrap { n_resamples: 2_000, seed: 3, level: 0.95 };
-        let estimates = bootstrap.intervals(&[RowValues { members, non_members }]);
+        let draws = Bootstrap { n_resamples: 2_000, seed: 3 }.draw(&[RowValues { members, non_members }]);
+        let estimates = [draws.estimate(0, 0.95)];
         Within(1e-9).check(estimates[0].value, 0.15);
         let half = 1.96 * (0.25 * 0.75 / 2_000.0 + 0.1 * 0.9 / 2_000.0_f64).sqrt();
         Within(0.002).check(estimates[0].low, 0.15 - half);
@@ -394,7 +403,7 @@ mod tests {
     #[test]
     fn one_seed_gives_one_bootstrap() {
         let rows = || RowValues { members: vec![0.0, 1.0, 0.5, 0.25], non_members: vec![1.0, 0.0] };
-        let draw = |seed| Bootstrap { n_resamples: 50, seed, level: 0.9 }.intervals(&[rows()])[0];
+        let draw = |seed| Bootstrap { n_resamples: 50, seed }.draw(&[rows()]).estimate(0, 0.9);
         assert_eq!(draw(5), draw(5));
         assert_ne!(draw(5), draw(6));
     }

@@ -75,8 +75,14 @@ impl Table {
             let rules: Vec<&str> = (0..self.header.len()).map(rule).collect();
             let _ = writeln!(text, "| {} |", rules.join(" | "));
         }
+        let mut previous = None;
         for row in &self.rows {
-            text.push_str(&line(&mut row.iter().map(String::as_str)));
+            let first = row.first().map(String::as_str);
+            let repeats = layout == Layout::Terminal && first == previous;
+            previous = first;
+            text.push_str(&line(
+                &mut row.iter().enumerate().map(|(c, cell)| if c == 0 && repeats { "" } else { cell.as_str() }),
+            ));
         }
         match layout {
             Layout::Terminal => self.note.lines().for_each(|note| text.push_str(&format!("  {note}\n"))),
@@ -205,7 +211,7 @@ fn utility(findings: &Findings) -> Table {
              mass) are of non-members.\nA claim about NLL or ECE is made against the temperature-scaled rival, \
              which is no defence: who multiplies its logits by the \
              temperature has the undefended model's answers.",
-            findings.settings.probability_floor
+            findings.settings.nll_floor
         ),
         n_word_columns: 1,
         header: vec!["system", "acc members", "acc non-members", "NLL", "NLL − rival", "floored", "ECE", "labels kept"],
@@ -246,7 +252,7 @@ fn headlines(findings: &Findings) -> Table {
             "(a) max over thresholds of |TPR − FPR| on the verdict rows, beside the permutation null of that maximum \
              (mean, 95 %).\n(b) TPR − FPR with threshold and sign fixed on the attack-fit rows; its interval is \
              widened for the choice of the attack.\nMinus floor: paired difference to the label-only answers on \
-             the same rows. Leak seen: (b)'s interval leaves 0 or (a) leaves its null.\nAn attack counts with an AUC \
+             the same rows, its interval widened likewise. Leak seen: (b)'s interval leaves 0 or (a) leaves its null.\nAn attack counts with an AUC \
              of at least {} on the undefended model's attack-fit rows: {}.",
             findings.settings.min_auc,
             counted.join(", ")

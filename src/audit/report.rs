@@ -134,8 +134,10 @@ pub struct Settings {
     pub fpr_targets: Vec<f64>,
     /// Passes over all rows of which the overhead is the median.
     pub overhead_passes: usize,
-    /// Probabilities below this are read as this in every logarithm.
-    pub probability_floor: f64,
+    /// Probabilities below this are read as this in the NLL.
+    pub nll_floor: f64,
+    /// Probabilities below this are read as this in the logarithms of the attacks.
+    pub attack_floor: f64,
 }
 
 /// R16: whether an attack counts.
@@ -233,7 +235,7 @@ pub struct Headline {
     pub fixed_attack: Attack,
     /// The largest (b); its interval is widened for the choice (Bonferroni over the attacks that count).
     pub fixed: Estimate,
-    /// That (b) minus the floor's on the same rows, paired bootstrap.
+    /// That (b) minus the floor's on the same rows, paired bootstrap, widened likewise.
     pub fixed_minus_floor: Estimate,
     /// R12: neither (a) nor (b) tells the system from noise.
     pub no_leak_seen: bool,

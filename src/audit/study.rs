@@ -3,9 +3,9 @@
 use ndarray::Array2;
 
 use crate::audit::answers::Answers;
-use crate::audit::attack::{Attack, PROBABILITY_FLOOR};
+use crate::audit::attack::{ATTACK_FLOOR, Attack};
 use crate::audit::fixed::{FixedThreshold, signed_advantage};
-use crate::audit::interval::{Bootstrap, Estimate, Placements, RowValues};
+use crate::audit::interval::{Bootstrap, BootstrapDraws, Estimate, Placements, RowValues};
 use crate::audit::null::{NullDraws, Permutations};
 use crate::audit::report::{
     AttackFindings, BeforeAfter, Figure, Findings, Headline, Settings, Standing, SystemFindings, TprAt, Utility,
@@ -58,8 +58,9 @@ impl Default for Settings {
             level: 0.95,
             min_auc: 0.55,
             fpr_targets: vec![0.01, 0.001],
-            overhead_passes: 3,
-            probability_floor: PROBABILITY_FLOOR,
+            overhead_passes: 11,
+            nll_floor: utility::PROBABILITY_FLOOR,
+            attack_floor: ATTACK_FLOOR,
         }
     }
 }
@@ -79,7 +80,7 @@ struct Attacked {
 
 /// One system, before the comparisons.
 struct Measured {
-    answers: Utility,
+    utility: Utility,
     nll_of_rows: Vec<f64>,
     attacks: Vec<Attacked>,
     before_after: BeforeAfter,
@@ -212,7 +213,7 @@ impl<'a> Bench<'a> {
         let (nll_of_rows, n_floored) = utility::negative_log_likelihoods(answers, labels, &self.verdict_non_members);
         // Neither side of the verdict rows is ever empty: a target has two rows of each at least.
         let accuracy = |rows: &[usize]| utility::accuracy(answers, labels, rows).unwrap_or_default();
-        let answers_utility = Utility {
+        let utility = Utility {
             accuracy_members: accuracy(&self.verdict_members),
             accuracy_non_members: accuracy(&self.verdict_non_members),
             nll: nll_of_rows.iter().sum::<f64>() / nll_of_rows.len() as f64,
@@ -223,7 +224,7 @@ impl<'a> Bench<'a> {
         };
         let loss_on_all = loss_on_all.ok_or(StudyError::Missing { missing: "loss attack" })?;
         let before_after = self.before_after(system, answers, &loss_on_all, overhead_seconds);
-        Ok(Measured { answers: answers_utility, nll_of_rows, attacks, before_after })
+        Ok(Measured { utility, nll_of_rows, attacks, before_after })
     }
 
     fn before_after(&self, system: &System, answers: &Answers, loss: &Roc, overhead_seconds: f64) -> BeforeAfter {
@@ -335,31 +336,22 @@ fn compare(
             non_members: rival.iter().zip(&one.nll_of_rows).map(|(rival, own)| (rival - own) as f32).collect(),
         }));
     }
-    let bootstrap = Bootstrap { n_resamples: settings.n_resamples, seed: settings.seed, level: settings.level };
-    let differences = bootstrap.intervals(&quantities);
-    let (call_differences, nll_differences) = differences.split_at(measured.len() * Attack::ALL.len());
+    let draws = Bootstrap { n_resamples: settings.n_resamples, seed: settings.seed }.draw(&quantities);
+    let first_nll = measured.len() * Attack::ALL.len();
 
-    let comparison = Comparison { bench, validity, floor: &floor_attack.placements, null: &null };
-    let per_system = measured.iter().zip(call_differences.chunks(Attack::ALL.len())).enumerate();
-    Ok(per_system
-        .map(|(index, ((system, one), differences))| {
-            let attacks = comparison.attacks(index, one, differences);
-            let headline = comparison.headline(index, one, &attacks);
-            let mut answers = one.answers.clone();
-            if let Some(difference) = nll_differences.get(index) {
-                answers.nll_minus_rival = Figure::known(*difference);
-            }
-            let flags = flags(system, &answers, &attacks, headline.value.as_ref());
-            SystemFindings {
-                name: system.name.clone(),
-                defence: system.config().cloned(),
-                utility: answers,
-                attacks,
-                headline,
-                flags,
-            }
-        })
-        .collect())
+    let comparison = Comparison { bench, validity, floor: &floor_attack.placements, null: &null, draws: &draws };
+    let found = measured.iter().enumerate().map(|(index, (system, one))| {
+        let attacks = comparison.attacks(index, one);
+        let headline = comparison.headline(index, one, &attacks);
+        let mut utility = one.utility.clone();
+        if rival.is_some() {
+            utility.nll_minus_rival = Figure::known(draws.estimate(first_nll + index, settings.level));
+        }
+        let flags = flags(system, &utility, &attacks, headline.value.as_ref());
+        let defence = system.config().cloned();
+        SystemFindings { name: system.name.clone(), defence, utility, attacks, headline, flags }
+    });
+    Ok(found.collect())
 }
 
 /// What every system is compared with.
@@ -368,17 +360,19 @@ struct Comparison<'a> {
     validity: &'a [Validity],
     floor: &'a Placements,
     null: &'a NullDraws,
+    draws: &'a BootstrapDraws,
 }
 
 const NO_PERMUTATIONS: &str = "no permutations were asked for";
 
 impl Comparison<'_> {
-    fn attacks(&self, system: usize, one: &Measured, differences: &[Estimate]) -> Vec<AttackFindings> {
+    fn attacks(&self, system: usize, one: &Measured) -> Vec<AttackFindings> {
         let settings = self.bench.settings;
-        let each = one.attacks.iter().zip(self.validity).zip(differences).enumerate();
-        each.map(|(index, ((attacked, validity), difference))| {
+        let each = one.attacks.iter().zip(self.validity).enumerate();
+        each.map(|(index, (attacked, validity))| {
+            let column = system * Attack::ALL.len() + index;
             let widest = attacked.roc.two_sided_advantage();
-            let null = self.null.of_maximum(&[system * Attack::ALL.len() + index], widest);
+            let null = self.null.of_maximum(&[column], widest);
             AttackFindings {
                 attack: validity.attack,
                 counts: validity.counts,
@@ -386,7 +380,7 @@ impl Comparison<'_> {
                 widest,
                 widest_null: Figure::or(null, NO_PERMUTATIONS),
                 fixed: attacked.fixed,
-                fixed_minus_floor: *difference,
+                fixed_minus_floor: self.draws.estimate(column, settings.level),
                 auc_minus_floor: attacked.placements.auc_minus(self.floor, settings.level),
                 tpr_at_fpr: settings.fpr_targets.iter().map(|&target| tpr_at(&attacked.roc, target)).collect(),
             }
@@ -414,7 +408,7 @@ impl Comparison<'_> {
         let level = 1.0 - (1.0 - self.bench.settings.level) / counted.len() as f64;
         let says = &one.attacks[fixed].says_member;
         let widened = signed_advantage(says, &self.bench.verdict_memberships, level);
-        let difference = attacks[fixed].fixed_minus_floor;
+        let difference = self.draws.estimate(system * Attack::ALL.len() + fixed, level);
         let within_null = null.as_ref().is_some_and(|null| attacks[widest].widest <= null.q95);
         Figure::known(Headline {
             widest_attack: attacks[widest].attack,
@@ -460,12 +454,19 @@ fn flags(system: &System, utility: &Utility, attacks: &[AttackFindings], headlin
                 .to_owned(),
         );
     }
+    if loss.is_some_and(|loss| loss.auc_minus_floor.high < 0.0) {
+        flags.push(
+            "the loss attack's AUC is below that of label-only answers: an order by this loss is a worse attack than \
+             reading whether the label is right, which every answer allows"
+                .to_owned(),
+        );
+    }
     if utility.label_agreement < 1.0 {
         flags.push("some labels are not the undefended model's: R1 is broken".to_owned());
     }
     if utility.n_floored > 0 && !matches!(system.kind, SystemKind::LabelOnly(_)) {
         flags.push(format!(
-            "{} non-members have probability 0 (below 1e-12) for their true class: the NLL depends on the floor",
+            "{} non-members have less than 1e-12 for their true class: the NLL depends on where it is floored",
             utility.n_floored
         ));
     }

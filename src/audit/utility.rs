@@ -5,7 +5,9 @@
 use ndarray::Array2;
 
 use crate::audit::answers::Answers;
-use crate::audit::attack::PROBABILITY_FLOOR;
+
+/// Probabilities below this are read as this in the NLL: the floor of served log-probabilities (R2).
+pub const PROBABILITY_FLOOR: f64 = 1e-12;
 
 /// Number of bins of the calibration error.
 pub const N_ECE_BINS: usize = 15;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
+use ndarray::{Array2, ArrayD};
 use sha2::{Digest, Sha256};
 
 use crate::data::{DataSource, Dataset, Part, PartSizes, Split, hex, write_atomic};
@@ -17,7 +18,7 @@ use crate::lab::onnx;
 use crate::lab::record::{
     CodeRecord, DataRecord, FORMAT, FORMAT_VERSION, MachineRecord, ModelRecord, Results, RunRecord, SplitRecord, Status,
 };
-use crate::lab::train::{EpochScore, Outcome, Recipe, StepReport, Trainer, Watcher, check_export};
+use crate::lab::train::{EpochScore, Outcome, Recipe, StepReport, Trainer, Watcher};
 
 /// The exit code after Ctrl-C, as shells count it: 128 + SIGINT.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -91,8 +92,8 @@ pub struct Args {
     /// Decides the parts, the initial weights and the order of the rows.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Go on from NAME.checkpoint. The other arguments must be those of the interrupted run; the number of epochs may
-    /// be larger.
+    /// Go on from NAME.checkpoint. The other arguments must be those of the interrupted run; only the
+    /// number of epochs may differ.
     #[arg(long)]
     resume: bool,
     /// Also write up to 256 test rows ("input") and the network's own logits for them ("logits") to this
@@ -116,9 +117,12 @@ enum NetworkKind {
 /// When an argument, a row or a file is wrong, or the training diverges; nothing is written then.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    let files = Files::beside(&args.out)?;
     let recipe = args.recipe()?;
     recipe.check()?;
+    let files = Files::beside(&args.out)?;
+    if let Some(path) = &args.parity_out {
+        make_folder_of(path)?;
+    }
     let dataset = Dataset::load(&args.data)?;
     let split = args.split(&dataset)?;
     let mut trainer = if args.resume {
@@ -204,9 +208,7 @@ impl Files {
         if out.extension().is_none_or(|ending| ending != "onnx") || out.file_stem().is_none() {
             bail!("--out: expected the name of a file that ends in .onnx, got {}", out.display());
         }
-        if let Some(dir) = out.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-            std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
-        }
+        make_folder_of(out)?;
         Ok(Self {
             model: out.to_owned(),
             record: out.with_extension("json"),
@@ -214,6 +216,15 @@ impl Files {
             card: out.with_extension("md"),
             checkpoint: out.with_extension("checkpoint"),
         })
+    }
+}
+
+fn make_folder_of(path: &Path) -> anyhow::Result<()> {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => {
+            std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -244,11 +255,16 @@ impl Sitting<'_> {
         }
         let network = self.trainer.network();
         let model = onnx::export(&network.layers(), self.dataset.row_shape(), self.dataset.class_names());
-        check_export(&model, &network, self.dataset, self.parity_rows(), PARITY_TOLERANCE)?;
+        let rows = self.dataset.batch(self.parity_rows());
+        let logits = network.logits(rows.clone(), self.dataset.row_shape(), &Default::default());
+        let off = onnx::disagreement(&model, &rows, &logits).context("cannot run the exported graph")?;
+        if off > PARITY_TOLERANCE {
+            bail!("a logit of the exported graph is off by {off}, expected at most {PARITY_TOLERANCE}");
+        }
         write(&files.split, &self.split.to_bytes())?;
         write(&files.model, &model)?;
         if let Some(path) = &self.args.parity_out {
-            self.write_parity(path)?;
+            write_parity(path, &rows, &logits)?;
         }
         let record = self.record(recipe, outcome, &model);
         write(&files.card, record.card().as_bytes())?;
@@ -264,20 +280,6 @@ impl Sitting<'_> {
             rows => rows,
         };
         &rows[..rows.len().min(PARITY_ROWS)]
-    }
-
-    fn write_parity(&self, path: &Path) -> anyhow::Result<()> {
-        use safetensors::tensor::{Dtype, TensorView, serialize};
-        let rows = self.dataset.batch(self.parity_rows());
-        let logits = self.trainer.network().logits(rows.clone(), self.dataset.row_shape(), &Default::default());
-        let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-        let input = bytes(rows.as_slice().context("a batch lies in one piece")?);
-        let output = bytes(logits.as_slice().context("logits lie in one piece")?);
-        let tensors = [
-            ("input", TensorView::new(Dtype::F32, rows.shape().to_vec(), &input)?),
-            ("logits", TensorView::new(Dtype::F32, logits.shape().to_vec(), &output)?),
-        ];
-        write(path, &serialize(tensors, None)?)
     }
 
     fn record(&self, recipe: &Recipe, outcome: Outcome, model: &[u8]) -> RunRecord {
@@ -325,6 +327,19 @@ impl Sitting<'_> {
             machine: machine(),
         }
     }
+}
+
+/// Rows and the network's own logits, for another runtime to be held against.
+fn write_parity(path: &Path, rows: &ArrayD<f32>, logits: &Array2<f32>) -> anyhow::Result<()> {
+    use safetensors::tensor::{Dtype, TensorView, serialize};
+    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let input = bytes(rows.as_slice().context("rows that lie in one piece")?);
+    let output = bytes(logits.as_slice().context("logits that lie in one piece")?);
+    let tensors = [
+        ("input", TensorView::new(Dtype::F32, rows.shape().to_vec(), &input)?),
+        ("logits", TensorView::new(Dtype::F32, logits.shape().to_vec(), &output)?),
+    ];
+    write(path, &serialize(tensors, None)?)
 }
 
 fn print_results(record: &RunRecord, model: &Path) {

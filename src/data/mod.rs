@@ -25,6 +25,7 @@ use sha2::{Digest, Sha256};
 pub use files::{hex, write_atomic};
 pub use idx::{Idx, IdxError, parse_idx};
 pub use split::{Part, PartSizes, Split, SplitError};
+pub use table::parse_table;
 
 /// Where Debian's package `dataset-fashion-mnist` puts its four IDX files.
 const DEBIAN_FASHION_MNIST: &str = "/usr/share/datasets/fashion-mnist";
@@ -45,12 +46,12 @@ pub enum DataError {
         given: String,
     },
     /// A file or folder could not be opened or read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {error}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What the operating system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A file as a whole is not what its place asks for.
     #[error("{}: expected {expected}, got {got}", path.display())]
@@ -81,8 +82,8 @@ impl DataError {
         Self::BadFile { path: path.to_owned(), expected: expected.into(), got: got.into() }
     }
 
-    fn io(path: &Path, source: std::io::Error) -> Self {
-        Self::Io { path: path.to_owned(), source }
+    fn io(path: &Path, error: std::io::Error) -> Self {
+        Self::Io { path: path.to_owned(), error }
     }
 }
 

@@ -74,16 +74,19 @@ pub enum SplitError {
     #[error("expected at least one row in the train part, got none")]
     NoTrainRows,
     /// A split file could not be read or written.
-    #[error("cannot use the split file {}: {source}", path.display())]
+    #[error("cannot use the split file {}: {error}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What the operating system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The bytes are not a split file.
-    #[error("expected a split file, got: {0}")]
-    Json(#[from] serde_json::Error),
+    #[error("expected a split file: {error}")]
+    Json {
+        /// Where the bytes go wrong.
+        error: serde_json::Error,
+    },
     /// The file is of another format or version.
     #[error("expected format {FORMAT} version {FORMAT_VERSION}, got {format} version {version}")]
     Format {
@@ -193,7 +196,7 @@ impl Split {
     /// When the file cannot be read, is not a split of this format version, or its parts are not disjoint and
     /// in range.
     pub fn read(path: &Path) -> Result<Self, SplitError> {
-        let bytes = std::fs::read(path).map_err(|source| SplitError::Io { path: path.to_owned(), source })?;
+        let bytes = std::fs::read(path).map_err(|error| SplitError::Io { path: path.to_owned(), error })?;
         Self::from_bytes(&bytes)
     }
 
@@ -203,7 +206,7 @@ impl Split {
     ///
     /// As [`read`](Self::read).
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, SplitError> {
-        serde_json::from_slice::<Self>(bytes)?.checked()
+        serde_json::from_slice::<Self>(bytes).map_err(|error| SplitError::Json { error })?.checked()
     }
 
     /// Writes the split file, atomically.
@@ -212,7 +215,7 @@ impl Split {
     ///
     /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), SplitError> {
-        write_atomic(path, &self.to_bytes()).map_err(|source| SplitError::Io { path: path.to_owned(), source })
+        write_atomic(path, &self.to_bytes()).map_err(|error| SplitError::Io { path: path.to_owned(), error })
     }
 
     /// The bytes of the split file: JSON without spaces and one line feed.
@@ -352,7 +355,7 @@ mod tests {
         assert!(matches!(read("[0,0]", "[1]"), Err(SplitError::Repeated { part: "train", row: 0 })));
         assert!(matches!(read("[0,5]", "[1]"), Err(SplitError::OutOfRange { row: 5, n_rows: 5, .. })));
         assert!(matches!(read("[]", "[1]"), Err(SplitError::NoTrainRows)));
-        assert!(matches!(read("[-1]", "[1]"), Err(SplitError::Json(_))));
+        assert!(matches!(read("[-1]", "[1]"), Err(SplitError::Json { .. })));
         let newer = text("[0]", "[1]").replace("\"format_version\":1", "\"format_version\":2");
         assert!(matches!(Split::from_bytes(newer.as_bytes()), Err(SplitError::Format { version: 2, .. })));
     }

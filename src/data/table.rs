@@ -15,12 +15,22 @@ pub(super) fn load(path: &Path) -> Result<Dataset, DataError> {
     read(path, file)
 }
 
+/// Reads a table from bytes, which may be any.
+///
+/// # Errors
+///
+/// [`DataError::BadRow`] for the first line that is not like the others.
+pub fn parse_table(bytes: &[u8]) -> Result<Dataset, DataError> {
+    read(Path::new("table"), bytes)
+}
+
 /// Reads a table. The first line is a header where none of its fields after the first is a number. Labels are
 /// whole numbers (classes in their order) or names (classes sorted by name).
 fn read(path: &Path, bytes: impl Read) -> Result<Dataset, DataError> {
     let mut reader = ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
     let mut record = StringRecord::new();
-    let mut first = None;
+    let mut width = None;
+    let mut is_first = true;
     let (mut texts, mut values) = (Vec::new(), Vec::new());
     loop {
         let line = reader.position().line();
@@ -32,12 +42,13 @@ fn read(path: &Path, bytes: impl Read) -> Result<Dataset, DataError> {
             break;
         }
         let line = record.position().map_or(line, csv::Position::line);
-        let n_fields = *first.get_or_insert(record.len());
+        let n_fields = *width.get_or_insert(record.len());
         if record.len() != n_fields || n_fields < 2 {
             let expected = format!("a label and {} numbers", n_fields.saturating_sub(1).max(1));
             return Err(bad_row(path, line, expected, format!("{} fields", record.len())));
         }
-        let is_header = texts.is_empty() && line == 1 && record.iter().skip(1).all(|field| number(field).is_none());
+        let is_header = is_first && record.iter().skip(1).all(|field| number(field).is_none());
+        is_first = false;
         if !is_header {
             values.reserve(n_fields - 1);
             for (column, field) in (2..).zip(record.iter().skip(1)) {
@@ -50,7 +61,7 @@ fn read(path: &Path, bytes: impl Read) -> Result<Dataset, DataError> {
         }
     }
     let (class_names, labels) = classes(&texts);
-    let n_features = first.unwrap_or(1) - 1;
+    let n_features = width.unwrap_or(1) - 1;
     if class_names.len() < 2 {
         let got = format!("{} rows of {} classes", texts.len(), class_names.len());
         return Err(DataError::bad_file(path, "rows of at least 2 classes", got));
@@ -117,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_table_needs_two_classes() {
-        for text in ["", "label,x\n", "a,1\na,2\n", "a\nb\n"] {
+        for text in ["", "label,x\n", "label,x\nmore,y\na,1\nb,2\n", "a,1\na,2\n", "a\nb\n"] {
             assert!(parse(text).is_err(), "{text:?}");
         }
     }

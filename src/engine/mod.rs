@@ -4,6 +4,9 @@
 //! and written down in [`ModelSpec::how_decided`]; it is never guessed silently (R2).
 
 pub mod inspect;
+// The test graphs are written with prost, which comes with the lab.
+#[cfg(all(test, feature = "lab"))]
+mod tests;
 pub mod tract;
 
 use crate::defence::{RawScores, ScoreKind, ScoresError};

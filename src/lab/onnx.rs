@@ -3,6 +3,8 @@
 //! burn exports no ONNX; the message types of `onnx.proto` come with tract, and a chain of seven operators
 //! needs no more. The last operator is `Gemm`, by which the engine knows that the output holds logits (R2).
 
+use anyhow::{Context, bail};
+use ndarray::{Array2, ArrayD};
 use prost::Message;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -12,6 +14,7 @@ use tract_onnx::pb::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
     TensorShapeProto, TypeProto, ValueInfoProto,
 };
+use tract_onnx::prelude::{Framework, InferenceModelExt, IntoRunnable, IntoTValue, Tensor, tvec};
 
 use super::network::{Layer, Weights};
 
@@ -60,6 +63,27 @@ pub fn export(layers: &[Layer], row_shape: &[usize], class_names: &[String]) -> 
         ..ModelProto::default()
     }
     .encode_to_vec()
+}
+
+/// The largest difference between a logit of the exported graph, run by tract, and the network's own.
+///
+/// # Shapes
+///
+/// `rows` `(n_rows, row_shape…)`, `logits` `(n_rows, n_classes)`.
+///
+/// # Errors
+///
+/// When the graph cannot be run or gives another shape.
+pub fn disagreement(model: &[u8], rows: &ArrayD<f32>, logits: &Array2<f32>) -> anyhow::Result<f32> {
+    let values = rows.as_slice().context("rows that lie in one piece")?;
+    let input = Tensor::from_shape(rows.shape(), values)?;
+    let runnable = tract_onnx::onnx().model_for_read(&mut &model[..])?.into_optimized()?.into_runnable()?;
+    let outputs = runnable.run(tvec!(input.into_tvalue()))?;
+    let got = outputs.first().context("an output")?.to_plain_array_view::<f32>()?;
+    if got.shape() != logits.shape() {
+        bail!("the exported graph gives logits of shape {:?}, expected {:?}", got.shape(), logits.shape());
+    }
+    Ok(got.iter().zip(logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max))
 }
 
 /// A chain of nodes: each takes the value that the one before it gave.
