@@ -266,4 +266,5 @@ pub(crate) fn head(method: &str, path: &str, headers: &[(&str, &str)], length: u
 }
 
 /// A good request of one row.
-pub(crate) const GOOD: &str = r#"{"id":"q7","inputs":[{"name":"x","shape":[1,2,2],"datatype":"FP32","data":[1.5,2,0.5,4]}]}"#;
+pub(crate) const GOOD: &str =
+    r#"{"id":"q7","inputs":[{"name":"x","shape":[1,2,2],"datatype":"FP32","data":[1.5,2,0.5,4]}]}"#;
