@@ -242,3 +242,16 @@ fn draining_has_a_deadline_and_a_second_word_ends_it() {
         drop(open);
     }
 }
+
+#[test]
+fn a_stuck_model_does_not_hold_up_the_end() {
+    let (open, calls, engine) = gated();
+    let mut server = Server::start(engine, Config { drain: Duration::from_millis(50), ..one_thread(4) });
+    let leaving = ask(&server);
+    called(&calls, 1);
+    drop(leaving);
+    server.wait_for("sordino_connections ", 0.0);
+    server.drain();
+    assert_eq!(server.wait(), Ended::Drained);
+    drop(open);
+}

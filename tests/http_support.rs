@@ -18,24 +18,24 @@ use sordino::server::{Config, Ended, Listeners, Shutdown, run};
 use sordino::tensor::{DType, Dim, Inputs, TensorSpec, Values};
 
 /// No test may take longer than this.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The logits of a row of inputs `x`, by a fixed linear map that no answer may show: `x[0] + 33.8125`,
 /// `x[1] - 3`, `x[2] + 0.25 x[3]`.
-pub fn logits(x: &[f32]) -> [f32; 3] {
+pub(crate) fn logits(x: &[f32]) -> [f32; 3] {
     [x[0] + 33.8125, x[1] - 3.0, x[2] + 0.25 * x[3]]
 }
 
 /// What the stub does before it answers.
 type Behaviour = Box<dyn Fn() -> Option<EngineError> + Send + Sync>;
 
-pub struct StubEngine {
+pub(crate) struct StubEngine {
     spec: ModelSpec,
     behaviour: Behaviour,
 }
 
 impl StubEngine {
-    pub fn new(behaviour: impl Fn() -> Option<EngineError> + Send + Sync + 'static) -> Arc<Self> {
+    pub(crate) fn new(behaviour: impl Fn() -> Option<EngineError> + Send + Sync + 'static) -> Arc<Self> {
         let input = |name: &str, dtype| TensorSpec {
             name: name.to_owned(),
             dtype,
@@ -72,7 +72,7 @@ impl Engine for StubEngine {
 }
 
 /// The stub behind the paper's defence with three fixed centroids, and two of three probabilities kept.
-pub fn pipeline(engine: Arc<StubEngine>) -> Arc<Pipeline> {
+pub(crate) fn pipeline(engine: Arc<StubEngine>) -> Arc<Pipeline> {
     let labels: Vec<String> = ["cat", "dog", "fox"].map(str::to_owned).to_vec();
     let centroids = Centroids::new(array![[2.0, 0.5, 0.0], [0.25, 1.5, 0.5], [0.0, 0.25, 1.0]], &labels).unwrap();
     let quantiles = DistanceQuantiles::new(Array2::zeros((3, N_QUANTILES)), 3).unwrap();
@@ -86,9 +86,9 @@ pub fn pipeline(engine: Arc<StubEngine>) -> Arc<Pipeline> {
 }
 
 /// A running server; dropped, it drains.
-pub struct Server {
-    pub address: SocketAddr,
-    pub metrics: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) metrics: SocketAddr,
     drain: Option<tokio::sync::oneshot::Sender<()>>,
     now: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<JoinHandle<Ended>>,
@@ -96,11 +96,11 @@ pub struct Server {
 
 impl Server {
     /// A server that answers with the stub's scores.
-    pub fn plain() -> Self {
+    pub(crate) fn plain() -> Self {
         Self::start(StubEngine::new(|| None), Config::default())
     }
 
-    pub fn start(engine: Arc<StubEngine>, config: Config) -> Self {
+    pub(crate) fn start(engine: Arc<StubEngine>, config: Config) -> Self {
         let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
         let (service, metrics) = (bind(), bind());
         let (address, metrics_address) = (service.local_addr().unwrap(), metrics.local_addr().unwrap());
@@ -116,32 +116,32 @@ impl Server {
     }
 
     /// The first word; returns at once.
-    pub fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         drop(self.drain.take());
     }
 
     /// The second word; returns at once.
-    pub fn leave_now(&mut self) {
+    pub(crate) fn leave_now(&mut self) {
         drop(self.now.take());
     }
 
-    pub fn wait(&mut self) -> Ended {
+    pub(crate) fn wait(&mut self) -> Ended {
         self.thread.take().unwrap().join().unwrap()
     }
 
-    pub fn connect(&self) -> Client {
+    pub(crate) fn connect(&self) -> Client {
         Client::to(self.address)
     }
 
     /// The value of one line of the metrics, 0 if it is not there.
-    pub fn metric(&self, line: &str) -> f64 {
+    pub(crate) fn metric(&self, line: &str) -> f64 {
         let text = Client::to(self.metrics).get("/metrics").text();
         let value = text.lines().find_map(|got| got.strip_prefix(line)?.trim().parse().ok());
         value.unwrap_or(0.0)
     }
 
     /// Waits until a metric has a value.
-    pub fn wait_for(&self, line: &str, value: f64) {
+    pub(crate) fn wait_for(&self, line: &str, value: f64) {
         let started = std::time::Instant::now();
         while self.metric(line) != value {
             assert!(started.elapsed() < PATIENCE, "{line} is {}, not {value}", self.metric(line));
@@ -162,61 +162,61 @@ impl Drop for Server {
 
 /// An answer as it came.
 #[derive(Debug)]
-pub struct Reply {
-    pub status: u16,
-    pub headers: BTreeMap<String, String>,
-    pub body: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Reply {
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
 }
 
 /// One HTTP/1.1 connection.
-pub struct Client {
-    pub stream: TcpStream,
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
     pending: Vec<u8>,
 }
 
 impl Client {
-    pub fn to(address: SocketAddr) -> Self {
+    pub(crate) fn to(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream, pending: Vec::new() }
     }
 
-    pub fn get(&mut self, path: &str) -> Reply {
+    pub(crate) fn get(&mut self, path: &str) -> Reply {
         self.send("GET", path, &[], &[])
     }
 
-    pub fn infer(&mut self, body: &str) -> Reply {
+    pub(crate) fn infer(&mut self, body: &str) -> Reply {
         self.send("POST", "/v2/models/clf/infer", &[], body.as_bytes())
     }
 
-    pub fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
         self.write(&head(method, path, headers, body.len()));
         self.write(body);
         self.read(method == "HEAD")
     }
 
-    pub fn write(&mut self, bytes: &[u8]) {
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
         // A server that has already refused may have closed: what it said is read next.
         let _ = self.stream.write_all(bytes);
     }
 
     /// Reads one answer.
-    pub fn read(&mut self, headless: bool) -> Reply {
+    pub(crate) fn read(&mut self, headless: bool) -> Reply {
         let end = loop {
             if let Some(end) = self.pending.windows(4).position(|window| window == b"\r\n\r\n") {
                 break end + 4;
@@ -239,7 +239,7 @@ impl Client {
     }
 
     /// Whether the server closes the connection without another byte.
-    pub fn is_closed(&mut self) -> bool {
+    pub(crate) fn is_closed(&mut self) -> bool {
         self.pending.is_empty() && !self.more()
     }
 
@@ -257,7 +257,7 @@ impl Client {
     }
 }
 
-pub fn head(method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> Vec<u8> {
+pub(crate) fn head(method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: test\r\n");
     if length > 0 || method == "POST" {
         head += &format!("content-length: {length}\r\n");
@@ -267,4 +267,5 @@ pub fn head(method: &str, path: &str, headers: &[(&str, &str)], length: usize) -
 }
 
 /// A good request of one row.
-pub const GOOD: &str = r#"{"id":"q7","inputs":[{"name":"x","shape":[1,2,2],"datatype":"FP32","data":[1.5,2,0.5,4]}]}"#;
+pub(crate) const GOOD: &str =
+    r#"{"id":"q7","inputs":[{"name":"x","shape":[1,2,2],"datatype":"FP32","data":[1.5,2,0.5,4]}]}"#;

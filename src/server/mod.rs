@@ -36,9 +36,10 @@ use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 
 use self::body::BodyLimits;
-use self::compute::Compute;
+use self::compute::{Compute, Threads};
 use self::handler::{RequestIds, Shared, handle};
 use self::io::TimedIo;
 use self::metrics::Metrics;
@@ -140,11 +141,14 @@ pub async fn run(
         () = shutdown.now() => {}
     }
     drop(listener);
-    let ended = connections.drain(config.drain, &mut shutdown).await;
+    let deadline = Instant::now() + config.drain;
+    let ended = connections.drain(deadline, &mut shutdown).await;
     drop(shared);
-    if ended == Ended::Drained {
-        // The queue is empty by now and its last sender is gone: the threads end at once.
-        threads.into_iter().for_each(|thread| drop(thread.join()));
+    // The last sender of the queue is gone: a thread ends with the job at hand, which may be a client's that left.
+    tokio::select! {
+        () = finished(&threads) => {}
+        () = sleep_until(deadline) => tracing::warn!("left with a busy compute thread"),
+        () = shutdown.now() => {}
     }
     Ok(ended)
 }
@@ -157,6 +161,13 @@ pub fn quiet_panics() {
         let thread = std::thread::current();
         tracing::error!(thread = thread.name().unwrap_or("unnamed"), place, "panic");
     }));
+}
+
+/// Waits for threads without blocking the runtime; they are asked rarely, since this is the end.
+async fn finished(threads: &Threads) {
+    while !threads.iter().all(std::thread::JoinHandle::is_finished) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 fn into_tokio(listener: StdListener) -> std::io::Result<TcpListener> {
@@ -246,12 +257,12 @@ impl Connections {
         });
     }
 
-    /// Lets what runs come to its end, within `deadline`, and cuts the rest.
-    async fn drain(self, deadline: Duration, shutdown: &mut Shutdown) -> Ended {
+    /// Lets what runs come to its end, until `deadline`, and cuts the rest.
+    async fn drain(self, deadline: Instant, shutdown: &mut Shutdown) -> Ended {
         let Self { graceful, mut open, .. } = self;
         let drained = tokio::select! {
             () = graceful.shutdown() => true,
-            () = tokio::time::sleep(deadline) => false,
+            () = sleep_until(deadline) => false,
             () = shutdown.now() => false,
         };
         while open.try_join_next().is_some() {}
