@@ -1,8 +1,6 @@
 //! The one test binary: modules by kind.
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is its purpose")]
-#![allow(unreachable_pub, reason = "a test binary has one crate and nobody outside")]
-
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails by panicking, as the test itself does")]
+#![allow(unreachable_pub, reason = "a test binary has one crate and nobody outside")]
 
 mod audit;
 mod http;
