@@ -23,7 +23,7 @@ lint:
 
 # The core compiles alone: no server, no engine, no training code
 core:
-    cargo check --lib --no-default-features
+    cargo check --release --lib --no-default-features
 
 # Licences, banned and unknown sources of dependencies
 deny:
