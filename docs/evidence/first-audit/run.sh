@@ -15,7 +15,7 @@ audit() { # name, data
 }
 
 test -e target/cifar_cnn.onnx || sordino train --data folder:target/data/cifar10 --network cnn --channels 32,64 \
-    --hidden 128 --train-rows 8000 --validation-rows 2000 --calibration-rows 4000 --test-rows 10000 --epochs 15 \
+    --hidden 128 --train-rows 8000 --validation-rows 2000 --calibration-rows 4000 --test-rows 10000 --epochs 20 \
     --batch-size 64 --learning-rate 0.001 --seed 7 --out target/cifar_cnn.onnx
 audit cifar_cnn folder:target/data/cifar10
 
