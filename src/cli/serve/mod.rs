@@ -21,7 +21,7 @@ const BAD_CONFIG: u8 = 2;
 /// Serve a classifier with defended scores, over the Open Inference Protocol v2 (REST).
 ///
 /// Without arguments the bundled classifier on 127.0.0.1:8000, with metrics on 127.0.0.1:8002. There is no way to
-/// serve undefended scores. Without a [defence] table in the configuration file the defence is the paper's
+/// serve undefended scores. Without a table `defence` in the configuration file the defence is the paper's
 /// reweighting (w = 0.1), then the three largest probabilities.
 ///
 /// Request parameters: `binary_data_output`, `binary_data` and `binary_data_size` are served; `timeout`,
