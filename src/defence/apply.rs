@@ -35,6 +35,28 @@ pub enum DefendError {
     },
 }
 
+/// A batch on its way through the rows, to be compiled for each set of vector instructions.
+struct Batch<'a> {
+    defence: &'a Defence,
+    rows: &'a mut [f32],
+    labels: &'a mut Vec<u32>,
+    scratch: &'a mut Scratch,
+}
+
+impl pulp::WithSimd for Batch<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _instructions: S) {
+        let Batch { defence, rows, labels, scratch } = self;
+        for row in rows.chunks_exact_mut(defence.n_classes) {
+            let label = label_of(row);
+            defence.defend_row(row, label, scratch);
+            labels.push(label as u32);
+        }
+    }
+}
+
 /// What is done to logits, with all that it needs.
 enum Step {
     Reweight { fitted: Arc<Fitted>, weight: f64, gates: Option<Vec<f64>> },
@@ -145,15 +167,9 @@ impl Defence {
         let mut labels = Vec::with_capacity(values.nrows());
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.z.resize(self.n_classes, 0.0);
-            let all = values.as_slice_mut().unwrap_or(&mut []);
+            let rows = values.as_slice_mut().unwrap_or(&mut []);
             // The widest vector registers of this machine: the same arithmetic, hence the same answers.
-            pulp::Arch::new().dispatch(|| {
-                for row in all.chunks_exact_mut(self.n_classes) {
-                    let label = label_of(row);
-                    self.defend_row(row, label, scratch);
-                    labels.push(label as u32);
-                }
-            });
+            pulp::Arch::new().dispatch(Batch { defence: self, rows, labels: &mut labels, scratch });
         });
         Ok(Defended::new(values, labels))
     }

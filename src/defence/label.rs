@@ -1,24 +1,24 @@
 //! R1: the label of a row, and keeping it in what is emitted.
 
-/// Values that are compared side by side, so that the compiler can use vector registers.
-const LANES: usize = 16;
-
 /// Argmax of a row, ties to the lowest index (R1). A NaN is never the maximum. `0` for an empty row.
 #[inline(always)]
 pub(super) fn argmax(row: &[f32]) -> usize {
+    let max = if row.len() < 64 { largest::<4>(row) } else { largest::<32>(row) };
+    row.iter().position(|&value| value == max).unwrap_or(0)
+}
+
+/// The largest value, minus infinity for none; so many are compared side by side, in vector registers.
+#[inline(always)]
+fn largest<const LANES: usize>(row: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let (blocks, rest) = row.as_chunks::<LANES>();
-    let mut max = rest.iter().fold(f32::NEG_INFINITY, |max, &value| larger(max, value));
-    if !blocks.is_empty() {
-        let mut lanes = [f32::NEG_INFINITY; LANES];
-        for block in blocks {
-            for (lane, &value) in lanes.iter_mut().zip(block) {
-                *lane = larger(*lane, value);
-            }
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for block in blocks {
+        for (lane, &value) in lanes.iter_mut().zip(block) {
+            *lane = larger(*lane, value);
         }
-        max = lanes.into_iter().fold(max, larger);
     }
-    row.iter().position(|&value| value == max).unwrap_or(0)
+    rest.iter().copied().fold(lanes.into_iter().fold(f32::NEG_INFINITY, larger), larger)
 }
 
 /// Keeps the label in emitted values (R1): where rounding to f32 made an earlier index tie with `label`, the
