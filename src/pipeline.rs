@@ -137,8 +137,8 @@ impl Pipeline {
     /// Puts an engine and a defence together.
     ///
     /// # Errors
-    /// [`DefenceError`] when the defence was built for another number of classes or kind of scores, or when it would let
-    /// rows pass as they are: what a pipeline answers can be served.
+    /// [`DefenceError`] when the defence was built for another number of classes or kind of scores, or when it may
+    /// not be served ([`Defence::check_served`]).
     pub fn new(engine: Arc<dyn Engine>, defence: Defence, identity: Identity) -> Result<Self, DefenceError> {
         let spec = engine.spec();
         if spec.n_classes != defence.n_classes() {
@@ -147,9 +147,7 @@ impl Pipeline {
         if spec.score_kind != defence.kind() {
             return Err(DefenceError::Kind { model: spec.score_kind, artifact: defence.kind() });
         }
-        if defence.lets_rows_pass() {
-            return Err(DefenceError::LetsRowsPass);
-        }
+        defence.check_served()?;
         let model = identity.model;
         let description = describe(engine.as_ref(), &defence, identity);
         Ok(Self { engine, defence, description, model, max_rows: DEFAULT_MAX_ROWS })

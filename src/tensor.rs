@@ -129,6 +129,12 @@ pub struct TensorSpec {
     pub shape: Vec<Dim>,
 }
 
+/// A shape as messages print it, for instance `[2,28,28]`.
+pub(crate) fn shape_text(shape: &[usize]) -> String {
+    let sizes: Vec<String> = shape.iter().map(ToString::to_string).collect();
+    format!("[{}]", sizes.join(","))
+}
+
 impl TensorSpec {
     /// The shape as the protocol prints it, for instance `[-1,1,28,28]`.
     #[must_use]
@@ -306,11 +312,7 @@ impl InputTensor {
             && spec.shape.iter().zip(shape).all(|(dim, &size)| dim.admits(size));
         let expected = shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
         let (true, Some(expected)) = (fits, expected) else {
-            return Err(InputError::WrongShape {
-                name: name(),
-                expected: spec.shape_text(),
-                got: format!("{shape:?}").replace(' ', ""),
-            });
+            return Err(InputError::WrongShape { name: name(), expected: spec.shape_text(), got: shape_text(shape) });
         };
         if values.len() != expected {
             return Err(InputError::WrongCount { name: name(), expected, got: values.len() });

@@ -329,6 +329,13 @@ fn no_refusal_and_no_log_shows_an_input() {
     }
     client.send("POST", "/v2/models/424242/infer", &[], b"424242");
     drop(server);
+    let failing = Server::start(StubEngine::new(|| Some(EngineError::Run)), Config::default());
+    let headers = [("x-request-id", "one-line")];
+    assert_eq!(failing.connect().send("POST", "/v2/models/clf/infer", &headers, GOOD.as_bytes()).status, 502);
+    drop(failing);
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let failed = |line: &&str| line.contains("WARN") && line.contains("failed");
+    assert!(text.lines().filter(failed).all(|line| line.contains("request_id")), "{text}");
+    assert_eq!(text.lines().filter(failed).filter(|line| line.contains("one-line")).count(), 1, "{text}");
     assert!(text.contains("bad_request") && !text.contains("424242"), "{text}");
 }

@@ -1,50 +1,13 @@
 //! Admission and endings: too large, too slow, too many, a full queue, clients that leave, draining.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use sordino::server::{ComputeConfig, Config, Ended};
+use sordino::server::{Config, Ended};
 
-use crate::http_support::{Client, GOOD, Server, StubEngine, head};
+use crate::http_support::{Client, GOOD, Server, StubEngine, ask, called, gated, head, one_thread};
 
 const INFER: &str = "/v2/models/clf/infer";
-
-/// A model that waits for a word before each answer, and counts its calls.
-fn gated() -> (Sender<()>, Arc<AtomicUsize>, Arc<StubEngine>) {
-    let (open, gate) = channel::<()>();
-    let gate = Mutex::new(gate);
-    let calls = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&calls);
-    let engine = StubEngine::new(move || {
-        counted.fetch_add(1, Ordering::Relaxed);
-        let _ = gate.lock().unwrap().recv();
-        None
-    });
-    (open, calls, engine)
-}
-
-fn one_thread(queue: usize) -> Config {
-    Config { compute: ComputeConfig { threads: 1, queue, inline: false }, ..Config::default() }
-}
-
-/// Sends a good request and leaves the answer for later.
-fn ask(server: &Server) -> Client {
-    let mut client = server.connect();
-    client.write(&head("POST", INFER, &[], GOOD.len()));
-    client.write(GOOD.as_bytes());
-    client
-}
-
-/// Waits until the model has been called `n` times.
-fn called(calls: &AtomicUsize, n: usize) {
-    let started = Instant::now();
-    while calls.load(Ordering::Relaxed) < n {
-        assert!(started.elapsed() < Duration::from_secs(20), "the model was not called");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
 
 #[test]
 fn a_full_queue_is_503_with_retry_after() {
@@ -193,14 +156,14 @@ fn draining_turns_readiness_off_first_and_finishes_what_runs() {
     let mut running = ask(&server);
     called(&calls, 1);
     server.drain();
-    let mut probe = server.connect();
     let started = Instant::now();
-    while probe.get("/v2/health/ready").status == 200 {
+    while server.connect().get("/v2/health/ready").status == 200 {
         assert!(started.elapsed() < Duration::from_secs(20));
     }
-    assert_eq!(probe.get("/v2/health/ready").json(), serde_json::json!({"live": true, "ready": false}));
-    assert_eq!(probe.get("/v2/models/clf/ready").status, 503);
-    assert_eq!(probe.get("/v2/health/live").status, 200);
+    let body = serde_json::json!({"live": true, "ready": false});
+    assert_eq!(server.connect().get("/v2/health/ready").json(), body);
+    assert_eq!(server.connect().get("/v2/models/clf/ready").status, 503);
+    assert_eq!(server.connect().get("/v2/health/live").status, 200);
     assert_eq!(Client::to(server.metrics).get("/health/ready").status, 503);
     let mut late = ask(&server);
     server.wait_for("sordino_queue_depth", 1.0);

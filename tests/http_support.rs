@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ndarray::{Array2, array};
 use sordino::artifact::ModelDigest;
@@ -14,7 +16,7 @@ use sordino::defence::{
 };
 use sordino::engine::{Engine, EngineError, ModelSpec};
 use sordino::pipeline::{Identity, Pipeline};
-use sordino::server::{Config, Ended, Listeners, Shutdown, run};
+use sordino::server::{ComputeConfig, Config, Ended, Listeners, Shutdown, run};
 use sordino::tensor::{DType, Dim, Inputs, TensorSpec, Values};
 
 /// No test may take longer than this.
@@ -85,6 +87,41 @@ pub(crate) fn pipeline(engine: Arc<StubEngine>) -> Arc<Pipeline> {
     Arc::new(Pipeline::new(engine, defence, identity).unwrap())
 }
 
+/// A model that waits for a word before each answer, and counts its calls.
+pub(crate) fn gated() -> (Sender<()>, Arc<AtomicUsize>, Arc<StubEngine>) {
+    let (open, gate) = channel::<()>();
+    let gate = Mutex::new(gate);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let engine = StubEngine::new(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let _ = gate.lock().unwrap().recv();
+        None
+    });
+    (open, calls, engine)
+}
+
+pub(crate) fn one_thread(queue: usize) -> Config {
+    Config { compute: ComputeConfig { threads: 1, queue, ..ComputeConfig::default() }, ..Config::default() }
+}
+
+/// Sends a good request and leaves the answer for later.
+pub(crate) fn ask(server: &Server) -> Client {
+    let mut client = server.connect();
+    client.write(&head("POST", "/v2/models/clf/infer", &[], GOOD.len()));
+    client.write(GOOD.as_bytes());
+    client
+}
+
+/// Waits until the model has been called `n` times.
+pub(crate) fn called(calls: &AtomicUsize, n: usize) {
+    let started = Instant::now();
+    while calls.load(Ordering::Relaxed) < n {
+        assert!(started.elapsed() < PATIENCE, "the model was not called");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// A running server; dropped, it drains.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
@@ -101,6 +138,14 @@ impl Server {
     }
 
     pub(crate) fn start(engine: Arc<StubEngine>, config: Config) -> Self {
+        Self::on(
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap(),
+            engine,
+            config,
+        )
+    }
+
+    pub(crate) fn on(runtime: tokio::runtime::Runtime, engine: Arc<StubEngine>, config: Config) -> Self {
         let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
         let (service, metrics) = (bind(), bind());
         let (address, metrics_address) = (service.local_addr().unwrap(), metrics.local_addr().unwrap());
@@ -108,7 +153,6 @@ impl Server {
         let (now, now_rx) = tokio::sync::oneshot::channel::<()>();
         let shutdown = Shutdown::new(async { drop(drain_rx.await) }, async { drop(now_rx.await) });
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
             let listeners = Listeners { service, metrics: Some(metrics) };
             runtime.block_on(run(listeners, config, pipeline(engine), shutdown)).unwrap()
         });
@@ -142,7 +186,7 @@ impl Server {
 
     /// Waits until a metric has a value.
     pub(crate) fn wait_for(&self, line: &str, value: f64) {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         while self.metric(line) != value {
             assert!(started.elapsed() < PATIENCE, "{line} is {}, not {value}", self.metric(line));
             std::thread::sleep(Duration::from_millis(2));
@@ -205,8 +249,7 @@ impl Client {
     }
 
     pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-        self.write(&head(method, path, headers, body.len()));
-        self.write(body);
+        self.write(&[&head(method, path, headers, body.len())[..], body].concat());
         self.read(method == "HEAD")
     }
 

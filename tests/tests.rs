@@ -4,6 +4,7 @@
 
 mod audit;
 mod http;
+mod http_abuse;
 mod http_golden;
 mod http_limits;
 mod http_support;

@@ -9,7 +9,9 @@ pub mod serve;
 #[cfg(feature = "lab")]
 pub mod train;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use clap::{Parser, Subcommand};
 
@@ -33,10 +35,42 @@ enum Command {
     Healthcheck(healthcheck::Args),
 }
 
+/// Exit code after a panic, as Rust has it.
+const PANICKED: u8 = 101;
+/// Where the last panic was.
+static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
+
 /// Parses the command line, runs the command and returns the exit code of the process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let outcome: anyhow::Result<ExitCode> = match Cli::parse().command {
+    let command = Cli::parse().command;
+    quiet_panics();
+    let outcome = catch_unwind(AssertUnwindSafe(|| run(command))).unwrap_or_else(|_| {
+        let place = LAST_PANIC.lock().map(|place| place.clone()).unwrap_or_default();
+        eprintln!("error: an internal fault at {place}");
+        Ok(ExitCode::from(PANICKED))
+    });
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Replaces the process's panic hook by one that logs where a panic was, and not what it said: the message of
+/// a panic inside a model may quote values, and one that the engine catches becomes an error with words of ours.
+fn quiet_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map(|place| format!("{}:{}", place.file(), place.line())).unwrap_or_default();
+        let thread = std::thread::current();
+        tracing::error!(thread = thread.name().unwrap_or("unnamed"), place, "panic");
+        if let Ok(mut last) = LAST_PANIC.lock() {
+            *last = place;
+        }
+    }));
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
         Command::Serve(args) => serve::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Inspect(args) => inspect::run(&args),
@@ -45,9 +79,5 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(*args),
         Command::Bench(args) => bench::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
-    };
-    outcome.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        ExitCode::FAILURE
-    })
+    }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::centroids::Fitted;
-use super::config::{DefenceConfig, DefenceError, Gate, Method};
+use super::config::{DefenceConfig, DefenceError, Gate, MAX_SERVED_WEIGHT, Method};
 use super::defended::Defended;
 use super::inlier::InlierIndex;
 use super::label::keep;
@@ -133,11 +133,25 @@ impl Defence {
         &self.config
     }
 
-    /// Whether some rows would be answered as they are: a gate that leaves them alone, and neither mask nor rounding.
-    #[must_use]
-    pub fn lets_rows_pass(&self) -> bool {
-        let gated = matches!(self.step, Step::Reweight { gates: Some(_), .. });
-        gated && self.config.top_k.is_none_or(|k| k >= self.n_classes) && self.config.digits.is_none()
+    /// Whether this defence may stand in front of clients.
+    ///
+    /// # Errors
+    /// [`DefenceError::LetsRowsPass`] for a gate without rounding, [`DefenceError::KeepsScores`] for a weight above
+    /// [`MAX_SERVED_WEIGHT`](super::MAX_SERVED_WEIGHT). Both can be audited all the same. Passing is no promise that
+    /// the answers tell little: that is what the audit is for.
+    pub fn check_served(&self) -> Result<(), DefenceError> {
+        let (weight, gated) = match &self.step {
+            Step::Reweight { weight, gates, .. } => (*weight, gates.is_some()),
+            Step::Inlier { weight, .. } => (*weight, false),
+            Step::LabelOnly => (0.0, false),
+        };
+        if gated && self.config.digits.is_none() {
+            return Err(DefenceError::LetsRowsPass);
+        }
+        if weight > MAX_SERVED_WEIGHT {
+            return Err(DefenceError::KeepsScores { weight });
+        }
+        Ok(())
     }
 
     /// The kind of its scores.

@@ -7,6 +7,10 @@ use super::scores::ScoreKind;
 /// The most digits that R6 can round to: up to here, every count of units is a distinct f32.
 pub const MAX_DIGITS: u8 = 6;
 
+/// The largest weight (R4, R9) that is served: above it an answer holds more of the row's own scores than of what they
+/// are blended with.
+pub const MAX_SERVED_WEIGHT: f64 = 0.5;
+
 /// A defence as configured: one method, then the mask (R5) and the rounding (R6).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -113,12 +117,22 @@ pub enum DefenceError {
         /// Kind of the artifact.
         artifact: ScoreKind,
     },
-    /// A gate leaves rows as they are, and neither mask nor rounding follows: such answers are undefended.
+    /// A gate leaves rows as they are and no rounding follows: such answers are undefended (a mask alone can be
+    /// inverted, or tells what it keeps).
     #[error(
-        "defence: a gate (when = distance-above) leaves rows inside of the quantile as they are: it can be served only \
-         with top_k below the number of classes, or with digits"
+        "defence: a gate (when = distance-above) leaves rows inside of the quantile as they are: it can be audited, and \
+         served only with digits"
     )]
     LetsRowsPass,
+    /// A weight that keeps most of a row's own scores.
+    #[error(
+        "defence: a weight of {weight} keeps most of a row's own scores: it can be audited, and served only up to \
+         {MAX_SERVED_WEIGHT}"
+    )]
+    KeepsScores {
+        /// The weight.
+        weight: f64,
+    },
     /// The inlier method found no row of a class inside the quantile.
     #[error("defence: the centroid file has no inlier row of class {class} inside quantile {quantile}")]
     NoInlier {

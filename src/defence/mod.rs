@@ -12,8 +12,8 @@
 //! - a row's answer depends on that row alone, and on nothing but its scores.
 //!
 //! What this room is not: it says nothing about who asked or how often, and none of its methods is a privacy
-//! guarantee. Reweighting alone can be inverted by who knows the centroids; only steps that destroy information
-//! (mask, round, label-only) bound what a single answer tells.
+//! guarantee. Reweighting can be inverted by who knows the centroids, masked or not: each kept pair of classes tells its
+//! own equation. Only few digits (R6) and label-only leave too little to invert.
 //!
 //! The paper is "Membership Inference Attacks Beyond Overfitting" (arXiv 2511.16792).
 //!
@@ -68,7 +68,7 @@ mod tests;
 
 pub use apply::{Defence, DefendError};
 pub use centroids::{CentroidError, Centroids, DistanceQuantiles, Fitted, N_QUANTILES};
-pub use config::{DefenceConfig, DefenceError, Gate, MAX_DIGITS, Method};
+pub use config::{DefenceConfig, DefenceError, Gate, MAX_DIGITS, MAX_SERVED_WEIGHT, Method};
 pub use defended::{Defended, Form, LOG_FLOOR};
 pub use fit::{CentroidSums, ClassFallback, quantiles_of};
 pub use inlier::{Bank, BankError};

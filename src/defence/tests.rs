@@ -322,18 +322,20 @@ fn settings_are_refused_one_by_one() {
 }
 
 #[test]
-fn a_gate_alone_lets_rows_pass() {
-    let passes = |method, top_k, digits| {
+fn what_leaves_rows_as_they_are_is_not_served() {
+    let served = |method, top_k, digits| {
         let fitted = fitted_with(three(), ScoreKind::Logits);
-        Defence::new(&config(method, top_k, digits), Some(fitted), ScoreKind::Logits, 3).unwrap().lets_rows_pass()
+        Defence::new(&config(method, top_k, digits), Some(fitted), ScoreKind::Logits, 3).unwrap().check_served()
     };
     let gate = || Method::Reweight { weight: 0.1, when: Gate::DistanceAbove { quantile: 0.9 } };
-    assert!(passes(gate(), None, None));
-    assert!(passes(gate(), Some(3), None));
-    assert!(!passes(gate(), Some(2), None));
-    assert!(!passes(gate(), None, Some(3)));
-    assert!(!passes(reweight(0.1), None, None));
-    assert!(!passes(Method::LabelOnly, None, None));
+    assert_eq!(served(gate(), None, None), Err(DefenceError::LetsRowsPass));
+    assert_eq!(served(gate(), Some(2), None), Err(DefenceError::LetsRowsPass));
+    assert_eq!(served(gate(), None, Some(2)), Ok(()));
+    assert_eq!(served(reweight(0.1), None, None), Ok(()));
+    assert_eq!(served(reweight(0.51), Some(2), Some(2)), Err(DefenceError::KeepsScores { weight: 0.51 }));
+    let inlier = Method::Inlier { weight: 1.0, quantile: 0.5 };
+    assert_eq!(served(inlier, None, None), Err(DefenceError::KeepsScores { weight: 1.0 }));
+    assert_eq!(served(Method::LabelOnly, None, None), Ok(()));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use tract_onnx::{Onnx, pb};
 use super::inspect::{self, GraphFacts};
 use super::{Engine, EngineError, LoadOptions, ModelSpec};
 use crate::defence::{RawScores, ScoresError};
-use crate::tensor::{DType, Dim, InputTensor, Inputs, TensorSpec, Values};
+use crate::tensor::{DType, Dim, InputTensor, Inputs, TensorSpec, Values, shape_text};
 
 /// Rows that run at once.
 pub const BLOCK: usize = 64;
@@ -262,7 +262,7 @@ fn answer(
     if !fits {
         return Err(EngineError::AnswerShape {
             expected: format!("[{n_rows},{}]", n_classes.map_or_else(|| "classes".to_owned(), |n| n.to_string())),
-            got: format!("{shape:?}").replace(' ', ""),
+            got: shape_text(shape),
         });
     }
     let shape = (shape[0], shape[1]);

@@ -87,8 +87,8 @@ pub enum RefusalKind {
     Internal,
     /// The queue, the body budget or the connection table is full.
     Overloaded,
-    /// The server is starting or stopping.
-    NotReady,
+    /// No compute thread was free in time.
+    QueueTimeout,
 }
 
 impl RefusalKind {
@@ -103,7 +103,7 @@ impl RefusalKind {
         Self::ModelFailed,
         Self::Internal,
         Self::Overloaded,
-        Self::NotReady,
+        Self::QueueTimeout,
     ];
 
     /// The one table from kinds of failure to HTTP status codes.
@@ -118,7 +118,8 @@ impl RefusalKind {
             Self::UnsupportedEncoding => 415,
             Self::Internal => 500,
             Self::ModelFailed => 502,
-            Self::Overloaded | Self::NotReady => 503,
+            Self::Overloaded => 503,
+            Self::QueueTimeout => 504,
         }
     }
 
@@ -135,7 +136,7 @@ impl RefusalKind {
             Self::ModelFailed => "model_failed",
             Self::Internal => "internal",
             Self::Overloaded => "overloaded",
-            Self::NotReady => "not_ready",
+            Self::QueueTimeout => "queue_timeout",
         }
     }
 }

@@ -1,22 +1,33 @@
-//! Request bodies: read within a limit, a deadline and a budget over all connections.
+//! Request bodies: read within a limit, a deadline, a least pace and a budget over all connections.
 //!
-//! The budget is charged for bytes that have arrived, never for bytes that a client says will come, and goes on
-//! being charged until the request has been computed.
+//! The budget is charged for bytes that have arrived, never for bytes that a client says will come. A part of it
+//! is kept for small bodies, so that a few large ones cannot shut out everybody else.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
-use hyper::body::{Body, Incoming};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use hyper::body::{Body, Frame, Incoming};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::protocol::{Refusal, RefusalKind};
 
 /// The unit of the budget.
 const CHUNK: usize = 1024;
+/// A body of at most so many bytes may also use the reserve.
+const SMALL: usize = 64 << 10;
+/// One part in so many of the budget is the reserve.
+const RESERVE: usize = 8;
+/// The slowest that a body may arrive, in bytes per second, over each [`BodyLimits::window`].
+const LEAST_PACE: f64 = 8192.0;
+/// So much is set aside beyond what has arrived, whatever length a client declares.
+const AHEAD: usize = 64 << 10;
 
-/// The most that is read from a client whose request has been refused, so that it gets to read why.
+/// How long the rest of a small body may take after a refusal for its connection to be kept.
+const AT_HAND: Duration = Duration::from_millis(100);
+/// The most that is read, behind the answer, from a client whose request has been refused.
 const DISCARD_BYTES: usize = 64 << 20;
 /// The longest that this may take.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
@@ -26,19 +37,70 @@ const DISCARD_TIME: Duration = Duration::from_secs(2);
 pub(super) struct BodyLimits {
     pub(super) max_bytes: usize,
     pub(super) deadline: Duration,
-    pub(super) budget: Arc<Semaphore>,
+    /// In each of these spans a body must end or come forward at [`LEAST_PACE`].
+    pub(super) window: Duration,
+    pub(super) budget: Arc<Budget>,
 }
 
-/// A body that has arrived; its charge on the budget ends when this is dropped.
+/// Bytes that bodies may hold over all connections.
+#[derive(Debug)]
+pub(super) struct Budget {
+    common: Semaphore,
+    /// For bodies of at most [`SMALL`] bytes.
+    reserve: Semaphore,
+}
+
+/// What one body takes of the budget, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Charge {
+    budget: Arc<Budget>,
+    common: usize,
+    reserved: usize,
+}
+
+/// A body that has arrived.
 #[derive(Debug)]
 pub(super) struct ReadBody {
     pub(super) bytes: Bytes,
-    _charge: OwnedSemaphorePermit,
+    pub(super) charge: Charge,
 }
 
-/// A budget of `bytes`, in units of whole kibibytes.
-pub(super) fn budget(bytes: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(bytes.div_ceil(CHUNK).clamp(1, Semaphore::MAX_PERMITS)))
+impl Budget {
+    /// A budget of `bytes`, in units of whole kibibytes.
+    pub(super) fn new(bytes: usize) -> Arc<Self> {
+        let chunks = bytes.div_ceil(CHUNK).clamp(1, Semaphore::MAX_PERMITS);
+        let reserve = chunks / RESERVE;
+        Arc::new(Self { common: Semaphore::new(chunks - reserve), reserve: Semaphore::new(reserve) })
+    }
+}
+
+impl Charge {
+    fn new(budget: &Arc<Budget>) -> Self {
+        Self { budget: Arc::clone(budget), common: 0, reserved: 0 }
+    }
+
+    /// Charges for a body that has come to `length` bytes.
+    fn grow(&mut self, length: usize) -> Result<(), Refusal> {
+        let missing = length.div_ceil(CHUNK).saturating_sub(self.common + self.reserved);
+        let permits = u32::try_from(missing).unwrap_or(u32::MAX);
+        let take = |part: &Semaphore| part.try_acquire_many(permits).map(SemaphorePermit::forget).is_ok();
+        if take(&self.budget.common) {
+            self.common += missing;
+        } else if length <= SMALL && take(&self.budget.reserve) {
+            self.reserved += missing;
+        } else {
+            let message = "too many request bytes are held at this time; try again later";
+            return Err(Refusal::new(RefusalKind::Overloaded, message));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.common.add_permits(self.common);
+        self.budget.reserve.add_permits(self.reserved);
+    }
 }
 
 impl BodyLimits {
@@ -52,48 +114,30 @@ impl BodyLimits {
         if declared > self.max_bytes {
             return Err(self.too_large(Some(declared)));
         }
-        tokio::time::timeout(self.deadline, self.collect(body, declared)).await.unwrap_or_else(|_| {
-            let seconds = self.deadline.as_secs_f64();
-            Err(Refusal::new(
-                RefusalKind::SlowRequest,
-                format!("the request body did not arrive within {seconds} seconds"),
-            ))
-        })
-    }
-
-    async fn collect(&self, body: &mut Incoming, declared: usize) -> Result<ReadBody, Refusal> {
-        let mut charge = self.charge(0)?;
+        let mut pace = Pace::new(self);
+        let mut charge = Charge::new(&self.budget);
         let mut first = Bytes::new();
         let mut rest: Option<BytesMut> = None;
         let mut length = 0_usize;
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Refusal::bad_request("the request body was broken off"))?;
+        while let Some(frame) = pace.next(body).await? {
             let Ok(data) = frame.into_data() else { continue };
             length = length.saturating_add(data.len());
             if length > self.max_bytes {
                 return Err(self.too_large(None));
             }
-            let missing = length.div_ceil(CHUNK).saturating_sub(charge.num_permits());
-            charge.merge(self.charge(missing)?);
+            charge.grow(length)?;
             match &mut rest {
                 Some(rest) => rest.extend_from_slice(&data),
                 None if first.is_empty() => first = data,
                 None => {
-                    let mut joined = BytesMut::with_capacity(declared.max(length));
+                    let mut joined = BytesMut::with_capacity(declared.clamp(length, length + AHEAD));
                     joined.extend_from_slice(&first);
                     joined.extend_from_slice(&data);
                     rest = Some(joined);
                 }
             }
         }
-        Ok(ReadBody { bytes: rest.map_or(first, BytesMut::freeze), _charge: charge })
-    }
-
-    fn charge(&self, chunks: usize) -> Result<OwnedSemaphorePermit, Refusal> {
-        let chunks = u32::try_from(chunks).unwrap_or(u32::MAX);
-        Arc::clone(&self.budget).try_acquire_many_owned(chunks).map_err(|_| {
-            Refusal::new(RefusalKind::Overloaded, "too many request bytes are held at this time; try again later")
-        })
+        Ok(ReadBody { bytes: rest.map_or(first, BytesMut::freeze), charge })
     }
 
     fn too_large(&self, declared: Option<usize>) -> Refusal {
@@ -103,17 +147,71 @@ impl BodyLimits {
     }
 }
 
-/// Reads on, within bounds, after a refusal: a client that is still writing would otherwise see its connection
-/// reset before it reads the answer.
-pub(super) async fn discard(body: &mut Incoming) {
-    let reading = async {
-        let mut length = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            length += frame.data_ref().map_or(0, Bytes::len);
-            if length > DISCARD_BYTES {
-                return;
-            }
+/// The deadlines of one body.
+struct Pace<'a> {
+    limits: &'a BodyLimits,
+    deadline: Instant,
+    window_ends: Instant,
+    in_window: usize,
+}
+
+impl<'a> Pace<'a> {
+    fn new(limits: &'a BodyLimits) -> Self {
+        let now = Instant::now();
+        Self { limits, deadline: now + limits.deadline, window_ends: now + limits.window, in_window: 0 }
+    }
+
+    /// The next frame, if it comes in time.
+    async fn next(&mut self, body: &mut Incoming) -> Result<Option<Frame<Bytes>>, Refusal> {
+        let Ok(frame) = timeout_at(self.deadline.min(self.window_ends), body.frame()).await else {
+            return Err(self.too_slow());
+        };
+        let frame = frame.transpose().map_err(|_| Refusal::bad_request("the request body was broken off"))?;
+        self.in_window += frame.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len);
+        if self.in_window as f64 >= LEAST_PACE * self.limits.window.as_secs_f64() {
+            self.in_window = 0;
+            self.window_ends = Instant::now() + self.limits.window;
         }
-    };
-    let _ = tokio::time::timeout(DISCARD_TIME, reading).await;
+        Ok(frame)
+    }
+
+    fn too_slow(&self) -> Refusal {
+        let message = if self.deadline <= self.window_ends {
+            format!("the request body did not arrive within {} seconds", self.limits.deadline.as_secs_f64())
+        } else {
+            let window = self.limits.window.as_secs_f64();
+            format!("the request body came at less than {LEAST_PACE} bytes a second over {window} seconds")
+        };
+        Refusal::new(RefusalKind::SlowRequest, message)
+    }
+}
+
+/// Whether a body has been read to its end, or is small and can be at once: only then can its connection carry
+/// another HTTP/1 request.
+pub(super) async fn at_end(body: &mut Incoming) -> bool {
+    if body.is_end_stream() {
+        return true;
+    }
+    if body.size_hint().lower() > SMALL as u64 {
+        return false;
+    }
+    timeout(AT_HAND, to_end(body)).await.unwrap_or(false)
+}
+
+/// Reads on behind the answer, within bounds: a client that is still writing would otherwise see its connection
+/// reset before it reads why it was refused.
+pub(super) async fn discard(mut body: Incoming) {
+    let _ = timeout(DISCARD_TIME, to_end(&mut body)).await;
+}
+
+async fn to_end(body: &mut Incoming) -> bool {
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return false };
+        length += frame.data_ref().map_or(0, Bytes::len);
+        if length > DISCARD_BYTES {
+            return false;
+        }
+    }
+    true
 }

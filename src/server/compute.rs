@@ -2,19 +2,21 @@
 //!
 //! A job carries the snapshot of the pipeline that its request took, its body, and the body's charge on the
 //! byte budget, so that a client that leaves does not free what is still being worked on. A job whose client
-//! has gone before its turn is skipped. A panic is caught, answered with a fixed sentence, and the thread goes
+//! has gone before its turn, or has waited too long for it, is skipped. A panic is caught, answered with a fixed sentence, and the thread goes
 //! on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use hyper::header::HeaderValue;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-use super::body::ReadBody;
+use super::body::{Charge, ReadBody};
 use super::config::ComputeConfig;
 use super::metrics::Metrics;
 use crate::pipeline::{Facts, Pipeline};
@@ -32,17 +34,22 @@ pub(super) struct Done {
     pub(super) result: Result<Answer, Refusal>,
     pub(super) facts: Facts,
     pub(super) queued: Duration,
+    /// For the answer to hold until it has been sent.
+    pub(super) charge: Charge,
 }
 
 struct Job {
     call: Call,
     queued_at: Instant,
+    /// Set by whoever is first: the thread that runs it, or the client's side that has waited too long.
+    claimed: Arc<AtomicBool>,
     reply: oneshot::Sender<Done>,
 }
 
 /// The threads and their queue.
 pub(super) struct Compute {
     jobs: Sender<Job>,
+    queue_timeout: Duration,
     inline: bool,
     metrics: Arc<Metrics>,
 }
@@ -65,7 +72,8 @@ impl Compute {
             std::thread::Builder::new().name(name).spawn(move || work(&received, &metrics))
         });
         let threads = threads.collect::<Result<_, _>>()?;
-        Ok((Self { jobs, inline: config.inline, metrics: Arc::clone(metrics) }, threads))
+        let (queue_timeout, inline) = (config.queue_timeout, config.inline);
+        Ok((Self { jobs, queue_timeout, inline, metrics: Arc::clone(metrics) }, threads))
     }
 
     /// Requests that wait for a thread.
@@ -76,34 +84,44 @@ impl Compute {
     /// Has `call` computed on a compute thread, or here if so configured.
     ///
     /// # Errors
-    /// Overloaded, when the queue is full. All that happens later is in [`Done`].
+    /// Overloaded, when the queue is full; a queue timeout, when no thread came in time. All that happens later is in [`Done`].
     pub(super) async fn run(&self, call: Call) -> Result<Done, Refusal> {
         if self.inline {
-            return Ok(answer(&call, Duration::ZERO, &self.metrics));
+            return Ok(answer(call, Duration::ZERO, &self.metrics));
         }
-        let (reply, done) = oneshot::channel();
-        let job = Job { call, queued_at: Instant::now(), reply };
+        let (reply, mut done) = oneshot::channel();
+        let claimed = Arc::new(AtomicBool::new(false));
+        let job = Job { call, queued_at: Instant::now(), claimed: Arc::clone(&claimed), reply };
         self.jobs.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => Refusal::new(RefusalKind::Overloaded, "the queue is full; try again later"),
             TrySendError::Disconnected(_) => Refusal::internal(),
         })?;
-        done.await.map_err(|_| Refusal::internal())
+        match timeout(self.queue_timeout, &mut done).await {
+            Ok(done) => done.map_err(|_| Refusal::internal()),
+            // It runs already: the answer is near.
+            Err(_) if claimed.swap(true, Ordering::AcqRel) => done.await.map_err(|_| Refusal::internal()),
+            Err(_) => {
+                let waited = self.queue_timeout.as_secs_f64();
+                let message = format!("no compute thread was free within {waited} seconds; try again later");
+                Err(Refusal::new(RefusalKind::QueueTimeout, message))
+            }
+        }
     }
 }
 
 fn work(jobs: &Receiver<Job>, metrics: &Metrics) {
-    for Job { call, queued_at, reply } in jobs {
-        if reply.is_closed() {
+    for Job { call, queued_at, claimed, reply } in jobs {
+        if reply.is_closed() || claimed.swap(true, Ordering::AcqRel) {
             metrics.skipped.inc();
             continue;
         }
         // A client that has left in the meantime does not want the answer.
-        let _ = reply.send(answer(&call, queued_at.elapsed(), metrics));
+        let _ = reply.send(answer(call, queued_at.elapsed(), metrics));
     }
 }
 
 /// The journey of one request through the pipeline, panics caught.
-fn answer(call: &Call, queued: Duration, metrics: &Metrics) -> Done {
+fn answer(call: Call, queued: Duration, metrics: &Metrics) -> Done {
     let journey = || {
         let header_length = match call.header_length.as_ref().map(HeaderValue::to_str).transpose() {
             Ok(header_length) => header_length,
@@ -118,5 +136,5 @@ fn answer(call: &Call, queued: Duration, metrics: &Metrics) -> Done {
         metrics.panics.inc();
         (Err(Refusal::internal()), Facts::default())
     });
-    Done { result, facts, queued }
+    Done { result, facts, queued, charge: call.body.charge }
 }

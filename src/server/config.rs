@@ -12,10 +12,12 @@ pub struct Config {
     pub max_buffered_bytes: usize,
     /// Open connections; over it, 503 and close.
     pub max_connections: usize,
-    /// How long the head of a request may take, and how long a kept-alive connection may stay idle.
+    /// How long the head of a request may take, and how long a connection may stay without a request.
     pub header_timeout: Duration,
     /// How long a body may take; over it, 408 and close.
     pub body_timeout: Duration,
+    /// In each of these spans a body must end or come forward at 8 KiB a second; else, 408 and close.
+    pub body_window: Duration,
     /// How long a client may leave its answer unread before the connection is dropped.
     pub write_timeout: Duration,
     /// Between the signal to stop and the last accepted connection: not ready, yet serving.
@@ -33,15 +35,17 @@ pub struct ComputeConfig {
     pub threads: usize,
     /// Requests that may wait for one; over it, 503 with `Retry-After`.
     pub queue: usize,
+    /// How long they may wait; over it, 504.
+    pub queue_timeout: Duration,
     /// Run on the I/O thread instead: for measuring very cheap models. A slow model then stalls all clients.
     pub inline: bool,
 }
 
 impl Default for ComputeConfig {
-    /// One thread per core, 16 waiting requests for each.
+    /// One thread per core, 16 waiting requests for each, 5 seconds of waiting.
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads, queue: 16 * threads, inline: false }
+        Self { threads, queue: 16 * threads, queue_timeout: Duration::from_secs(5), inline: false }
     }
 }
 
@@ -53,6 +57,7 @@ impl Default for Config {
             max_connections: 1024,
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
+            body_window: Duration::from_secs(5),
             write_timeout: Duration::from_secs(30),
             lame_duck: Duration::ZERO,
             drain: Duration::from_secs(20),

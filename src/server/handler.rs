@@ -4,18 +4,19 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{
-    ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+    RETRY_AFTER, TRANSFER_ENCODING,
 };
+use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode, Version};
 
-use super::body::{BodyLimits, discard};
+use super::body::{BodyLimits, at_end, discard};
 use super::compute::{Call, Compute, Done};
+use super::connection::{Activity, AnswerBody, InFlight};
 use super::metrics::Metrics;
 use super::route::{Route, Target};
 use crate::pipeline::Pipeline;
@@ -35,7 +36,9 @@ pub(super) struct Shared {
     pub(super) compute: Compute,
     pub(super) limits: BodyLimits,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) draining: Arc<AtomicBool>,
+    pub(super) draining: AtomicBool,
+    /// How long an answer may be left unread.
+    pub(super) write_timeout: Duration,
     pub(super) ids: RequestIds,
 }
 
@@ -68,31 +71,31 @@ impl RequestIds {
 }
 
 /// A response on its way: what it says, and for whom it counts.
-type Reply = Response<Full<Bytes>>;
+type Reply = Response<AnswerBody>;
 
 /// Answers one request. Never fails: what goes wrong is an answer too.
-pub(super) async fn handle(shared: Arc<Shared>, mut request: Request<Incoming>) -> Result<Reply, Infallible> {
+pub(super) async fn handle(
+    shared: Arc<Shared>,
+    activity: Arc<Activity>,
+    request: Request<Incoming>,
+) -> Result<Reply, Infallible> {
+    let running = activity.enter();
     let started = Instant::now();
-    let id = shared.ids.of(request.headers());
-    let version = request.version();
-    let path = request.uri().path().to_owned();
-    let route = Route::of(&path);
-    let (mut reply, refused) = match respond(&shared, route, &mut request, started).await {
+    let (head, mut body) = request.into_parts();
+    let id = shared.ids.of(&head.headers);
+    let route = Route::of(head.uri.path());
+    let in_flight = matches!(route, Some(Route::Infer(_))).then(|| InFlight::enter(&shared.metrics));
+    let shown = id.to_str().unwrap_or("-");
+    let (mut reply, refused) = match respond(&shared, route, &head, &mut body, started, shown).await {
         Ok(reply) => (reply, None),
-        Err(refusal) => {
-            if refusal.kind != RefusalKind::SlowRequest && !expects_continue(request.headers()) {
-                discard(request.body_mut()).await;
-            }
-            (refused(&refusal, route, version), Some(refusal.kind))
-        }
+        Err(refusal) => (refused(&refusal, route), Some(refusal.kind)),
     };
     let name = route.map_or("unknown", Route::name);
     shared.metrics.answered(name, refused);
     let status = reply.status().as_u16();
-    let shown = id.to_str().unwrap_or("-");
     let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     match refused {
-        Some(kind @ (RefusalKind::Internal | RefusalKind::ModelFailed)) => {
+        Some(kind @ RefusalKind::Internal) => {
             tracing::warn!(request_id = shown, route = name, status, outcome = kind.name(), micros, "failed");
         }
         kind => {
@@ -101,19 +104,49 @@ pub(super) async fn handle(shared: Arc<Shared>, mut request: Request<Incoming>) 
         }
     }
     reply.headers_mut().insert(REQUEST_ID, id);
+    let whole = settle(&head, body, refused).await;
+    if head.version < Version::HTTP_2 {
+        if !whole || shared.draining.load(Ordering::Relaxed) {
+            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    } else {
+        reply.body_mut().split_last();
+        reply.body_mut().held.fuse = Some(activity.cut_after(shared.write_timeout));
+    }
+    let held = &mut reply.body_mut().held;
+    held.running = Some(running);
+    held.in_flight = in_flight;
     Ok(reply)
+}
+
+/// Whether the request's body has been read to its end. The rest of one that has not is read behind the answer,
+/// unless the client is slow or waits for a word before it sends its body.
+async fn settle(head: &Parts, mut body: Incoming, refused: Option<RefusalKind>) -> bool {
+    if refused == Some(RefusalKind::SlowRequest) {
+        return false;
+    }
+    if expects_continue(&head.headers) {
+        return body.is_end_stream();
+    }
+    let whole = at_end(&mut body).await;
+    if !whole && head.version < Version::HTTP_2 {
+        tokio::spawn(discard(body));
+    }
+    whole && refused != Some(RefusalKind::TooLarge)
 }
 
 async fn respond(
     shared: &Shared,
     route: Option<Route<'_>>,
-    request: &mut Request<Incoming>,
+    head: &Parts,
+    body: &mut Incoming,
     started: Instant,
+    id: &str,
 ) -> Result<Reply, Refusal> {
     let route = route.ok_or_else(|| {
         Refusal::new(RefusalKind::NotFound, "no such path; this server speaks the Open Inference Protocol under /v2")
     })?;
-    if request.method() != route.method() {
+    if head.method != route.method() {
         let message = format!("this path takes {} only", route.method());
         return Err(Refusal::new(RefusalKind::MethodNotAllowed, message));
     }
@@ -133,8 +166,7 @@ async fn respond(
         }
         Route::Infer(target) => {
             known(shared, target)?;
-            let _in_flight = InFlight::enter(&shared.metrics);
-            infer(shared, request, started).await
+            infer(shared, head, body, started, id).await
         }
     }
 }
@@ -148,16 +180,24 @@ fn known(shared: &Shared, target: Target<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-async fn infer(shared: &Shared, request: &mut Request<Incoming>, started: Instant) -> Result<Reply, Refusal> {
-    let header_length = read_head(request.headers())?;
-    let body = shared.limits.read(request.body_mut()).await?;
+async fn infer(
+    shared: &Shared,
+    head: &Parts,
+    body: &mut Incoming,
+    started: Instant,
+    id: &str,
+) -> Result<Reply, Refusal> {
+    let header_length = read_head(&head.headers)?;
+    let body = shared.limits.read(body).await?;
     let call = Call { pipeline: Arc::clone(&shared.pipeline), header_length, body };
-    let Done { result, facts, queued } = shared.compute.run(call).await?;
+    let Done { result, facts, queued, charge } = shared.compute.run(call).await?;
     shared.metrics.handled(&facts, queued, started.elapsed(), result.is_ok());
     if let Some(failure) = &facts.failure {
-        tracing::warn!(%failure, rows = facts.rows, "an inference failed");
+        tracing::warn!(request_id = id, rows = facts.rows, %failure, "an inference failed");
     }
-    Ok(inferred(result?))
+    let mut reply = inferred(result?);
+    reply.body_mut().held.charge = Some(charge);
+    Ok(reply)
 }
 
 /// What the head of an inference request says about its body.
@@ -165,6 +205,11 @@ fn read_head(headers: &HeaderMap) -> Result<Option<HeaderValue>, Refusal> {
     let identity = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
     if !headers.get_all(CONTENT_ENCODING).iter().all(identity) {
         let message = "compressed request bodies are not served: send the body without Content-Encoding";
+        return Err(Refusal::new(RefusalKind::UnsupportedEncoding, message));
+    }
+    let chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if !headers.get_all(TRANSFER_ENCODING).iter().all(chunked) {
+        let message = "of transfer codings only chunked is served";
         return Err(Refusal::new(RefusalKind::UnsupportedEncoding, message));
     }
     let mut lengths = headers.get_all(HEADER_LENGTH).iter();
@@ -176,7 +221,7 @@ fn read_head(headers: &HeaderMap) -> Result<Option<HeaderValue>, Refusal> {
 }
 
 fn inferred(answer: Answer) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from(answer.body)));
+    let mut reply = Response::new(AnswerBody::new(answer.body));
     let headers = reply.headers_mut();
     match answer.header_length {
         Some(length) => {
@@ -191,7 +236,7 @@ fn inferred(answer: Answer) -> Reply {
 }
 
 fn json(status: StatusCode, body: Vec<u8>) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from(body)));
+    let mut reply = Response::new(AnswerBody::new(body));
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, JSON);
     if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -204,7 +249,7 @@ fn health(ready: bool) -> StatusCode {
     if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-fn refused(refusal: &Refusal, route: Option<Route<'_>>, version: Version) -> Reply {
+fn refused(refusal: &Refusal, route: Option<Route<'_>>) -> Reply {
     let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut reply = json(status, oip::error_body(refusal));
     let headers = reply.headers_mut();
@@ -216,10 +261,6 @@ fn refused(refusal: &Refusal, route: Option<Route<'_>>, version: Version) -> Rep
         (RefusalKind::UnsupportedEncoding, _) => {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
-        // What is left of such a body will not be read, so this connection cannot carry another request.
-        (RefusalKind::TooLarge | RefusalKind::SlowRequest, _) if version < Version::HTTP_2 => {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
         _ => {}
     }
     reply
@@ -228,20 +269,4 @@ fn refused(refusal: &Refusal, route: Option<Route<'_>>, version: Version) -> Rep
 /// Whether the client waits for a word before it sends its body; reading would give that word.
 fn expects_continue(headers: &HeaderMap) -> bool {
     headers.get(hyper::header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-}
-
-/// Counts a request as in flight until it is dropped, answered or not.
-struct InFlight<'a>(&'a Metrics);
-
-impl<'a> InFlight<'a> {
-    fn enter(metrics: &'a Metrics) -> Self {
-        metrics.in_flight.inc();
-        Self(metrics)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.dec();
-    }
 }

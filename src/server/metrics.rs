@@ -73,11 +73,17 @@ impl Metrics {
         Ok(Self {
             requests,
             rows: counter("sordino_rows_total", "Rows answered.")?,
-            in_flight: gauge("sordino_in_flight_requests", "Inference requests being read, waiting or computed.")?,
+            in_flight: gauge(
+                "sordino_in_flight_requests",
+                "Inference requests being read, waiting, computed or sent.",
+            )?,
             connections: gauge("sordino_connections", "Open connections.")?,
             connections_refused: counter("sordino_connections_refused_total", "Connections over the limit.")?,
             panics: counter("sordino_compute_panics_total", "Panics caught on a compute thread.")?,
-            skipped: counter("sordino_jobs_skipped_total", "Jobs whose client had gone before they were run.")?,
+            skipped: counter(
+                "sordino_jobs_skipped_total",
+                "Jobs whose client had gone, or had waited too long, before they were run.",
+            )?,
             queue_depth: gauge("sordino_queue_depth", "Requests waiting for a compute thread.")?,
             stages: Stages {
                 decode: stages.with_label_values(&["decode"]),

@@ -8,7 +8,7 @@
 //! ```text
 //!  accept ──▶ head ──▶ route ──▶ body (limit, deadline, budget) ──▶ queue ──▶ compute thread ──▶ response
 //!    │          │        │                   │                        │             │
-//!   503        close   404 405          413 408 503                  503         400 500 502
+//!   503        close   404 405          413 408 503                503 504       400 500 502
 //! ```
 //!
 //! [`run`] takes listeners that are already bound, so that a test can bind port 0.
@@ -17,6 +17,7 @@ mod admin;
 mod body;
 mod compute;
 mod config;
+mod connection;
 mod handler;
 mod io;
 mod metrics;
@@ -31,15 +32,16 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use self::body::BodyLimits;
+use self::admin::Admin;
+use self::body::{BodyLimits, Budget};
 use self::compute::{Compute, Threads};
+use self::connection::{Activity, attend};
 use self::handler::{RequestIds, Shared, handle};
 use self::io::TimedIo;
 use self::metrics::Metrics;
@@ -54,6 +56,10 @@ const MAX_HEAD_BYTES: usize = 32 << 10;
 const MAX_STREAMS: u32 = 128;
 /// Pause after a failed accept, for instance when file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Failed accepts are logged no more often than this.
+const ACCEPT_WARNINGS: Duration = Duration::from_secs(10);
+/// Connections that are taken from the system's queue after the last regular accept.
+const MAX_BACKLOG: usize = 4096;
 
 /// Sockets that are already bound.
 #[derive(Debug)]
@@ -95,8 +101,7 @@ pub enum StartError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// Serves `pipeline` until `shutdown` says otherwise, then drains: readiness turns 503 first, the listener
-/// closes after [`Config::lame_duck`], and running requests have [`Config::drain`] to end.
+/// Serves `pipeline` until `shutdown` says otherwise: [`start`] and [`Server::serve`].
 ///
 /// # Errors
 /// [`StartError`], before the first connection is accepted.
@@ -104,63 +109,83 @@ pub async fn run(
     listeners: Listeners,
     config: Config,
     pipeline: Arc<Pipeline>,
-    mut shutdown: Shutdown,
+    shutdown: Shutdown,
 ) -> Result<Ended, StartError> {
+    Ok(start(listeners, config, pipeline)?.serve(shutdown).await)
+}
+
+/// A server whose threads stand and whose metrics are served, about to accept.
+pub struct Server {
+    listener: TcpListener,
+    config: Config,
+    shared: Arc<Shared>,
+    threads: Threads,
+    _admin: Option<Admin>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Server")
+    }
+}
+
+/// Starts the threads of a server. Needs a runtime.
+///
+/// # Errors
+/// [`StartError`].
+pub fn start(listeners: Listeners, config: Config, pipeline: Arc<Pipeline>) -> Result<Server, StartError> {
     let listener = into_tokio(listeners.service).map_err(|source| StartError::Listener { which: "service", source })?;
     let model = pipeline.description();
     let metrics = Arc::new(Metrics::new(&model.name, &model.version, config.compute.queue)?);
     let (compute, threads) = Compute::start(&config.compute, &metrics).map_err(StartError::Thread)?;
-    let draining = Arc::new(AtomicBool::new(false));
     let shared = Arc::new(Shared {
         pipeline,
         compute,
         limits: BodyLimits {
             max_bytes: config.max_body_bytes,
             deadline: config.body_timeout,
-            budget: body::budget(config.max_buffered_bytes),
+            window: config.body_window,
+            budget: Budget::new(config.max_buffered_bytes),
         },
-        metrics: Arc::clone(&metrics),
-        draining: Arc::clone(&draining),
+        metrics,
+        draining: AtomicBool::new(false),
+        write_timeout: config.write_timeout,
         ids: RequestIds::new(),
     });
-    let _admin = match listeners.metrics {
-        Some(listener) => Some(admin::start(listener, &shared)?),
-        None => None,
-    };
-    let mut connections = Connections::new(&config, &shared);
-    tokio::select! {
-        () = connections.accept(&listener) => {}
-        () = shutdown.drain() => {}
-    }
-    draining.store(true, Ordering::Relaxed);
-    tracing::info!("not ready any more, draining");
-    let lame_duck = tokio::time::sleep(config.lame_duck);
-    tokio::select! {
-        () = connections.accept(&listener) => {}
-        () = lame_duck => {}
-        () = shutdown.now() => {}
-    }
-    drop(listener);
-    let deadline = Instant::now() + config.drain;
-    let ended = connections.drain(deadline, &mut shutdown).await;
-    drop(shared);
-    // The last sender of the queue is gone: a thread ends with the job at hand, which may be a client's that left.
-    tokio::select! {
-        () = finished(&threads) => {}
-        () = sleep_until(deadline) => tracing::warn!("left with a busy compute thread"),
-        () = shutdown.now() => {}
-    }
-    Ok(ended)
+    let _admin = listeners.metrics.map(|listener| admin::start(listener, &shared)).transpose()?;
+    Ok(Server { listener, config, shared, threads, _admin })
 }
 
-/// Replaces the process's panic hook by one that logs where a panic was, and not what it said: the message of
-/// a panic inside a model may quote values.
-pub fn quiet_panics() {
-    std::panic::set_hook(Box::new(|info| {
-        let place = info.location().map(|place| format!("{}:{}", place.file(), place.line())).unwrap_or_default();
-        let thread = std::thread::current();
-        tracing::error!(thread = thread.name().unwrap_or("unnamed"), place, "panic");
-    }));
+impl Server {
+    /// Serves until `shutdown` says otherwise, then drains: readiness turns 503 first, the listener closes after
+    /// [`Config::lame_duck`], and running requests have [`Config::drain`] to end.
+    pub async fn serve(self, mut shutdown: Shutdown) -> Ended {
+        let Self { listener, config, shared, threads, _admin } = self;
+        let mut connections = Connections::new(&config, &shared);
+        tokio::select! {
+            () = connections.accept(&listener) => {}
+            () = shutdown.drain() => {}
+        }
+        shared.draining.store(true, Ordering::Relaxed);
+        tracing::info!("not ready any more, draining");
+        let lame_duck = tokio::time::sleep(config.lame_duck);
+        tokio::select! {
+            () = connections.accept(&listener) => {}
+            () = lame_duck => {}
+            () = shutdown.now() => {}
+        }
+        connections.accept_backlog(listener);
+        let deadline = Instant::now() + config.drain;
+        let ended = connections.drain(deadline, &mut shutdown).await;
+        drop(shared);
+        // The last sender of the queue is gone: a thread ends with the job at hand, which may be a client's that left.
+        tokio::select! {
+            () = finished(&threads) => {}
+            () = sleep_until(deadline) => tracing::warn!("left with a busy compute thread"),
+            () = shutdown.now() => {}
+        }
+        ended
+    }
 }
 
 /// Waits for threads without blocking the runtime; they are asked rarely, since this is the end.
@@ -179,10 +204,12 @@ fn into_tokio(listener: StdListener) -> std::io::Result<TcpListener> {
 struct Connections {
     shared: Arc<Shared>,
     builder: auto::Builder<TokioExecutor>,
-    graceful: GracefulShutdown,
+    /// Says that the server drains.
+    stop: watch::Sender<bool>,
     slots: Arc<Semaphore>,
     open: JoinSet<()>,
-    first_bytes: Duration,
+    /// For the first bytes of a connection, and for its next request.
+    idle_timeout: Duration,
     write_timeout: Duration,
 }
 
@@ -204,26 +231,43 @@ impl Connections {
         Self {
             shared: Arc::clone(shared),
             builder,
-            graceful: GracefulShutdown::new(),
+            stop: watch::Sender::new(false),
             slots: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
             open: JoinSet::new(),
-            first_bytes: config.header_timeout,
+            idle_timeout: config.header_timeout,
             write_timeout: config.write_timeout,
         }
     }
 
     /// Accepts for ever.
     async fn accept(&mut self, listener: &TcpListener) {
+        let mut warned: Option<Instant> = None;
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => self.admit(stream),
                     Err(error) => {
-                        tracing::warn!(%error, "a connection cannot be accepted");
+                        if warned.is_none_or(|warned| warned.elapsed() >= ACCEPT_WARNINGS) {
+                            tracing::warn!(%error, "connections cannot be accepted");
+                            warned = Some(Instant::now());
+                        }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
                 Some(_) = self.open.join_next(), if !self.open.is_empty() => {}
+            }
+        }
+    }
+
+    /// Closes the listener, after the connections that the system has accepted for it.
+    fn accept_backlog(&mut self, listener: TcpListener) {
+        let Ok(listener) = listener.into_std() else { return };
+        for _ in 0..MAX_BACKLOG {
+            let Ok((stream, _)) = listener.accept() else { return };
+            if stream.set_nonblocking(true).is_ok()
+                && let Ok(stream) = TcpStream::from_std(stream)
+            {
+                self.admit(stream);
             }
         }
     }
@@ -241,15 +285,17 @@ impl Connections {
     fn serve(&mut self, stream: TcpStream, slot: OwnedSemaphorePermit) {
         // A small answer must not wait for the acknowledgement of the one before; without it, it is only slower.
         let _ = stream.set_nodelay(true);
-        let io = TokioIo::new(TimedIo::new(stream, self.first_bytes, self.write_timeout));
+        let io = TokioIo::new(TimedIo::new(stream, self.idle_timeout, self.write_timeout));
         let shared = Arc::clone(&self.shared);
         let metrics = Arc::clone(&shared.metrics);
-        let service = service_fn(move |request| handle(Arc::clone(&shared), request));
+        let activity = Activity::new();
+        let requests = Arc::clone(&activity);
+        let service = service_fn(move |request| handle(Arc::clone(&shared), Arc::clone(&requests), request));
         let connection = self.builder.serve_connection(io, service).into_owned();
-        let connection = self.graceful.watch(connection);
+        let (stop, idle) = (self.stop.subscribe(), self.idle_timeout);
         self.open.spawn(async move {
             metrics.connections.inc();
-            if let Err(error) = connection.await {
+            if let Err(error) = attend(connection, &activity, stop, idle).await {
                 tracing::debug!(error = %kind_of(error.as_ref()), "connection ended");
             }
             metrics.connections.dec();
@@ -259,16 +305,17 @@ impl Connections {
 
     /// Lets what runs come to its end, until `deadline`, and cuts the rest.
     async fn drain(self, deadline: Instant, shutdown: &mut Shutdown) -> Ended {
-        let Self { graceful, mut open, .. } = self;
-        let drained = tokio::select! {
-            () = graceful.shutdown() => true,
-            () = sleep_until(deadline) => false,
-            () = shutdown.now() => false,
-        };
+        let Self { stop, mut open, .. } = self;
+        stop.send_replace(true);
+        tokio::select! {
+            () = async { while open.join_next().await.is_some() {} } => {}
+            () = sleep_until(deadline) => {}
+            () = shutdown.now() => {}
+        }
         while open.try_join_next().is_some() {}
         let n_connections = open.len();
         open.shutdown().await;
-        if drained { Ended::Drained } else { Ended::Cut { n_connections } }
+        if n_connections == 0 { Ended::Drained } else { Ended::Cut { n_connections } }
     }
 }
 

@@ -42,7 +42,7 @@ def test_a_second_signal_ends_at_once(own_model):
             raise AssertionError("the request in progress was not waited for")
         except subprocess.TimeoutExpired:
             pass
-        assert server.stop() == 0
+        assert server.stop() == 3
 
 
 def test_all_mistakes_are_reported_together_with_exit_code_2(tmp_path):
@@ -59,13 +59,19 @@ def test_a_wrong_model_or_artifact_stops_the_start_with_exit_code_1(tmp_path, ow
     junk = tmp_path / "junk"
     junk.write_bytes(b"not a model")
     for arguments, word in [
-        (["--model", tmp_path / "missing.onnx", "--centroids", junk], "missing"),
         (["--config", config, "--model", junk], "junk"),
         (["--config", config, "--score-output", "nope"], "nope"),
         (["--model", onnx, "--centroids", junk], "centroid file"),
     ]:
         ended = serve(*arguments, "--listen", "127.0.0.1:0", "--metrics-listen", "off")
         assert ended.returncode == 1 and word in ended.stderr, (arguments, ended)
+
+
+def test_files_that_cannot_be_read_are_mistakes_among_the_others(tmp_path):
+    ended = serve("--model", tmp_path / "m.onnx", "--centroids", tmp_path / "c.safetensors", "--drain-seconds", -1)
+    assert ended.returncode == 2
+    for word in ("m.onnx", "c.safetensors", "server.drain_seconds: expected 0 to"):
+        assert word in ended.stderr, ended.stderr
 
 
 def test_an_address_in_use_is_named(own_model):

@@ -13,11 +13,18 @@ use toml::{Table, Value};
 use super::Args;
 use crate::defence::{DefenceConfig, Method, ScoreKind};
 use crate::engine::LoadOptions;
-use crate::pipeline::bundled;
+use crate::pipeline::{DEFAULT_MAX_ROWS, bundled};
 use crate::server::{ComputeConfig, Config};
 
 /// The longest time that a setting may name.
 const MAX_SECONDS: f64 = 86_400.0;
+/// Bounds of counts, far beyond what is of use: a typing error is to be told, not to end in an abort.
+const MAX_THREADS: usize = 1_024;
+const MAX_QUEUE: usize = 100_000;
+const MAX_ROWS: usize = 1_000_000;
+const MAX_CONNECTIONS: usize = 1_000_000;
+const MAX_BODY_BYTES: usize = 1 << 30;
+const MAX_BUFFERED_BYTES: usize = 1 << 40;
 
 /// What `serve` will do; nothing in it is unchecked but the contents of files.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +33,7 @@ pub(super) struct Settings {
     /// `None`: metrics are not served.
     pub(super) metrics_listen: Option<SocketAddr>,
     pub(super) io_threads: usize,
+    pub(super) max_rows: usize,
     pub(super) server: Config,
     pub(super) name: String,
     pub(super) version: String,
@@ -56,16 +64,19 @@ struct Written {
     listen: Option<String>,
     metrics_listen: Option<String>,
     io_threads: Option<usize>,
+    max_rows: Option<usize>,
     max_body_bytes: Option<usize>,
     max_buffered_bytes: Option<usize>,
     max_connections: Option<usize>,
     header_timeout_seconds: Option<f64>,
     body_timeout_seconds: Option<f64>,
+    body_window_seconds: Option<f64>,
     write_timeout_seconds: Option<f64>,
     lame_duck_seconds: Option<f64>,
     drain_seconds: Option<f64>,
     threads: Option<usize>,
     queue: Option<usize>,
+    queue_timeout_seconds: Option<f64>,
     inline: Option<bool>,
     model: Option<PathBuf>,
     centroids: Option<PathBuf>,
@@ -97,6 +108,9 @@ impl Settings {
         };
         written.overlay(args);
         let settings = written.check(&mut mistakes);
+        let files = settings.model.as_ref();
+        readable("model.path", files.map(|files| files.onnx.as_path()), &mut mistakes);
+        readable("model.centroids", files.and_then(|files| files.centroids.as_deref()), &mut mistakes);
         if mistakes.is_empty() { Ok(settings) } else { Err(mistakes) }
     }
 }
@@ -167,11 +181,13 @@ fn from_file(text: &str, path: &Path, mistakes: &mut Mistakes) -> Written {
     written.listen = server.take("listen");
     written.metrics_listen = server.take("metrics_listen");
     written.io_threads = server.take("io_threads");
+    written.max_rows = server.take("max_rows");
     written.max_body_bytes = server.take("max_body_bytes");
     written.max_buffered_bytes = server.take("max_buffered_bytes");
     written.max_connections = server.take("max_connections");
     written.header_timeout_seconds = server.seconds("header_timeout_seconds");
     written.body_timeout_seconds = server.seconds("body_timeout_seconds");
+    written.body_window_seconds = server.seconds("body_window_seconds");
     written.write_timeout_seconds = server.seconds("write_timeout_seconds");
     written.lame_duck_seconds = server.seconds("lame_duck_seconds");
     written.drain_seconds = server.seconds("drain_seconds");
@@ -179,6 +195,7 @@ fn from_file(text: &str, path: &Path, mistakes: &mut Mistakes) -> Written {
     let mut compute = Section::open("compute", &mut file, mistakes);
     written.threads = compute.take("threads");
     written.queue = compute.take("queue");
+    written.queue_timeout_seconds = compute.seconds("queue_timeout_seconds");
     written.inline = compute.take("inline");
     compute.close();
     let beside = |file: PathBuf| path.parent().map_or_else(|| file.clone(), |folder| folder.join(&file));
@@ -217,6 +234,7 @@ impl Written {
         over(&mut self.listen, &args.listen);
         over(&mut self.metrics_listen, &args.metrics_listen);
         over(&mut self.io_threads, &args.io_threads);
+        over(&mut self.max_rows, &args.max_rows);
         over(&mut self.max_body_bytes, &args.max_body_bytes);
         over(&mut self.max_connections, &args.max_connections);
         over(&mut self.body_timeout_seconds, &args.body_timeout_seconds);
@@ -224,6 +242,7 @@ impl Written {
         over(&mut self.drain_seconds, &args.drain_seconds);
         over(&mut self.threads, &args.threads);
         over(&mut self.queue, &args.queue);
+        over(&mut self.queue_timeout_seconds, &args.queue_timeout_seconds);
         over(&mut self.model, &args.model);
         over(&mut self.centroids, &args.centroids);
         over(&mut self.name, &args.name);
@@ -250,8 +269,19 @@ impl Written {
         let io_threads = self.io_threads.unwrap_or((cores / 2).clamp(1, 8));
         let threads = self.threads.unwrap_or(default.compute.threads);
         let compute = ComputeConfig {
-            threads: count("compute.threads", threads, mistakes),
-            queue: count("compute.queue", self.queue.unwrap_or(16 * threads.max(1)), mistakes),
+            threads: count("compute.threads", threads, MAX_THREADS, mistakes),
+            queue: count(
+                "compute.queue",
+                self.queue.unwrap_or(16 * threads.clamp(1, MAX_THREADS)),
+                MAX_QUEUE,
+                mistakes,
+            ),
+            queue_timeout: duration(
+                "compute.queue_timeout_seconds",
+                self.queue_timeout_seconds,
+                default.compute.queue_timeout,
+                mistakes,
+            ),
             inline: self.inline.unwrap_or(default.compute.inline),
         };
         let mut time = |key, seconds: Option<f64>, default: Duration| duration(key, seconds, default, mistakes);
@@ -261,6 +291,7 @@ impl Written {
             max_connections: self.max_connections.unwrap_or(default.max_connections),
             header_timeout: time("server.header_timeout_seconds", self.header_timeout_seconds, default.header_timeout),
             body_timeout: time("server.body_timeout_seconds", self.body_timeout_seconds, default.body_timeout),
+            body_window: time("server.body_window_seconds", self.body_window_seconds, default.body_window),
             write_timeout: time("server.write_timeout_seconds", self.write_timeout_seconds, default.write_timeout),
             lame_duck: time("server.lame_duck_seconds", self.lame_duck_seconds, default.lame_duck),
             drain: time("server.drain_seconds", self.drain_seconds, default.drain),
@@ -269,14 +300,17 @@ impl Written {
         for (key, time) in [
             ("server.header_timeout_seconds", server.header_timeout),
             ("server.body_timeout_seconds", server.body_timeout),
+            ("server.body_window_seconds", server.body_window),
             ("server.write_timeout_seconds", server.write_timeout),
+            ("compute.queue_timeout_seconds", server.compute.queue_timeout),
         ] {
             if time.is_zero() {
                 mistakes.push(format!("{key}: must be above 0"));
             }
         }
-        count("server.max_body_bytes", server.max_body_bytes, mistakes);
-        count("server.max_connections", server.max_connections, mistakes);
+        count("server.max_body_bytes", server.max_body_bytes, MAX_BODY_BYTES, mistakes);
+        count("server.max_buffered_bytes", server.max_buffered_bytes, MAX_BUFFERED_BYTES, mistakes);
+        count("server.max_connections", server.max_connections, MAX_CONNECTIONS, mistakes);
         if server.max_buffered_bytes < server.max_body_bytes {
             mistakes.push(format!(
                 "server.max_buffered_bytes: {} is less than server.max_body_bytes, {}",
@@ -296,7 +330,8 @@ impl Written {
         Settings {
             listen,
             metrics_listen,
-            io_threads: count("server.io_threads", io_threads, mistakes),
+            io_threads: count("server.io_threads", io_threads, MAX_THREADS, mistakes),
+            max_rows: count("server.max_rows", self.max_rows.unwrap_or(DEFAULT_MAX_ROWS), MAX_ROWS, mistakes),
             server,
             name,
             version,
@@ -331,6 +366,16 @@ fn model_files(
     Some(ModelFiles { onnx, centroids })
 }
 
+/// A file that cannot be read is a mistake among the others.
+fn readable(key: &str, path: Option<&Path>, mistakes: &mut Mistakes) {
+    let Some(path) = path else { return };
+    match std::fs::File::open(path).and_then(|file| file.metadata()) {
+        Ok(facts) if facts.is_dir() => mistakes.push(format!("{key}: {} is a folder", path.display())),
+        Ok(_) => {}
+        Err(error) => mistakes.push(format!("{key}: cannot read {}: {error}", path.display())),
+    }
+}
+
 /// The name of the file without its ending, with what a URL would have to escape replaced.
 fn default_name(model: Option<&ModelFiles>) -> String {
     let Some(stem) = model.and_then(|files| files.onnx.file_stem()) else {
@@ -361,11 +406,13 @@ fn address(key: &str, text: &str, mistakes: &mut Mistakes) -> SocketAddr {
     })
 }
 
-fn count(key: &str, value: usize, mistakes: &mut Mistakes) -> usize {
+fn count(key: &str, value: usize, most: usize, mistakes: &mut Mistakes) -> usize {
     if value == 0 {
         mistakes.push(format!("{key}: must be at least 1"));
+    } else if value > most {
+        mistakes.push(format!("{key}: must be at most {most}, got {value}"));
     }
-    value.max(1)
+    value.clamp(1, most)
 }
 
 fn duration(key: &str, seconds: Option<f64>, default: Duration, mistakes: &mut Mistakes) -> Duration {
@@ -468,6 +515,46 @@ mod tests {
     }
 
     #[test]
+    fn counts_beyond_reason_are_mistakes() {
+        let (_, mistakes) = check(
+            r#"
+            [server]
+            io_threads = 100000
+            max_rows = 9999999999
+            max_connections = 9999999999
+            max_body_bytes = 9999999999
+            max_buffered_bytes = 9999999999999
+            [compute]
+            threads = 1000000
+            queue = 9999999999999999
+            "#,
+        );
+        let text = mistakes.join("\n");
+        for word in [
+            "server.io_threads: must be at most 1024, got 100000",
+            "server.max_rows: must be at most",
+            "server.max_connections: must be at most",
+            "server.max_body_bytes: must be at most",
+            "server.max_buffered_bytes: must be at most",
+            "compute.threads: must be at most 1024, got 1000000",
+            "compute.queue: must be at most 100000, got 9999999999999999",
+        ] {
+            assert!(text.contains(word), "{word:?} is not in\n{text}");
+        }
+        assert_eq!(mistakes.len(), 7, "{text}");
+    }
+
+    #[test]
+    fn the_example_file_is_whole_and_says_the_defaults() {
+        let (example, mistakes) = check(include_str!("../../../deploy/sordino.toml"));
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        let (mut default, _) = check("");
+        // The one setting that suits a deployment and not a first try.
+        default.server.lame_duck = Duration::from_secs(5);
+        assert_eq!(example, default);
+    }
+
+    #[test]
     fn there_is_no_defence_called_none() {
         for text in ["[defence]\nmethod = \"none\"", "[defence]\nmethod = { none = {} }", "defence = false"] {
             let (_, mistakes) = check(text);
@@ -482,10 +569,12 @@ mod tests {
             [server]
             listen = "[::1]:9000"
             metrics_listen = "off"
+            max_rows = 7
             drain_seconds = 2
             body_timeout_seconds = 0.5
             [compute]
             threads = 3
+            queue_timeout_seconds = 0.25
             inline = true
             [model]
             path = "m.onnx"
@@ -500,8 +589,12 @@ mod tests {
         );
         assert!(mistakes.is_empty(), "{mistakes:?}");
         assert_eq!((settings.metrics_listen, settings.name.as_str()), (None, "m"));
+        assert_eq!(settings.max_rows, 7);
         assert_eq!(settings.server.drain, Duration::from_secs(2));
-        assert_eq!(settings.server.compute, ComputeConfig { threads: 3, queue: 48, inline: true });
+        assert_eq!(
+            settings.server.compute,
+            ComputeConfig { threads: 3, queue: 48, queue_timeout: Duration::from_millis(250), inline: true }
+        );
         let files = settings.model.unwrap();
         assert_eq!(files.onnx, Path::new("etc/m.onnx"));
         assert_eq!(files.centroids.unwrap(), Path::new("/abs/c.safetensors"));

@@ -17,17 +17,21 @@ use crate::server::{self, Ended, Listeners, Shutdown};
 
 /// Exit code for settings that are wrong.
 const BAD_CONFIG: u8 = 2;
+/// Exit code for a drain that ended before the requests did.
+const CUT: u8 = 3;
 
 /// Serve a classifier with defended scores, over the Open Inference Protocol v2 (REST).
 ///
-/// Without arguments the bundled classifier on 127.0.0.1:8000, with metrics on 127.0.0.1:8002. There is no way to
-/// serve undefended scores. Without a table `defence` in the configuration file the defence is the paper's
+/// Without arguments the bundled classifier on 127.0.0.1:8000, with metrics on 127.0.0.1:8002. No setting switches the
+/// defence off; one that would leave rows as they are, or keep most of their own scores, is refused. A weak setting still
+/// leaks: audit what you serve. Without a table `defence` in the configuration file the defence is the paper's
 /// reweighting (w = 0.1), then the three largest probabilities.
 ///
 /// Request parameters: `binary_data_output`, `binary_data` and `binary_data_size` are served; `timeout`,
-/// `priority` and `content_type` are accepted and ignored; every other parameter is refused.
+/// `priority` and `content_type` are accepted and ignored; every other parameter, also one of your own, is refused.
 ///
-/// Exit codes: 0 after a drain, 1 when it cannot start, 2 when the settings are wrong.
+/// Exit codes: 0 after a drain, 1 when it cannot start, 2 when the settings are wrong, 3 when requests were cut at the
+/// end of the drain or by a second signal.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The ONNX file; none serves the bundled classifier.
@@ -60,23 +64,29 @@ pub struct Args {
     /// Requests that may wait for a compute thread [default: 16 per thread]
     #[arg(long, value_name = "N")]
     queue: Option<usize>,
+    /// How long a request may wait for a compute thread [default: 5]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    queue_timeout_seconds: Option<f64>,
     /// I/O threads [default: one per two cores, at most 8]
     #[arg(long, value_name = "N")]
     io_threads: Option<usize>,
     /// Largest request body [default: 16777216]
     #[arg(long, value_name = "BYTES")]
     max_body_bytes: Option<usize>,
+    /// Most rows of one request [default: 1024]
+    #[arg(long, value_name = "N")]
+    max_rows: Option<usize>,
     /// Open connections [default: 1024]
     #[arg(long, value_name = "N")]
     max_connections: Option<usize>,
     /// How long a request body may take [default: 30]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     body_timeout_seconds: Option<f64>,
     /// After SIGTERM, how long to go on accepting while not ready [default: 0]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     lame_duck_seconds: Option<f64>,
     /// After that, how long running requests may take [default: 20]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     drain_seconds: Option<f64>,
     /// text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
@@ -102,7 +112,6 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     };
     start_log(&settings.log);
-    server::quiet_panics();
     let pipeline = Arc::new(build(&settings)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.io_threads)
@@ -114,15 +123,24 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let shutdown = Shutdown::on_signals().context("cannot listen for signals")?;
         let listeners =
             Listeners { service: bind(settings.listen)?, metrics: settings.metrics_listen.map(bind).transpose()? };
-        announce(&listeners, &pipeline)?;
-        Ok::<_, anyhow::Error>(server::run(listeners, settings.server, pipeline, shutdown).await?)
+        let line = announcement(&listeners, &pipeline)?;
+        let server = server::start(listeners, settings.server, pipeline)?;
+        // A closed stdout is no reason not to serve.
+        let mut out = std::io::stdout();
+        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+        Ok::<_, anyhow::Error>(server.serve(shutdown).await)
     })?;
-    match ended {
-        Ended::Drained => tracing::info!("drained, bye"),
-        Ended::Cut { n_connections } => tracing::warn!(n_connections, "left with open connections"),
-    }
     runtime.shutdown_background();
-    Ok(ExitCode::SUCCESS)
+    Ok(match ended {
+        Ended::Drained => {
+            tracing::info!("drained, bye");
+            ExitCode::SUCCESS
+        }
+        Ended::Cut { n_connections } => {
+            tracing::warn!(n_connections, "left with open connections");
+            ExitCode::from(CUT)
+        }
+    })
 }
 
 /// Loads the model and builds what belongs to it.
@@ -145,6 +163,7 @@ fn build(settings: &Settings) -> anyhow::Result<Pipeline> {
         defence: settings.defence.clone(),
     };
     let pipeline = parts.assemble().map_err(|error| anyhow::anyhow!("cannot serve {shown}: {error}"))?;
+    let pipeline = pipeline.with_max_rows(settings.max_rows);
     tracing::info!(
         model = settings.name,
         version = settings.version,
@@ -161,22 +180,17 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// One line for the person who started it.
-fn announce(listeners: &Listeners, pipeline: &Pipeline) -> anyhow::Result<()> {
+fn announcement(listeners: &Listeners, pipeline: &Pipeline) -> anyhow::Result<String> {
     let address = listeners.service.local_addr()?;
     let name = &pipeline.description().name;
     let metrics = match &listeners.metrics {
         Some(listener) => format!("http://{}/metrics", listener.local_addr()?),
         None => "off".to_owned(),
     };
-    let mut out = std::io::stdout().lock();
-    // A closed stdout is no reason not to serve.
-    let _ = writeln!(
-        out,
+    Ok(format!(
         "sordino {} serves '{name}' on http://{address} (metrics: {metrics}); try: curl http://{address}/v2/models/{name}",
         env!("CARGO_PKG_VERSION")
-    );
-    let _ = out.flush();
-    Ok(())
+    ))
 }
 
 /// Logs go to stderr, and those of the libraries stay out: they may hold bytes of a client.

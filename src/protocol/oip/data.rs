@@ -11,7 +11,7 @@ use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use crate::tensor::{DType, Values};
 
 /// Arrays nested deeper than this are refused; no tensor has that many dimensions.
-const MAX_RANK: usize = 16;
+pub(super) const MAX_RANK: usize = 16;
 
 /// How the arrays of a `data` field were nested.
 #[derive(Debug, Default)]

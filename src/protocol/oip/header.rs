@@ -12,10 +12,43 @@ use serde::Deserialize as _;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 
-use super::data::{Nesting, read_values};
+use super::data::{MAX_RANK, Nesting, read_values};
 use super::parameters::{Rule, Scope, rule};
 use crate::protocol::{Refusal, quoted};
 use crate::tensor::{DType, Values};
+
+/// The longest `id`: it is echoed.
+const MAX_ID_BYTES: usize = 1024;
+
+/// A `shape` as written, read no further than [`MAX_RANK`] dimensions.
+struct Shape(Vec<usize>);
+
+impl<'de> serde::Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ShapeVisitor)
+    }
+}
+
+struct ShapeVisitor;
+
+impl<'de> Visitor<'de> for ShapeVisitor {
+    type Value = Shape;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a shape")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape, A::Error> {
+        let mut sizes = Vec::new();
+        while let Some(size) = seq.next_element()? {
+            if sizes.len() == MAX_RANK {
+                return Err(serde::de::Error::custom("too many dimensions"));
+            }
+            sizes.push(size);
+        }
+        Ok(Shape(sizes))
+    }
+}
 
 /// The JSON part of a request.
 #[derive(Debug, Default)]
@@ -252,6 +285,11 @@ object!(Top -> Header, "the request must be a JSON object", |seed, map| {
     let Some(inputs) = inputs else {
         return context.refuse("field 'inputs' is missing");
     };
+    if let Some(Some(id)) = &id
+        && id.len() > MAX_ID_BYTES
+    {
+        return context.refuse(format!("'id' may hold at most {MAX_ID_BYTES} bytes, got {}", id.len()));
+    }
     Ok(Header {
         id: id.flatten(),
         binary_outputs: parameters.unwrap_or_default().binary,
@@ -267,13 +305,13 @@ object!(Input -> WireInput, "'inputs' must be an array of objects", |seed, map| 
     }
     let known = context.known_dtypes.get(position).copied();
     let (mut name, mut dtype, mut parameters) = (None::<String>, None::<String>, None);
-    let (mut shape, mut data) = (None::<Vec<usize>>, None);
+    let (mut shape, mut data) = (None::<Shape>, None);
     while let Some(key) = map.next_key::<String>()? {
         match key.as_str() {
             "name" => context.once(&mut name, &mut map, "'name' of an input must be a string")?,
             "datatype" => context.once(&mut dtype, &mut map, "'datatype' of an input must be a string")?,
             "shape" => {
-                let expected = "'shape' of an input must be an array of whole numbers of at least 0";
+                let expected = "'shape' of an input must be an array of at most 16 whole numbers of at least 0";
                 context.once(&mut shape, &mut map, expected)?;
             }
             "parameters" if parameters.is_none() => {
@@ -282,7 +320,7 @@ object!(Input -> WireInput, "'inputs' must be an array of objects", |seed, map| 
             "data" if data.is_none() => {
                 let dtype = known.or_else(|| dtype.as_deref().and_then(DType::from_oip_name));
                 let name = name.as_deref();
-                data = Some(map.next_value_seed(Data { context: &mut *context, dtype, name, shape: shape.as_deref() })?);
+                data = Some(map.next_value_seed(Data { context: &mut *context, dtype, name, shape: shape.as_ref().map(|shape| shape.0.as_slice()) })?);
             }
             "data" | "parameters" => return context.refuse(format!("field '{key}' of an input is given twice")),
             _ => {
@@ -290,6 +328,7 @@ object!(Input -> WireInput, "'inputs' must be an array of objects", |seed, map| 
             }
         }
     }
+    let shape = shape.map(|shape| shape.0);
     finish_input(context, name, dtype.as_deref(), shape, data, parameters.unwrap_or_default().size)
 });
 

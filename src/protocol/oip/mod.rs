@@ -25,7 +25,7 @@ use self::binary::{RawProblem, read_raw, write_raw};
 use self::header::{Header, Payload, WireInput, read_header};
 use super::{Answer, ModelDescription, Refusal, RefusalKind, quoted};
 use crate::defence::{Defended, Form};
-use crate::tensor::{DType, Dim, InputTensor, Inputs, TensorSpec};
+use crate::tensor::{DType, Dim, InputTensor, Inputs, TensorSpec, shape_text};
 
 pub use self::bodies::{error_body, live_body, model_metadata, model_ready_body, ready_body, server_metadata};
 
@@ -106,31 +106,17 @@ fn decode_raw(model: &ModelDescription, body: &[u8]) -> Result<(Inputs, ReplyPla
     Ok((one_batch(vec![tensor])?, ReplyPlan { id: None, outputs }))
 }
 
-/// The shape of one row of `n_bytes`: at most one dimension after the batch may be open.
+/// The shape of one row, if that is what `n_bytes` are. A model with an open dimension after the batch is not served.
 fn raw_shape(spec: &TensorSpec, n_bytes: usize) -> Option<Vec<usize>> {
-    let element = spec.dtype.size()?;
     let mut shape = vec![1];
-    let mut open = None;
-    let mut fixed = 1_usize;
-    for (axis, dim) in spec.shape.iter().enumerate().skip(1) {
+    for dim in spec.shape.iter().skip(1) {
         match *dim {
-            Dim::Fixed(size) => {
-                shape.push(size);
-                fixed = fixed.checked_mul(size)?;
-            }
-            Dim::Any if open.is_none() => {
-                open = Some(axis);
-                shape.push(1);
-            }
+            Dim::Fixed(size) => shape.push(size),
             Dim::Any => return None,
         }
     }
-    let row = fixed.checked_mul(element).filter(|&row| row > 0)?;
-    if let Some(axis) = open {
-        shape[axis] = n_bytes / row;
-    }
     let n_elements = shape.iter().try_fold(1_usize, |all, &size| all.checked_mul(size))?;
-    (n_bytes > 0 && n_elements.checked_mul(element) == Some(n_bytes)).then_some(shape)
+    (n_bytes > 0 && n_elements.checked_mul(spec.dtype.size()?) == Some(n_bytes)).then_some(shape)
 }
 
 /// Which outputs to send, in which form: what is listed, in the order of the list, or else all.
@@ -220,7 +206,7 @@ fn read_input(
             Err(Refusal::bad_request(format!(
                 "'data' of input {shown} is an array of shape {}, its 'shape' says {}",
                 nesting.shape_text(),
-                format!("{:?}", input.shape).replace(' ', "")
+                shape_text(&input.shape)
             )))
         }
         Payload::Binary(size) => {
@@ -248,7 +234,7 @@ fn raw_tensor(spec: &TensorSpec, shape: &[usize], bytes: &[u8]) -> Result<InputT
         let needed = needed.map_or_else(|| "more".to_owned(), |needed| needed.to_string());
         return Err(Refusal::bad_request(format!(
             "input {shown} of shape {} and datatype {} takes {needed} bytes, got {}",
-            format!("{shape:?}").replace(' ', ""),
+            shape_text(shape),
             spec.dtype,
             bytes.len()
         )));

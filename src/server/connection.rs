@@ -1,0 +1,211 @@
+//! The life of one connection: which of its requests are still being answered, and when it is to end.
+//!
+//! HTTP/1 has deadlines of its own in the library and in [`io`](super::io). An HTTP/2 client has ways around them: it
+//! may leave answers in their streams by never opening its window, or stay for nothing but pings. Here a connection
+//! without a request ends after a while, and so does one that leaves an answer unread.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::body::Charge;
+use super::metrics::Metrics;
+
+/// How long a connection may take to end after it was asked to, once nothing runs on it.
+const LAST_WORD: Duration = Duration::from_secs(1);
+/// How long a connection without a request yet may bring one after the server began to drain.
+const NEWCOMER: Duration = Duration::from_millis(500);
+
+/// What happens on one connection.
+#[derive(Debug)]
+pub(super) struct Activity {
+    opened: Instant,
+    /// Requests from their head to the end of their answer.
+    running: AtomicUsize,
+    n_requests: AtomicUsize,
+    /// When the last of them ended, in milliseconds after `opened`.
+    last_ended: AtomicU64,
+    first_request: Notify,
+    cut: Notify,
+}
+
+impl Activity {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            opened: Instant::now(),
+            running: AtomicUsize::new(0),
+            n_requests: AtomicUsize::new(0),
+            last_ended: AtomicU64::new(0),
+            first_request: Notify::new(),
+            cut: Notify::new(),
+        })
+    }
+
+    /// Counts a request as running until the result is dropped.
+    pub(super) fn enter(self: &Arc<Self>) -> Running {
+        self.running.fetch_add(1, Ordering::AcqRel);
+        if self.n_requests.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.first_request.notify_one();
+        }
+        Running(Arc::clone(self))
+    }
+
+    /// Cuts the connection after `time`, unless the result is dropped before.
+    pub(super) fn cut_after(self: &Arc<Self>, time: Duration) -> Fuse {
+        let activity = Arc::clone(self);
+        let burning = tokio::spawn(async move {
+            sleep(time).await;
+            activity.cut.notify_one();
+        });
+        Fuse(burning.abort_handle())
+    }
+
+    /// Ends when nothing has run for `time`.
+    async fn idle(&self, time: Duration) {
+        loop {
+            let since = self.opened + Duration::from_millis(self.last_ended.load(Ordering::Acquire));
+            let left = match self.running.load(Ordering::Acquire) {
+                0 => time.saturating_sub(since.elapsed()),
+                _ => time,
+            };
+            if left.is_zero() {
+                return;
+            }
+            sleep(left).await;
+        }
+    }
+
+    /// Ends when the server drains, and a connection that was just opened has had its chance.
+    async fn stopped(&self, mut stop: watch::Receiver<bool>) {
+        // A sender that has gone stops too.
+        let _ = stop.wait_for(|stop| *stop).await;
+        if self.n_requests.load(Ordering::Acquire) == 0 {
+            let _ = timeout(NEWCOMER, self.first_request.notified()).await;
+        }
+    }
+}
+
+/// Keeps a connection until it ends, the peer leaves an answer unread, nothing has run for `idle`, or the server
+/// drains; in the last two cases what runs comes to its end first.
+///
+/// # Errors
+/// What the connection ended with.
+pub(super) async fn attend<C: GracefulConnection>(
+    connection: C,
+    activity: &Activity,
+    stop: watch::Receiver<bool>,
+    idle: Duration,
+) -> Result<(), C::Error> {
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = activity.cut.notified() => return Ok(()),
+        () = activity.idle(idle) => {}
+        () = activity.stopped(stop) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let patience = LAST_WORD.min(idle);
+    tokio::select! {
+        ended = connection => ended,
+        () = activity.cut.notified() => Ok(()),
+        () = async { sleep(patience).await; activity.idle(patience).await } => Ok(()),
+    }
+}
+
+/// A request that runs, or whose answer has not been taken.
+#[derive(Debug)]
+pub(super) struct Running(Arc<Activity>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let now = u64::try_from(self.0.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.last_ended.store(now, Ordering::Release);
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Cuts a connection if it is not dropped in time.
+#[derive(Debug)]
+pub(super) struct Fuse(AbortHandle);
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Counts an inference request as in flight until it is dropped, answered or not.
+#[derive(Debug)]
+pub(super) struct InFlight(Arc<Metrics>);
+
+impl InFlight {
+    pub(super) fn enter(metrics: &Arc<Metrics>) -> Self {
+        metrics.in_flight.inc();
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.dec();
+    }
+}
+
+/// What an answer holds on to until it has been taken or dropped.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    pub(super) running: Option<Running>,
+    pub(super) fuse: Option<Fuse>,
+    pub(super) in_flight: Option<InFlight>,
+    pub(super) charge: Option<Charge>,
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(super) struct AnswerBody {
+    bytes: Bytes,
+    last: Bytes,
+    pub(super) held: Held,
+}
+
+impl AnswerBody {
+    pub(super) fn new(bytes: impl Into<Bytes>) -> Self {
+        Self { bytes: bytes.into(), last: Bytes::new(), held: Held::default() }
+    }
+
+    /// Sends the last byte as a frame of its own. An HTTP/2 frame is taken from here as soon as the peer's window
+    /// has room for one byte of it, but the next one only when all of it has gone out: so this body lives until
+    /// the peer has made room for the whole answer.
+    pub(super) fn split_last(&mut self) {
+        self.last = self.bytes.split_off(self.bytes.len().saturating_sub(1));
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let bytes = std::mem::take(&mut self.bytes);
+        let next = if bytes.is_empty() { std::mem::take(&mut self.last) } else { bytes };
+        Poll::Ready((!next.is_empty()).then(|| Ok(Frame::data(next))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_empty() && self.last.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact((self.bytes.len() + self.last.len()) as u64)
+    }
+}
