@@ -14,6 +14,8 @@ use sordino::server::{ComputeConfig, Config, Ended};
 use crate::http_support::{Client, GOOD, Server, StubEngine, ask, called, gated, head, one_thread};
 
 const INFER: &str = "/v2/models/clf/infer";
+/// Seven eighths of a mebibyte.
+const LARGE: usize = 896 << 10;
 
 fn rows(n: usize) -> String {
     let data = vec!["1"; 4 * n].join(",");
@@ -52,9 +54,9 @@ fn a_request_that_waits_too_long_for_a_thread_is_504_and_skipped() {
 
 #[test]
 fn large_bodies_leave_room_for_small_ones() {
-    let config = Config { max_body_bytes: 1 << 20, max_buffered_bytes: 1 << 20, ..Config::default() };
+    let config = Config { max_body_bytes: LARGE, max_buffered_bytes: 1 << 20, ..Config::default() };
     let server = Server::start(StubEngine::new(|| None), config);
-    let _greedy = [half(&server, 890 << 10), half(&server, 120 << 10)];
+    let _greedy = [half(&server, 880 << 10), half(&server, 120 << 10)];
     // Together they are below the budget, and above the part of it that large bodies may take.
     server.wait_for("sordino_requests_total{outcome=\"overloaded\",route=\"infer\"}", 1.0);
     let padding = " ".repeat(60 << 10);
@@ -64,7 +66,7 @@ fn large_bodies_leave_room_for_small_ones() {
 /// A client that has sent so much of a body that goes on.
 fn half(server: &Server, n_bytes: usize) -> Client {
     let mut client = server.connect();
-    client.write(&head("POST", INFER, &[], 1 << 20));
+    client.write(&head("POST", INFER, &[], LARGE));
     client.write(&vec![b' '; n_bytes]);
     client
 }
@@ -224,6 +226,19 @@ fn requests_on_connections_that_the_system_has_accepted_are_answered() {
         waiting.iter_mut().for_each(|client| assert_eq!(client.read(false).status, 200));
         assert_eq!(server.wait(), Ended::Drained);
     }
+}
+
+#[test]
+fn a_connection_that_was_just_opened_may_still_ask() {
+    let mut server = Server::plain();
+    let mut newcomer = server.connect();
+    server.wait_for("sordino_connections ", 1.0);
+    server.drain();
+    while Client::to(server.metrics).get("/health/ready").status == 200 {}
+    // The listener closes at once after that.
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(newcomer.infer(GOOD).status, 200);
+    assert_eq!(server.wait(), Ended::Drained);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::protocol::{Refusal, RefusalKind};
 const CHUNK: usize = 1024;
 /// A body of at most so many bytes may also use the reserve.
 const SMALL: usize = 64 << 10;
-/// One part in so many of the budget is the reserve.
+/// One part in so many of the budget is the reserve, if the rest holds a body of the largest size.
 const RESERVE: usize = 8;
 /// The slowest that a body may arrive, in bytes per second, over each [`BodyLimits::window`].
 const LEAST_PACE: f64 = 8192.0;
@@ -66,10 +66,10 @@ pub(super) struct ReadBody {
 }
 
 impl Budget {
-    /// A budget of `bytes`, in units of whole kibibytes.
-    pub(super) fn new(bytes: usize) -> Arc<Self> {
+    /// A budget of `bytes` for bodies of up to `max_body` bytes, in units of whole kibibytes.
+    pub(super) fn new(bytes: usize, max_body: usize) -> Arc<Self> {
         let chunks = bytes.div_ceil(CHUNK).clamp(1, Semaphore::MAX_PERMITS);
-        let reserve = chunks / RESERVE;
+        let reserve = (chunks / RESERVE).min(chunks.saturating_sub(max_body.div_ceil(CHUNK)));
         Arc::new(Self { common: Semaphore::new(chunks - reserve), reserve: Semaphore::new(reserve) })
     }
 }
@@ -214,4 +214,26 @@ async fn to_end(body: &mut Incoming) -> bool {
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reserve_is_for_small_bodies_and_leaves_room_for_the_largest() {
+        for (total, largest) in [(1 << 20, 1 << 20), (1 << 20, 1000 << 10), (8 << 20, 1 << 20)] {
+            let budget = Budget::new(total, largest);
+            let mut large = Charge::new(&budget);
+            assert!(large.grow(largest).is_ok());
+        }
+        let budget = Budget::new(1 << 20, 1 << 19);
+        let mut large = Charge::new(&budget);
+        assert!(large.grow(896 << 10).is_ok() && large.grow(897 << 10).is_err());
+        let mut small = Charge::new(&budget);
+        assert!(small.grow(10 << 10).is_ok() && small.grow(64 << 10).is_ok());
+        assert!(small.grow(65 << 10).is_err());
+        drop((large, small));
+        assert_eq!((budget.common.available_permits(), budget.reserve.available_permits()), (896, 128));
+    }
 }

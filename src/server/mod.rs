@@ -145,7 +145,7 @@ pub fn start(listeners: Listeners, config: Config, pipeline: Arc<Pipeline>) -> R
             max_bytes: config.max_body_bytes,
             deadline: config.body_timeout,
             window: config.body_window,
-            budget: Budget::new(config.max_buffered_bytes),
+            budget: Budget::new(config.max_buffered_bytes, config.max_body_bytes),
         },
         metrics,
         draining: AtomicBool::new(false),
