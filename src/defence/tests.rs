@@ -79,23 +79,26 @@ fn r1_the_label_is_the_argmax_with_ties_to_the_lowest_index() {
 fn r1_a_tie_made_by_rounding_to_f32_is_raised_by_one_ulp() {
     // Centroid of class 1 barely larger at 1 than at 0, logits one ulp apart: equal as f32 probabilities.
     let near = 1.0_f32;
-    let centroids = array![[1.0, 0.0], [near, near.next_up()]];
-    let labels = names(2);
+    let centroids = array![[1.0, 0.0, 0.0], [near, near.next_up(), -5.0], [0.0, 0.0, 1.0]];
+    let labels = names(3);
     let fitted = Fitted::new(
         ScoreKind::Logits,
         labels.clone(),
         Centroids::new(centroids, &labels).unwrap(),
-        DistanceQuantiles::new(Array2::zeros((2, N_QUANTILES)), 2).unwrap(),
-        Bank::empty(2),
+        DistanceQuantiles::new(Array2::zeros((3, N_QUANTILES)), 3).unwrap(),
+        Bank::empty(3),
     );
-    let defence =
-        Defence::new(&config(reweight(0.1), None, None), Some(Arc::new(fitted.unwrap())), ScoreKind::Logits, 2);
-    let raw = RawScores::new(array![[near, near.next_up()]], ScoreKind::Logits).unwrap();
-    let defended = defence.unwrap().apply(raw).unwrap();
-    let row = defended.probabilities();
-    assert_eq!(row[(0, 1)], row[(0, 0)].next_up());
-    let logs = defended.log_probabilities();
-    assert!(logs[(0, 1)] > logs[(0, 0)]);
+    let fitted = Arc::new(fitted.unwrap());
+    for top_k in [None, Some(2)] {
+        let config = config(reweight(0.1), top_k, None);
+        let defence = Defence::new(&config, Some(Arc::clone(&fitted)), ScoreKind::Logits, 3).unwrap();
+        let raw = RawScores::new(array![[near, near.next_up(), -5.0]], ScoreKind::Logits).unwrap();
+        let defended = defence.apply(raw).unwrap();
+        let row = defended.probabilities();
+        assert_eq!(row[(0, 1)], row[(0, 0)].next_up(), "{top_k:?}");
+        let logs = defended.log_probabilities();
+        assert!(logs[(0, 1)] > logs[(0, 0)], "{top_k:?}");
+    }
 }
 
 #[test]
