@@ -93,7 +93,7 @@ fn decode(path: &Path) -> Result<DynamicImage, DataError> {
     }
 }
 
-fn is_image(path: &Path) -> bool {
+pub(super) fn is_image(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
     matches!(ending.as_deref(), Some("jpg" | "jpeg" | "png"))
 }

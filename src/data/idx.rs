@@ -12,6 +12,10 @@ use super::{DataError, Dataset, Rows};
 /// More than this many bytes are not unpacked from one file (a gzip file can grow a thousandfold).
 const MAX_UNPACKED_BYTES: u64 = 1 << 31;
 
+/// The names of the four files, without `.gz`.
+pub(super) const STEMS: [&str; 4] =
+    ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
+
 /// An IDX array: sizes and unsigned bytes, borrowed from the file's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idx<'a> {

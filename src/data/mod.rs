@@ -22,7 +22,7 @@ use std::str::FromStr;
 use ndarray::{ArrayD, IxDyn};
 use sha2::{Digest, Sha256};
 
-pub use files::{hex, write_atomic};
+pub use files::{check_writable, hex, is_same_file, write_atomic};
 pub use idx::{Idx, IdxError, parse_idx};
 pub use split::{Part, PartSizes, Split, SplitError};
 pub use table::parse_table;
@@ -123,6 +123,23 @@ impl FromStr for DataSource {
             Some(("folder", dir)) => Ok(Self::Folder(dir.into())),
             Some(("csv", file)) => Ok(Self::Csv(file.into())),
             Some(_) => Err(unknown()),
+        }
+    }
+}
+
+impl DataSource {
+    /// Whether `file` is one of the files that are read from this source, and so must not be written to.
+    #[must_use]
+    pub fn reads(&self, file: &Path) -> bool {
+        let dir = match self {
+            Self::Csv(path) => return is_same_file(path, file),
+            Self::FashionMnist(dir) => dir.as_deref().unwrap_or(Path::new(DEBIAN_FASHION_MNIST)),
+            Self::Idx(dir) | Self::Folder(dir) => dir,
+        };
+        let (Ok(dir), Ok(file)) = (dir.canonicalize(), file.canonicalize()) else { return false };
+        match self {
+            Self::Folder(_) => file.starts_with(dir) && folder::is_image(&file),
+            _ => idx::STEMS.iter().any(|stem| file == dir.join(stem) || file == dir.join(format!("{stem}.gz"))),
         }
     }
 }
@@ -282,6 +299,23 @@ mod tests {
             let error = bad.parse::<DataSource>().unwrap_err().to_string();
             assert!(error.contains("expected fashion-mnist"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_source_knows_the_files_that_it_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["t.csv", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte.gz", "m.onnx", "a.png"] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        assert!(
+            DataSource::Csv(at("t.csv")).reads(&at("./t.csv")) && !DataSource::Csv(at("t.csv")).reads(&at("m.onnx"))
+        );
+        for source in [DataSource::Idx(at("")), DataSource::FashionMnist(Some(at("")))] {
+            assert!(source.reads(&at("train-labels-idx1-ubyte")) && source.reads(&at("t10k-images-idx3-ubyte.gz")));
+            assert!(!source.reads(&at("m.onnx")) && !source.reads(&at("train-images-idx3-ubyte")));
+        }
+        assert!(DataSource::Folder(at("")).reads(&at("a.png")) && !DataSource::Folder(at("")).reads(&at("m.onnx")));
     }
 
     #[test]
