@@ -267,6 +267,76 @@ fn ctrl_c_leaves_a_checkpoint_and_resuming_ends_as_an_undisturbed_run() {
     assert!(!dir.path().join("models/m.checkpoint").exists());
 }
 
+#[cfg(unix)]
+#[test]
+fn a_checkpoint_is_lost_only_when_asked_and_sigterm_leaves_one_too() {
+    let dir = tempfile::tempdir().unwrap();
+    write_table(&dir.path().join("table.csv"), 240);
+    let endless = ["--epochs", "1000000"];
+    let mut child = command(dir.path(), "m", &endless).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("epoch 1/")), "no epoch was seen");
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let last = lines.map(Result::unwrap).last();
+    assert_eq!(child.wait().unwrap().code(), Some(143), "{last:?}");
+    let checkpoint = dir.path().join("models/m.checkpoint");
+    let saved = fs::read(&checkpoint).unwrap();
+
+    let output = command(dir.path(), "m", &["--epochs", "1"]).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && message.contains("--resume") && message.contains("--fresh"), "{message}");
+    assert!(fs::read(&checkpoint).unwrap() == saved, "the refused run touched the checkpoint");
+    let output = command(dir.path(), "m", &["--epochs", "1", "--fresh"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!checkpoint.exists());
+}
+
+#[test]
+fn outputs_that_cannot_be_written_or_are_inputs_are_told_before_the_first_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    write_table(&at("table.csv"), 240);
+    let before = fs::read(at("table.csv")).unwrap();
+    fs::create_dir_all(at("models/folder.md")).unwrap();
+    for (name, more, expected) in [
+        ("folder", ["--epochs", "1"], "models/folder.md: expected a regular file or none"),
+        ("m", ["--parity-out", "table.csv"], "table.csv is an input"),
+        ("m", ["--parity-out", "models/m.json"], "--parity-out: models/m.json is written already"),
+    ] {
+        let output = command(dir.path(), name, &more).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && message.contains(expected), "{more:?}: {message}");
+        assert!(!message.contains("epoch 1/"), "{message}");
+    }
+    assert!(fs::read(at("table.csv")).unwrap() == before);
+    assert_eq!(fs::read_dir(at("models")).unwrap().count(), 1, "a refused run left something");
+}
+
+/// `sordino centroids build` on the table in `dir`, for the model that [`command`] left there.
+fn build_centroids(dir: &Path, name: &str, out: &str) -> std::process::Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sordino"));
+    command.current_dir(dir).args(["centroids", "build", "--quiet", "--data", "csv:table.csv", "--out", out]);
+    command.args(["--model", &format!("models/{name}.onnx"), "--split", &format!("models/{name}.split.json")]);
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn centroids_never_replace_what_they_are_built_from() {
+    let dir = tempfile::tempdir().unwrap();
+    write_table(&dir.path().join("table.csv"), 240);
+    let output = command(dir.path(), "m", &["--epochs", "20", "--learning-rate", "0.01"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for input in ["models/m.onnx", "models/../models/m.split.json", "table.csv"] {
+        let before = fs::read(dir.path().join(input)).unwrap();
+        let output = build_centroids(dir.path(), "m", input);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && message.contains("is an input"), "{input}: {message}");
+        assert!(fs::read(dir.path().join(input)).unwrap() == before);
+    }
+    let output = build_centroids(dir.path(), "m", "m.safetensors");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[test]
 fn mistakes_are_told_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();
