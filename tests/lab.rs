@@ -312,6 +312,21 @@ fn outputs_that_cannot_be_written_or_are_inputs_are_told_before_the_first_epoch(
     assert_eq!(fs::read_dir(at("models")).unwrap().count(), 1, "a refused run left something");
 }
 
+#[test]
+fn a_record_names_the_commit_of_the_build_and_not_that_of_the_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    write_table(&dir.path().join("table.csv"), 240);
+    // Somebody else's repository, which the command is run in.
+    let git = |words: &[&str]| Command::new("git").current_dir(dir.path()).args(words).output().map(|o| o.status);
+    let who = ["-c", "user.name=a", "-c", "user.email=a@b"];
+    let _ = git(&["init", "-q"]).and_then(|_| git(&[&who[..], &["commit", "-q", "--allow-empty", "-m", "x"]].concat()));
+    let output = command(dir.path(), "m", &["--epochs", "1"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let code = read_record(dir.path(), "m").code.map(|code| (code.commit, code.dirty.to_string()));
+    let stamped = (env!("SORDINO_BUILD_COMMIT").to_owned(), env!("SORDINO_BUILD_DIRTY").to_owned());
+    assert_eq!(code, Some(stamped).filter(|(commit, _)| !commit.is_empty()));
+}
+
 /// `sordino centroids build` on the table in `dir`, for the model that [`command`] left there.
 fn build_centroids(dir: &Path, name: &str, out: &str) -> std::process::Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sordino"));

@@ -1,7 +1,7 @@
 //! `sordino train`: a classifier from labelled rows, with the record of how it was made.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Instant;
@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::{Array2, ArrayD};
 use sha2::{Digest, Sha256};
 
+use super::origin::{Commit, Machine};
 use crate::data::{DataSource, Dataset, Part, PartSizes, Split, check_writable, hex, is_same_file, write_atomic};
 use crate::lab::network::Architecture;
 use crate::lab::onnx;
@@ -319,6 +320,7 @@ impl Sitting<'_> {
 
     fn record(&self, recipe: &Recipe, outcome: Outcome, model: &[u8]) -> RunRecord {
         let position = self.trainer.position();
+        let machine = Machine::here();
         let (status, results) = match outcome {
             Outcome::Finished => {
                 let [train, validation, calibration, test] = Part::ALL.map(|part| self.trainer.evaluate(part));
@@ -358,8 +360,8 @@ impl Sitting<'_> {
             results,
             history: position.history.clone(),
             wall_seconds: (self.started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
-            code: code(),
-            machine: machine(),
+            code: Commit::of_build().map(|Commit { id, dirty }| CodeRecord { commit: id.to_owned(), dirty }),
+            machine: MachineRecord { cpu: machine.cpu, n_cores: machine.n_cores },
         }
     }
 }
@@ -393,28 +395,6 @@ fn print_results(record: &RunRecord, model: &Path) {
         }
     }
     println!("{:.1} s", record.wall_seconds);
-}
-
-/// The commit of the working tree that we stand in, where git knows one.
-fn code() -> Option<CodeRecord> {
-    let git = |args: &[&str]| {
-        let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
-        String::from_utf8(output.stdout).ok()
-    };
-    let commit = git(&["rev-parse", "HEAD"])?.trim().to_owned();
-    let dirty = git(&["status", "--porcelain", "--untracked-files=no"]).is_none_or(|changes| !changes.is_empty());
-    Some(CodeRecord { commit, dirty })
-}
-
-fn machine() -> MachineRecord {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("model name"))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    });
-    MachineRecord {
-        cpu: cpu.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
-        n_cores: std::thread::available_parallelism().map_or(1, usize::from),
-    }
 }
 
 /// Raised by the first Ctrl-C or SIGTERM; the second ends the process at once.

@@ -40,7 +40,7 @@ pub struct RunRecord {
     pub history: Vec<EpochScore>,
     /// Seconds on the wall clock, evaluation included; of the last sitting when the run was resumed.
     pub wall_seconds: f64,
-    /// The source code that ran.
+    /// The source code that ran; absent for a build outside of a checkout.
     pub code: Option<CodeRecord>,
     /// The machine, in words.
     pub machine: MachineRecord,
@@ -123,13 +123,13 @@ pub struct Results {
     pub test: Option<Score>,
 }
 
-/// The commit of the working tree in which the run was started.
+/// The source that the program was built from; the folder of the run has no say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CodeRecord {
     /// The commit.
     pub commit: String,
-    /// Whether tracked files had been changed.
+    /// Whether the sources had been changed since.
     pub dirty: bool,
 }
 
