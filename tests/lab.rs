@@ -336,7 +336,7 @@ fn build_centroids(dir: &Path, name: &str, out: &str) -> std::process::Output {
 }
 
 #[test]
-fn centroids_never_replace_what_they_are_built_from() {
+fn centroids_never_replace_what_they_are_built_from_nor_take_classes_of_other_names() {
     let dir = tempfile::tempdir().unwrap();
     write_table(&dir.path().join("table.csv"), 240);
     let output = command(dir.path(), "m", &["--epochs", "20", "--learning-rate", "0.01"]).output().unwrap();
@@ -350,6 +350,17 @@ fn centroids_never_replace_what_they_are_built_from() {
     }
     let output = build_centroids(dir.path(), "m", "m.safetensors");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    // The same rows under other names of the same number and order: the digest does not see it, the names do.
+    let text = fs::read_to_string(dir.path().join("table.csv")).unwrap();
+    let renamed = text.replace("\"1\"", "cat").replace("\"2\"", "dog").replace("\"3\"", "fox");
+    fs::write(dir.path().join("table.csv"), renamed).unwrap();
+    let output = build_centroids(dir.path(), "m", "m.safetensors");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && message.contains("the model has '1', '2', '3'; the data has 'cat', 'dog', 'fox'"),
+        "{message}"
+    );
 }
 
 #[test]

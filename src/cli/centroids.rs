@@ -181,7 +181,9 @@ fn fitting_labels(engine: &TractEngine, dataset: &Dataset) -> anyhow::Result<Vec
         spec.n_classes,
         dataset.n_classes()
     );
-    Ok(spec.labels.clone().unwrap_or_else(|| dataset.class_names().to_vec()))
+    let Some(labels) = &spec.labels else { return Ok(dataset.class_names().to_vec()) };
+    dataset.check_names(labels)?;
+    Ok(labels.clone())
 }
 
 impl Fit<'_> {

@@ -102,13 +102,14 @@ pub(super) fn load(dir: &Path, names: Option<Vec<String>>) -> Result<Dataset, Da
         labels.extend(given.values.iter().map(|&label| u32::from(label)));
     }
     let n_classes = labels.iter().max().map_or(0, |&label| label as usize + 1);
+    let is_named = names.is_some();
     let class_names = names.unwrap_or_else(|| (0..n_classes).map(|label| label.to_string()).collect());
     if labels.is_empty() || class_names.len() < 2 {
         let got = format!("{} rows of {n_classes} classes", labels.len());
         return Err(DataError::bad_file(dir, "rows of at least 2 classes", got));
     }
     let (height, width) = image_size.expect("both parts were read");
-    Ok(Dataset { row_shape: vec![1, height, width], class_names, labels, rows: Rows::U8(pixels) })
+    Ok(Dataset { row_shape: vec![1, height, width], class_names, is_named, labels, rows: Rows::U8(pixels) })
 }
 
 fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<Idx<'a>, DataError> {

@@ -66,7 +66,7 @@ fn read(path: &Path, bytes: impl Read) -> Result<Dataset, DataError> {
         let got = format!("{} rows of {} classes", texts.len(), class_names.len());
         return Err(DataError::bad_file(path, "rows of at least 2 classes", got));
     }
-    Ok(Dataset { row_shape: vec![n_features], class_names, labels, rows: Rows::F32(values) })
+    Ok(Dataset { row_shape: vec![n_features], class_names, is_named: true, labels, rows: Rows::F32(values) })
 }
 
 fn number(field: &str) -> Option<f32> {
