@@ -189,6 +189,7 @@ impl Args {
         if let Some(path) = &self.split {
             let split = Split::read(path)?;
             split.check(dataset)?;
+            split.check_classes(dataset)?;
             return Ok(split);
         }
         let sizes = PartSizes {
