@@ -172,7 +172,7 @@ fn a_checkpoint_that_is_damaged_or_of_another_recipe_or_split_is_refused() {
     assert!(refusal(&split, recipe(5), &damaged).contains("damaged"));
     assert!(refusal(&split, recipe(5), &checkpoint[..20]).contains("expected a checkpoint"));
     assert!(refusal(&split, recipe(5), b"").contains("expected a checkpoint"));
-    assert!(refusal(&split, recipe(6), &checkpoint).contains("another recipe"));
+    assert!(refusal(&split, recipe(6), &checkpoint).contains("another recipe: seed: expected 6, got 5"));
     let other = Split::draw(&source, &dataset, sizes(), 6).unwrap();
     assert!(refusal(&other, recipe(5), &checkpoint).contains("other rows"));
 }
@@ -254,6 +254,9 @@ fn ctrl_c_leaves_a_checkpoint_and_resuming_ends_as_an_undisturbed_run() {
     assert_eq!(child.wait().unwrap().code(), Some(130), "{last:?}");
     assert!(dir.path().join("models/m.checkpoint").exists());
     let Status::Interrupted { epoch, .. } = read_record(dir.path(), "m").status else { panic!("not interrupted") };
+    let card = fs::read_to_string(dir.path().join("models/m.md")).unwrap();
+    let done = format!("interrupted after {} of 1000000 epochs and ", epoch - 1);
+    assert!(card.contains(&done) && !card.contains(", 1000000 epochs"), "{card}");
     let rows = ArrayD::zeros(vec![2, 8]);
     assert_eq!(run_in_tract(&fs::read(dir.path().join("models/m.onnx")).unwrap(), &rows).dim(), (2, 3));
 

@@ -185,7 +185,7 @@ impl RunRecord {
             text,
             "## Data\n\n`{}`, {} rows (SHA-256 of the rows `{}`). `{}` lists the rows of each part, drawn with seed {}: \
              {} train, {} validation, {} calibration, {} test.\n\n\
-             ## Recipe\n\n`{}`, Adam (learning rate {}, weight decay {}, epsilon 1e-8), {} epochs, batches of {}, seed {}.\n\n",
+             ## Recipe\n\n`{}`, Adam (learning rate {}, weight decay {}, epsilon 1e-8), {}, batches of {}, seed {}.\n\n",
             self.data.source,
             self.data.n_rows,
             self.data.digest,
@@ -198,12 +198,27 @@ impl RunRecord {
             serde_json::to_string(&recipe.network).unwrap_or_default(),
             recipe.learning_rate,
             recipe.weight_decay,
-            recipe.epochs,
+            self.epochs_done(),
             recipe.batch_size,
             recipe.seed,
         );
         self.write_results(&mut text);
         text
+    }
+
+    /// How far the training went, in words.
+    fn epochs_done(&self) -> String {
+        let planned = self.recipe.epochs;
+        match self.status {
+            Status::Finished => format!("{planned} epochs"),
+            Status::Interrupted { rows_seen, .. } => {
+                let n_train = self.split.sizes.train;
+                format!(
+                    "interrupted after {} of {planned} epochs and {rows_seen} of {n_train} rows of the next",
+                    self.history.len()
+                )
+            }
+        }
     }
 
     fn write_results(&self, text: &mut String) {
