@@ -330,6 +330,21 @@ fn a_record_names_the_commit_of_the_build_and_not_that_of_the_folder() {
     assert_eq!(code, Some(stamped).filter(|(commit, _)| !commit.is_empty()));
 }
 
+#[test]
+fn published_runs_name_the_version_of_the_kernel_and_not_its_build() {
+    let runs = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/runs");
+    let mut n_runs = 0;
+    for run in fs::read_dir(runs).unwrap().map(|run| run.unwrap().path()) {
+        let record: serde_json::Value = serde_json::from_slice(&fs::read(run.join("results.json")).unwrap()).unwrap();
+        let kernel = record["machine"]["kernel"].as_str().unwrap();
+        assert!(kernel.chars().all(|c| c.is_ascii_digit() || c == '.'), "{}: {kernel}", run.display());
+        let page = fs::read_to_string(run.join("README.md")).unwrap();
+        assert!(page.contains(&format!("Linux {kernel} ·")), "{} names another kernel", run.display());
+        n_runs += 1;
+    }
+    assert!(n_runs > 0);
+}
+
 /// `sordino centroids build` on the table in `dir`, for the model that [`command`] left there.
 fn build_centroids(dir: &Path, name: &str, out: &str) -> std::process::Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sordino"));
