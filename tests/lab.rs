@@ -172,7 +172,7 @@ fn a_checkpoint_that_is_damaged_or_of_another_recipe_or_split_is_refused() {
     assert!(refusal(&split, recipe(5), &damaged).contains("damaged"));
     assert!(refusal(&split, recipe(5), &checkpoint[..20]).contains("expected a checkpoint"));
     assert!(refusal(&split, recipe(5), b"").contains("expected a checkpoint"));
-    assert!(refusal(&split, recipe(6), &checkpoint).contains("another recipe"));
+    assert!(refusal(&split, recipe(6), &checkpoint).contains("another recipe: seed: expected 6, got 5"));
     let other = Split::draw(&source, &dataset, sizes(), 6).unwrap();
     assert!(refusal(&other, recipe(5), &checkpoint).contains("other rows"));
 }
@@ -254,6 +254,9 @@ fn ctrl_c_leaves_a_checkpoint_and_resuming_ends_as_an_undisturbed_run() {
     assert_eq!(child.wait().unwrap().code(), Some(130), "{last:?}");
     assert!(dir.path().join("models/m.checkpoint").exists());
     let Status::Interrupted { epoch, .. } = read_record(dir.path(), "m").status else { panic!("not interrupted") };
+    let card = fs::read_to_string(dir.path().join("models/m.md")).unwrap();
+    let done = format!("interrupted after {} of 1000000 epochs and ", epoch - 1);
+    assert!(card.contains(&done) && !card.contains(", 1000000 epochs"), "{card}");
     let rows = ArrayD::zeros(vec![2, 8]);
     assert_eq!(run_in_tract(&fs::read(dir.path().join("models/m.onnx")).unwrap(), &rows).dim(), (2, 3));
 
@@ -265,6 +268,117 @@ fn ctrl_c_leaves_a_checkpoint_and_resuming_ends_as_an_undisturbed_run() {
     }
     assert_eq!(read_record(dir.path(), "m").model.sha256, read_record(dir.path(), "whole").model.sha256);
     assert!(!dir.path().join("models/m.checkpoint").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_checkpoint_is_lost_only_when_asked_and_sigterm_leaves_one_too() {
+    let dir = tempfile::tempdir().unwrap();
+    write_table(&dir.path().join("table.csv"), 240);
+    let endless = ["--epochs", "1000000"];
+    let mut child = command(dir.path(), "m", &endless).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("epoch 1/")), "no epoch was seen");
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let last = lines.map(Result::unwrap).last();
+    assert_eq!(child.wait().unwrap().code(), Some(143), "{last:?}");
+    let checkpoint = dir.path().join("models/m.checkpoint");
+    let saved = fs::read(&checkpoint).unwrap();
+
+    let output = command(dir.path(), "m", &["--epochs", "1"]).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && message.contains("--resume") && message.contains("--fresh"), "{message}");
+    assert!(fs::read(&checkpoint).unwrap() == saved, "the refused run touched the checkpoint");
+    let output = command(dir.path(), "m", &["--epochs", "1", "--fresh"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!checkpoint.exists());
+}
+
+#[test]
+fn outputs_that_cannot_be_written_or_are_inputs_are_told_before_the_first_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    write_table(&at("table.csv"), 240);
+    let before = fs::read(at("table.csv")).unwrap();
+    fs::create_dir_all(at("models/folder.md")).unwrap();
+    for (name, more, expected) in [
+        ("folder", ["--epochs", "1"], "models/folder.md: expected a regular file or none"),
+        ("m", ["--parity-out", "table.csv"], "table.csv is an input"),
+        ("m", ["--parity-out", "models/m.json"], "--parity-out: models/m.json is written already"),
+    ] {
+        let output = command(dir.path(), name, &more).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && message.contains(expected), "{more:?}: {message}");
+        assert!(!message.contains("epoch 1/"), "{message}");
+    }
+    assert!(fs::read(at("table.csv")).unwrap() == before);
+    assert_eq!(fs::read_dir(at("models")).unwrap().count(), 1, "a refused run left something");
+}
+
+#[test]
+fn a_record_names_the_commit_of_the_build_and_not_that_of_the_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    write_table(&dir.path().join("table.csv"), 240);
+    // Somebody else's repository, which the command is run in.
+    let git = |words: &[&str]| Command::new("git").current_dir(dir.path()).args(words).output().map(|o| o.status);
+    let who = ["-c", "user.name=a", "-c", "user.email=a@b"];
+    let _ = git(&["init", "-q"]).and_then(|_| git(&[&who[..], &["commit", "-q", "--allow-empty", "-m", "x"]].concat()));
+    let output = command(dir.path(), "m", &["--epochs", "1"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let code = read_record(dir.path(), "m").code.map(|code| (code.commit, code.dirty.to_string()));
+    let stamped = (env!("SORDINO_BUILD_COMMIT").to_owned(), env!("SORDINO_BUILD_DIRTY").to_owned());
+    assert_eq!(code, Some(stamped).filter(|(commit, _)| !commit.is_empty()));
+}
+
+#[test]
+fn published_runs_name_the_version_of_the_kernel_and_not_its_build() {
+    let runs = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/runs");
+    let mut n_runs = 0;
+    for run in fs::read_dir(runs).unwrap().map(|run| run.unwrap().path()) {
+        let record: serde_json::Value = serde_json::from_slice(&fs::read(run.join("results.json")).unwrap()).unwrap();
+        let kernel = record["machine"]["kernel"].as_str().unwrap();
+        assert!(kernel.chars().all(|c| c.is_ascii_digit() || c == '.'), "{}: {kernel}", run.display());
+        let page = fs::read_to_string(run.join("README.md")).unwrap();
+        assert!(page.contains(&format!("Linux {kernel} ·")), "{} names another kernel", run.display());
+        n_runs += 1;
+    }
+    assert!(n_runs > 0);
+}
+
+/// `sordino centroids build` on the table in `dir`, for the model that [`command`] left there.
+fn build_centroids(dir: &Path, name: &str, out: &str) -> std::process::Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sordino"));
+    command.current_dir(dir).args(["centroids", "build", "--quiet", "--data", "csv:table.csv", "--out", out]);
+    command.args(["--model", &format!("models/{name}.onnx"), "--split", &format!("models/{name}.split.json")]);
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn centroids_never_replace_what_they_are_built_from_nor_take_classes_of_other_names() {
+    let dir = tempfile::tempdir().unwrap();
+    write_table(&dir.path().join("table.csv"), 240);
+    let output = command(dir.path(), "m", &["--epochs", "20", "--learning-rate", "0.01"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for input in ["models/m.onnx", "models/../models/m.split.json", "table.csv"] {
+        let before = fs::read(dir.path().join(input)).unwrap();
+        let output = build_centroids(dir.path(), "m", input);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && message.contains("is an input"), "{input}: {message}");
+        assert!(fs::read(dir.path().join(input)).unwrap() == before);
+    }
+    let output = build_centroids(dir.path(), "m", "m.safetensors");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    // The same rows under other names of the same number and order: the digest does not see it, the names do.
+    let text = fs::read_to_string(dir.path().join("table.csv")).unwrap();
+    let renamed = text.replace("\"1\"", "cat").replace("\"2\"", "dog").replace("\"3\"", "fox");
+    fs::write(dir.path().join("table.csv"), renamed).unwrap();
+    let output = build_centroids(dir.path(), "m", "m.safetensors");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && message.contains("the model has '1', '2', '3'; the data has 'cat', 'dog', 'fox'"),
+        "{message}"
+    );
 }
 
 #[test]

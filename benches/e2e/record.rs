@@ -165,7 +165,7 @@ impl Record {
         Self {
             format: "sordino.e2e/1",
             command: command.to_owned(),
-            commit: said("git", &["describe", "--always", "--dirty", "--abbrev=12"]),
+            commit: commit(),
             machine: Machine::here(),
             tract: Vec::new(),
             turns: Vec::new(),
@@ -255,11 +255,24 @@ impl Machine {
         Self {
             cpu: cpu.to_owned(),
             n_cores: std::thread::available_parallelism().map_or(1, usize::from),
-            kernel: read("/proc/sys/kernel/osrelease"),
+            kernel: version(&read("/proc/sys/kernel/osrelease")),
             rustc: said("rustc", &["--version"]),
             load_average_at_start: read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
         }
     }
+}
+
+/// The commit that was built and measured, as `build.rs` stamped it, short.
+fn commit() -> String {
+    let commit = env!("SORDINO_BUILD_COMMIT");
+    let dirty = if env!("SORDINO_BUILD_DIRTY") == "true" { "-dirty" } else { "" };
+    if commit.is_empty() { "unknown".to_owned() } else { format!("{}{dirty}", &commit[..commit.len().min(12)]) }
+}
+
+/// The numbers at the head of a kernel's release: what follows them names somebody's own build.
+fn version(release: &str) -> String {
+    let numbers: String = release.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+    numbers.trim_end_matches('.').to_owned()
 }
 
 fn said(program: &str, args: &[&str]) -> String {

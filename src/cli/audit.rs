@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
 
 use super::inspect::ScoreArgs;
+use super::origin::{Commit, Machine};
 use crate::artifact::ModelDigest;
 use crate::audit::render::{self, Layout};
 use crate::audit::report::{self, Figure, Findings, Origin, Report, Settings};
@@ -303,31 +304,14 @@ fn command_line() -> String {
     std::iter::once("sordino".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
-/// The commit of the checkout around the working directory, where that is one of this program.
+/// The commit that this program was built from.
 fn commit() -> Figure<String> {
-    let git = |words: &[&str]| {
-        let output = std::process::Command::new("git").args(words).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let is_ours = git(&["rev-parse", "--show-toplevel"])
-        .and_then(|root| std::fs::read_to_string(Path::new(&root).join("Cargo.toml")).ok())
-        .is_some_and(|manifest| manifest.contains("name = \"sordino\""));
-    let commit = is_ours.then(|| git(&["rev-parse", "HEAD"])).flatten().map(|commit| {
-        let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_none_or(|text| !text.is_empty());
-        if changed { format!("{commit}+dirty") } else { commit }
-    });
-    Figure::or(commit, "not run in a checkout of the source")
+    Figure::or(Commit::of_build().map(|commit| commit.to_string()), "not built in a checkout of the source")
 }
 
 /// The machine in words: processor, cores, operating system.
 fn machine() -> String {
-    let processor = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("model name"))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    });
-    let n_cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let processor = processor.unwrap_or_else(|| std::env::consts::ARCH.to_owned());
-    format!("{processor}, {n_cores} cores, {}", std::env::consts::OS)
+    Machine::here().to_string()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use ndarray::Array2;
 use super::inspect::ScoreArgs;
 use crate::artifact::ModelDigest;
 use crate::artifact::centroids::{CentroidFile, CentroidMetadata, DataOrigin, FORMAT, FORMAT_VERSION, write};
-use crate::data::{DataSource, Dataset, Part, Split, write_atomic};
+use crate::data::{DataSource, Dataset, Part, Split, check_writable, is_same_file, write_atomic};
 use crate::defence::{
     Bank, CentroidSums, Centroids, ClassFallback, DistanceQuantiles, Fitted, N_QUANTILES, offline, quantiles_of,
 };
@@ -99,6 +99,7 @@ struct Fit<'a> {
 }
 
 fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
+    args.check_out()?;
     let bytes = std::fs::read(&args.model).with_context(|| format!("cannot read {}", args.model.display()))?;
     let engine = TractEngine::load(&bytes, &args.scores.options())?;
     let dataset = Dataset::load(&args.data)?;
@@ -142,6 +143,16 @@ fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+impl BuildArgs {
+    /// Stops before the passes where the file could not be written, or would replace one that is read.
+    fn check_out(&self) -> anyhow::Result<()> {
+        let inputs = [Some(&self.model), self.split.as_ref()];
+        let is_input = inputs.into_iter().flatten().any(|input| is_same_file(input, &self.out));
+        ensure!(!is_input && !self.data.reads(&self.out), "--out: {} is an input", self.out.display());
+        check_writable(&self.out).with_context(|| format!("cannot write {}", self.out.display()))
+    }
+}
+
 fn read_split(path: &Path, dataset: &Dataset) -> anyhow::Result<Split> {
     let split = Split::read(path).with_context(|| path.display().to_string())?;
     split.check(dataset).with_context(|| path.display().to_string())?;
@@ -170,7 +181,9 @@ fn fitting_labels(engine: &TractEngine, dataset: &Dataset) -> anyhow::Result<Vec
         spec.n_classes,
         dataset.n_classes()
     );
-    Ok(spec.labels.clone().unwrap_or_else(|| dataset.class_names().to_vec()))
+    let Some(labels) = &spec.labels else { return Ok(dataset.class_names().to_vec()) };
+    dataset.check_names(labels)?;
+    Ok(labels.clone())
 }
 
 impl Fit<'_> {

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod centroids;
 pub mod healthcheck;
 pub mod inspect;
+mod origin;
 pub mod serve;
 #[cfg(feature = "lab")]
 pub mod train;

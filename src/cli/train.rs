@@ -1,9 +1,9 @@
 //! `sordino train`: a classifier from labelled rows, with the record of how it was made.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -12,7 +12,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::{Array2, ArrayD};
 use sha2::{Digest, Sha256};
 
-use crate::data::{DataSource, Dataset, Part, PartSizes, Split, hex, write_atomic};
+use super::origin::{Commit, Machine};
+use crate::data::{DataSource, Dataset, Part, PartSizes, Split, check_writable, hex, is_same_file, write_atomic};
 use crate::lab::network::Architecture;
 use crate::lab::onnx;
 use crate::lab::record::{
@@ -22,6 +23,10 @@ use crate::lab::train::{EpochScore, Outcome, Recipe, StepReport, Trainer, Watche
 
 /// The exit code after Ctrl-C, as shells count it: 128 + SIGINT.
 const EXIT_INTERRUPTED: u8 = 130;
+
+/// The exit code after SIGTERM, counted the same way.
+#[cfg(unix)]
+const EXIT_TERMINATED: u8 = 143;
 
 /// Rows on which the exported graph is compared with the network, and that `--parity-out` writes.
 const PARITY_ROWS: usize = 256;
@@ -36,9 +41,9 @@ const PARITY_TOLERANCE: f32 = 1e-4;
 /// record: recipe, seed, digests, accuracies, commit, machine), NAME.split.json (which row served which
 /// purpose) and NAME.md (the model card).
 ///
-/// The same command gives the same model on the same machine. Ctrl-C finishes the running step, writes
-/// the model as it is and NAME.checkpoint beside it, and exits with code 130; the same command with --resume goes on
-/// from there and ends with the model that an undisturbed run gives.
+/// The same command gives the same model on the same machine. Ctrl-C (or SIGTERM) finishes the running step, writes
+/// the model as it is and NAME.checkpoint beside it, and exits with code 130 (143); the same command with --resume goes
+/// on from there and ends with the model that an undisturbed run gives.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Labelled rows: fashion-mnist (Debian's dataset-fashion-mnist), fashion-mnist:DIR, idx:DIR (four IDX files,
@@ -96,6 +101,9 @@ pub struct Args {
     /// number of epochs may differ.
     #[arg(long)]
     resume: bool,
+    /// Start anew although NAME.checkpoint is there; it is lost once the new run ends.
+    #[arg(long, conflicts_with = "resume")]
+    fresh: bool,
     /// Also write up to 256 test rows ("input") and the network's own logits for them ("logits") to this
     /// safetensors file, to check another runtime against.
     #[arg(long, value_name = "FILE")]
@@ -120,9 +128,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let recipe = args.recipe()?;
     recipe.check()?;
     let files = Files::beside(&args.out)?;
-    if let Some(path) = &args.parity_out {
-        make_folder_of(path)?;
-    }
+    files.check(&args)?;
     let dataset = Dataset::load(&args.data)?;
     let split = args.split(&dataset)?;
     let mut trainer = if args.resume {
@@ -133,7 +139,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Trainer::new(&dataset, &split, recipe.clone())?
     };
     let mut bar = Bar::new(&recipe, split.part(Part::Train).len());
-    let outcome = trainer.run(&*stop_flag()?, &mut bar);
+    let stop = Stop::listen()?;
+    let outcome = trainer.run(&stop.flag, &mut bar);
     bar.close();
     let outcome = outcome?;
 
@@ -146,7 +153,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Outcome::Interrupted => {
             eprintln!("interrupted; go on with the same command and --resume");
-            Ok(ExitCode::from(EXIT_INTERRUPTED))
+            Ok(ExitCode::from(stop.exit_code.load(Ordering::Relaxed)))
         }
     }
 }
@@ -182,6 +189,7 @@ impl Args {
         if let Some(path) = &self.split {
             let split = Split::read(path)?;
             split.check(dataset)?;
+            split.check_classes(dataset)?;
             return Ok(split);
         }
         let sizes = PartSizes {
@@ -216,6 +224,35 @@ impl Files {
             card: out.with_extension("md"),
             checkpoint: out.with_extension("checkpoint"),
         })
+    }
+}
+
+impl Files {
+    /// Stops before the first epoch where a file could not be written, would replace an input or another
+    /// output, or where the checkpoint of an interrupted run would be lost.
+    fn check(&self, args: &Args) -> anyhow::Result<()> {
+        let own = [&self.model, &self.record, &self.split, &self.card, &self.checkpoint];
+        if let Some(path) = &args.parity_out {
+            make_folder_of(path)?;
+            if own.iter().any(|file| *file == path || is_same_file(file, path)) {
+                bail!("--parity-out: {} is written already, give another name", path.display());
+            }
+        }
+        for file in own.into_iter().chain(&args.parity_out) {
+            // The split file itself may be given again: the same parts are written to it.
+            let is_split = file != &self.split && args.split.as_ref().is_some_and(|split| is_same_file(split, file));
+            if is_split || args.data.reads(file) {
+                bail!("{} is an input and would be written to: give another name", file.display());
+            }
+            check_writable(file).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        if !args.resume && !args.fresh && self.checkpoint.exists() {
+            bail!(
+                "{} is there, of an interrupted run: --resume goes on from it, --fresh starts anew and loses it",
+                self.checkpoint.display()
+            );
+        }
+        Ok(())
     }
 }
 
@@ -284,6 +321,7 @@ impl Sitting<'_> {
 
     fn record(&self, recipe: &Recipe, outcome: Outcome, model: &[u8]) -> RunRecord {
         let position = self.trainer.position();
+        let machine = Machine::here();
         let (status, results) = match outcome {
             Outcome::Finished => {
                 let [train, validation, calibration, test] = Part::ALL.map(|part| self.trainer.evaluate(part));
@@ -323,8 +361,8 @@ impl Sitting<'_> {
             results,
             history: position.history.clone(),
             wall_seconds: (self.started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
-            code: code(),
-            machine: machine(),
+            code: Commit::of_build().map(|Commit { id, dirty }| CodeRecord { commit: id.to_owned(), dirty }),
+            machine: MachineRecord { cpu: machine.cpu, n_cores: machine.n_cores },
         }
     }
 }
@@ -360,56 +398,68 @@ fn print_results(record: &RunRecord, model: &Path) {
     println!("{:.1} s", record.wall_seconds);
 }
 
-/// The commit of the working tree that we stand in, where git knows one.
-fn code() -> Option<CodeRecord> {
-    let git = |args: &[&str]| {
-        let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
-        String::from_utf8(output.stdout).ok()
-    };
-    let commit = git(&["rev-parse", "HEAD"])?.trim().to_owned();
-    let dirty = git(&["status", "--porcelain", "--untracked-files=no"]).is_none_or(|changes| !changes.is_empty());
-    Some(CodeRecord { commit, dirty })
+/// Raised by the first Ctrl-C or SIGTERM; the second ends the process at once.
+struct Stop {
+    flag: Arc<AtomicBool>,
+    exit_code: Arc<AtomicU8>,
 }
 
-fn machine() -> MachineRecord {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("model name"))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    });
-    MachineRecord {
-        cpu: cpu.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
-        n_cores: std::thread::available_parallelism().map_or(1, usize::from),
+impl Stop {
+    fn listen() -> anyhow::Result<Self> {
+        let stop =
+            Self { flag: Arc::new(AtomicBool::new(false)), exit_code: Arc::new(AtomicU8::new(EXIT_INTERRUPTED)) };
+        let (flag, exit_code) = (Arc::clone(&stop.flag), Arc::clone(&stop.exit_code));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // Registered before training starts, on this thread, so that no early signal is lost.
+        let mut signals = {
+            let _guard = runtime.enter();
+            Signals::listen()?
+        };
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            exit_code.store(runtime.block_on(signals.next()), Ordering::Relaxed);
+            flag.store(true, Ordering::Relaxed);
+            eprintln!("finishing the running step; a second Ctrl-C loses it");
+            std::process::exit(i32::from(runtime.block_on(signals.next())));
+        })?;
+        Ok(stop)
     }
 }
 
-/// A flag that the first Ctrl-C raises; the second ends the process at once.
-fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Registered before training starts, on this thread, so that no early signal is lost.
-    let mut interrupt = {
-        let _guard = runtime.enter();
-        interrupts()?
-    };
-    std::thread::Builder::new().name("ctrl-c".to_owned()).spawn(move || {
-        runtime.block_on(interrupt.recv());
-        flag.store(true, Ordering::Relaxed);
-        eprintln!("finishing the running step; press Ctrl-C again to lose it");
-        runtime.block_on(interrupt.recv());
-        std::process::exit(i32::from(EXIT_INTERRUPTED));
-    })?;
-    Ok(stop)
+#[cfg(unix)]
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
-fn interrupts() -> std::io::Result<tokio::signal::unix::Signal> {
-    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Waits for a signal and names the exit code that it asks for.
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => EXIT_INTERRUPTED,
+            _ = self.terminate.recv() => EXIT_TERMINATED,
+        }
+    }
 }
 
 #[cfg(windows)]
-fn interrupts() -> std::io::Result<tokio::signal::windows::CtrlC> {
-    tokio::signal::windows::ctrl_c()
+struct Signals(tokio::signal::windows::CtrlC);
+
+#[cfg(windows)]
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        tokio::signal::windows::ctrl_c().map(Self)
+    }
+
+    async fn next(&mut self) -> u8 {
+        self.0.recv().await;
+        EXIT_INTERRUPTED
+    }
 }
 
 /// The progress bar on stderr; where that is no terminal, one line an epoch.

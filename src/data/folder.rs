@@ -45,7 +45,7 @@ pub(super) fn load(dir: &Path) -> Result<Dataset, DataError> {
         return Err(DataError::bad_file(dir, "images (.jpg, .jpeg, .png) in at least 2 class folders", got));
     };
     let row_shape = vec![usize::from(colour.channel_count()), height as usize, width as usize];
-    Ok(Dataset { row_shape, class_names, labels, rows: Rows::U8(images.pixels) })
+    Ok(Dataset { row_shape, class_names, is_named: true, labels, rows: Rows::U8(images.pixels) })
 }
 
 /// The pixels of all images so far, planes first, and what the first of them was.
@@ -93,7 +93,7 @@ fn decode(path: &Path) -> Result<DynamicImage, DataError> {
     }
 }
 
-fn is_image(path: &Path) -> bool {
+pub(super) fn is_image(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
     matches!(ending.as_deref(), Some("jpg" | "jpeg" | "png"))
 }

@@ -12,6 +12,10 @@ use super::{DataError, Dataset, Rows};
 /// More than this many bytes are not unpacked from one file (a gzip file can grow a thousandfold).
 const MAX_UNPACKED_BYTES: u64 = 1 << 31;
 
+/// The names of the four files, without `.gz`.
+pub(super) const STEMS: [&str; 4] =
+    ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
+
 /// An IDX array: sizes and unsigned bytes, borrowed from the file's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idx<'a> {
@@ -98,13 +102,14 @@ pub(super) fn load(dir: &Path, names: Option<Vec<String>>) -> Result<Dataset, Da
         labels.extend(given.values.iter().map(|&label| u32::from(label)));
     }
     let n_classes = labels.iter().max().map_or(0, |&label| label as usize + 1);
+    let is_named = names.is_some();
     let class_names = names.unwrap_or_else(|| (0..n_classes).map(|label| label.to_string()).collect());
     if labels.is_empty() || class_names.len() < 2 {
         let got = format!("{} rows of {n_classes} classes", labels.len());
         return Err(DataError::bad_file(dir, "rows of at least 2 classes", got));
     }
     let (height, width) = image_size.expect("both parts were read");
-    Ok(Dataset { row_shape: vec![1, height, width], class_names, labels, rows: Rows::U8(pixels) })
+    Ok(Dataset { row_shape: vec![1, height, width], class_names, is_named, labels, rows: Rows::U8(pixels) })
 }
 
 fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<Idx<'a>, DataError> {

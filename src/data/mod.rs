@@ -22,7 +22,7 @@ use std::str::FromStr;
 use ndarray::{ArrayD, IxDyn};
 use sha2::{Digest, Sha256};
 
-pub use files::{hex, write_atomic};
+pub use files::{check_writable, hex, is_same_file, write_atomic};
 pub use idx::{Idx, IdxError, parse_idx};
 pub use split::{Part, PartSizes, Split, SplitError};
 pub use table::parse_table;
@@ -75,6 +75,43 @@ pub enum DataError {
         /// What was found.
         got: String,
     },
+    /// The model's classes bear other names than the data's: a label would mean another class.
+    #[error(
+        "class {place} bears another name in the model than in the data: the model has {model}; the data has {data}"
+    )]
+    OtherNames {
+        /// The first class whose names differ.
+        place: usize,
+        /// The model's names.
+        model: NameList,
+        /// The data's names.
+        data: NameList,
+    },
+    /// Debian's package with Fashion-MNIST is not installed.
+    #[error(
+        "cannot read {}: {error}; Fashion-MNIST is read from Debian's package dataset-fashion-mnist (apt-get install \
+         dataset-fashion-mnist); for files elsewhere give fashion-mnist:DIR",
+        path.display()
+    )]
+    NoFashionMnist {
+        /// What could not be read.
+        path: PathBuf,
+        /// What the operating system said.
+        error: std::io::Error,
+    },
+}
+
+/// Names of classes in their order, shown up to a length that a line of text bears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameList(pub Vec<String>);
+
+impl fmt::Display for NameList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 12;
+        let names: Vec<String> = self.0.iter().take(SHOWN).map(|name| format!("'{}'", name.escape_debug())).collect();
+        f.write_str(&names.join(", "))?;
+        if self.0.len() > SHOWN { write!(f, " and {} more", self.0.len() - SHOWN) } else { Ok(()) }
+    }
 }
 
 impl DataError {
@@ -127,6 +164,23 @@ impl FromStr for DataSource {
     }
 }
 
+impl DataSource {
+    /// Whether `file` is one of the files that are read from this source, and so must not be written to.
+    #[must_use]
+    pub fn reads(&self, file: &Path) -> bool {
+        let dir = match self {
+            Self::Csv(path) => return is_same_file(path, file),
+            Self::FashionMnist(dir) => dir.as_deref().unwrap_or(Path::new(DEBIAN_FASHION_MNIST)),
+            Self::Idx(dir) | Self::Folder(dir) => dir,
+        };
+        let (Ok(dir), Ok(file)) = (dir.canonicalize(), file.canonicalize()) else { return false };
+        match self {
+            Self::Folder(_) => file.starts_with(dir) && folder::is_image(&file),
+            _ => idx::STEMS.iter().any(|stem| file == dir.join(stem) || file == dir.join(format!("{stem}.gz"))),
+        }
+    }
+}
+
 /// The source as it is written into records: a relative path as given, of an absolute path the last part
 /// alone, so that a record never tells about the machine that it was made on.
 impl fmt::Display for DataSource {
@@ -160,6 +214,8 @@ enum Rows {
 pub struct Dataset {
     row_shape: Vec<usize>,
     class_names: Vec<String>,
+    /// Whether the names are the source's own, and not numbers given for want of any.
+    is_named: bool,
     labels: Vec<u32>,
     rows: Rows,
 }
@@ -174,6 +230,18 @@ impl fmt::Debug for Dataset {
     }
 }
 
+fn fashion_mnist(dir: &Path) -> Result<Dataset, DataError> {
+    idx::load(dir, Some(FASHION_MNIST_CLASSES.map(str::to_owned).to_vec()))
+}
+
+/// Tells which package to install where `dir` holds nothing.
+fn debian_fashion_mnist(dir: &Path) -> Result<Dataset, DataError> {
+    fashion_mnist(dir).map_err(|error| match error {
+        DataError::Io { path, error } => DataError::NoFashionMnist { path, error },
+        other => other,
+    })
+}
+
 impl Dataset {
     /// Reads all rows of a source into memory (images stay one byte a value).
     ///
@@ -182,10 +250,8 @@ impl Dataset {
     /// [`DataError`] for the first file or row that is not as the source promises.
     pub fn load(source: &DataSource) -> Result<Self, DataError> {
         match source {
-            DataSource::FashionMnist(dir) => {
-                let names = FASHION_MNIST_CLASSES.map(str::to_owned).to_vec();
-                idx::load(dir.as_deref().unwrap_or(Path::new(DEBIAN_FASHION_MNIST)), Some(names))
-            }
+            DataSource::FashionMnist(Some(dir)) => fashion_mnist(dir),
+            DataSource::FashionMnist(None) => debian_fashion_mnist(Path::new(DEBIAN_FASHION_MNIST)),
             DataSource::Idx(dir) => idx::load(dir, None),
             DataSource::Folder(dir) => folder::load(dir),
             DataSource::Csv(file) => table::load(file),
@@ -214,6 +280,21 @@ impl Dataset {
     #[must_use]
     pub fn class_names(&self) -> &[String] {
         &self.class_names
+    }
+
+    /// Checks that a model whose classes bear these names means the same classes in the same order. IDX files name
+    /// none, so every name fits them.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::OtherNames`] with both lists.
+    pub fn check_names(&self, model: &[String]) -> Result<(), DataError> {
+        if !self.is_named || model == self.class_names {
+            return Ok(());
+        }
+        let place = model.iter().zip(&self.class_names).position(|(model, data)| model != data);
+        let place = place.unwrap_or_else(|| model.len().min(self.class_names.len()));
+        Err(DataError::OtherNames { place, model: NameList(model.to_vec()), data: NameList(self.class_names.clone()) })
     }
 
     /// The label of each row, each below [`n_classes`](Self::n_classes).
@@ -282,6 +363,45 @@ mod tests {
             let error = bad.parse::<DataSource>().unwrap_err().to_string();
             assert!(error.contains("expected fashion-mnist"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_missing_fashion_mnist_names_the_package() {
+        let error = debian_fashion_mnist(Path::new("no/such/folder")).unwrap_err().to_string();
+        assert!(error.contains("no/such/folder") && error.contains("apt-get install dataset-fashion-mnist"), "{error}");
+        assert!(!fashion_mnist(Path::new("no/such/folder")).unwrap_err().to_string().contains("apt-get"));
+    }
+
+    #[test]
+    fn names_of_another_order_are_refused_with_both_lists() {
+        let names = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+        let data = parse_table(b"cat,1\ndog,2\nfox,3\n").unwrap();
+        assert!(data.check_names(&names(&["cat", "dog", "fox"])).is_ok());
+        let error = data.check_names(&names(&["cat", "fox", "dog"])).unwrap_err().to_string();
+        assert!(error.starts_with("class 1 bears another name"), "{error}");
+        assert!(error.contains("'cat', 'fox', 'dog'; the data has 'cat', 'dog', 'fox'"), "{error}");
+        assert!(data.check_names(&names(&["cat", "dog"])).unwrap_err().to_string().starts_with("class 2"));
+        let many: Vec<String> = (0..200).map(|class| class.to_string()).collect();
+        assert!(data.check_names(&many).unwrap_err().to_string().contains("'11' and 188 more"));
+        let unnamed = Dataset { is_named: false, ..data };
+        assert!(unnamed.check_names(&names(&["x", "y", "z"])).is_ok());
+    }
+
+    #[test]
+    fn a_source_knows_the_files_that_it_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["t.csv", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte.gz", "m.onnx", "a.png"] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        assert!(
+            DataSource::Csv(at("t.csv")).reads(&at("./t.csv")) && !DataSource::Csv(at("t.csv")).reads(&at("m.onnx"))
+        );
+        for source in [DataSource::Idx(at("")), DataSource::FashionMnist(Some(at("")))] {
+            assert!(source.reads(&at("train-labels-idx1-ubyte")) && source.reads(&at("t10k-images-idx3-ubyte.gz")));
+            assert!(!source.reads(&at("m.onnx")) && !source.reads(&at("train-images-idx3-ubyte")));
+        }
+        assert!(DataSource::Folder(at("")).reads(&at("a.png")) && !DataSource::Folder(at("")).reads(&at("m.onnx")));
     }
 
     #[test]

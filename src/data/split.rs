@@ -10,7 +10,7 @@ use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{DataSource, Dataset, hex, write_atomic};
+use super::{DataSource, Dataset, NameList, hex, write_atomic};
 
 const FORMAT: &str = "sordino.split";
 const FORMAT_VERSION: u32 = 1;
@@ -73,6 +73,19 @@ pub enum SplitError {
     /// The train part is empty.
     #[error("expected at least one row in the train part, got none")]
     NoTrainRows,
+    /// Classes without a row to train on: a model would hold classes that it cannot know.
+    #[error(
+        "expected rows of every class in the train part, got none of {n_without} of {n_classes} classes: {names}; \
+         remove such classes from the data, or draw more rows"
+    )]
+    EmptyClasses {
+        /// How many classes have no training row.
+        n_without: usize,
+        /// How many classes there are.
+        n_classes: usize,
+        /// Their names.
+        names: NameList,
+    },
     /// A split file could not be read or written.
     #[error("cannot use the split file {}: {error}", path.display())]
     Io {
@@ -162,10 +175,13 @@ impl Split {
     ///
     /// # Errors
     ///
-    /// [`SplitError::TooMany`] when the sizes do not fit the data, [`SplitError::NoTrainRows`].
+    /// [`SplitError::TooMany`] when the sizes do not fit the data, [`SplitError::NoTrainRows`],
+    /// [`SplitError::EmptyClasses`].
     pub fn draw(source: &DataSource, dataset: &Dataset, sizes: PartSizes, seed: u64) -> Result<Self, SplitError> {
         let id = DatasetId { source: source.to_string(), digest: dataset.digest(), n_rows: dataset.n_rows() };
-        Self::draw_rows(id, sizes, seed)
+        let split = Self::draw_rows(id, sizes, seed)?;
+        split.check_classes(dataset)?;
+        Ok(split)
     }
 
     fn draw_rows(dataset: DatasetId, sizes: PartSizes, seed: u64) -> Result<Self, SplitError> {
@@ -290,6 +306,26 @@ impl Split {
         })
     }
 
+    /// Checks that every class of the data has rows in the train part. To be called after [`check`](Self::check).
+    ///
+    /// # Errors
+    ///
+    /// [`SplitError::EmptyClasses`].
+    pub fn check_classes(&self, dataset: &Dataset) -> Result<(), SplitError> {
+        let known: HashSet<u32> =
+            self.parts.train.iter().filter_map(|&row| dataset.labels().get(row)).copied().collect();
+        let without: Vec<String> = (0..)
+            .zip(dataset.class_names())
+            .filter(|(label, _)| !known.contains(label))
+            .map(|(_, name)| name.clone())
+            .collect();
+        if without.is_empty() {
+            return Ok(());
+        }
+        let (n_without, n_classes) = (without.len(), dataset.n_classes());
+        Err(SplitError::EmptyClasses { n_without, n_classes, names: NameList(without) })
+    }
+
     fn checked(self) -> Result<Self, SplitError> {
         if self.format != FORMAT || self.format_version != FORMAT_VERSION {
             return Err(SplitError::Format { format: self.format, version: self.format_version });
@@ -365,6 +401,17 @@ mod tests {
         let error = Split::draw_rows(id(10), sizes(8, 1, 1, 1), 1).unwrap_err().to_string();
         assert_eq!(error, "expected at most 10 rows in all parts together, got 11");
         assert!(Split::draw_rows(id(10), sizes(usize::MAX, usize::MAX, 1, 1), 1).is_err());
+    }
+
+    #[test]
+    fn a_class_without_training_rows_is_named() {
+        let text = "cat,1\n".repeat(30) + &"dog,2\n".repeat(30) + "fox,3\n";
+        let data = crate::data::parse_table(text.as_bytes()).unwrap();
+        let source = DataSource::Csv("t.csv".into());
+        let draw = |train, seed| Split::draw(&source, &data, sizes(train, 0, 0, 0), seed);
+        assert!(draw(61, 1).is_ok());
+        let error = (0..).find_map(|seed| draw(30, seed).err()).unwrap().to_string();
+        assert!(error.starts_with("expected rows of every class in the train part, got none of 1 of 3 classes: 'fox'"));
     }
 
     proptest! {

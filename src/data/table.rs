@@ -12,6 +12,9 @@ use super::{DataError, Dataset, Rows};
 /// Loads a table from a file.
 pub(super) fn load(path: &Path) -> Result<Dataset, DataError> {
     let file = File::open(path).map_err(|error| DataError::io(path, error))?;
+    if file.metadata().is_ok_and(|found| found.is_dir()) {
+        return Err(DataError::bad_file(path, "a file with a table", "a folder (for images: folder:DIR)"));
+    }
     read(path, file)
 }
 
@@ -36,7 +39,10 @@ fn read(path: &Path, bytes: impl Read) -> Result<Dataset, DataError> {
         let line = reader.position().line();
         let more = reader.read_record(&mut record).map_err(|error| {
             let line = error.position().map_or(line, csv::Position::line);
-            bad_row(path, line, "a line of comma-separated UTF-8 text", "something else")
+            match error.into_kind() {
+                csv::ErrorKind::Io(error) => DataError::io(path, error),
+                _ => bad_row(path, line, "a line of comma-separated UTF-8 text", "something else"),
+            }
         })?;
         if !more {
             break;
@@ -66,7 +72,7 @@ fn read(path: &Path, bytes: impl Read) -> Result<Dataset, DataError> {
         let got = format!("{} rows of {} classes", texts.len(), class_names.len());
         return Err(DataError::bad_file(path, "rows of at least 2 classes", got));
     }
-    Ok(Dataset { row_shape: vec![n_features], class_names, labels, rows: Rows::F32(values) })
+    Ok(Dataset { row_shape: vec![n_features], class_names, is_named: true, labels, rows: Rows::F32(values) })
 }
 
 fn number(field: &str) -> Option<f32> {
@@ -124,6 +130,13 @@ mod tests {
         assert!(parse("a,1,2\nb,1,NaN\n").is_err());
         assert!(parse("a,1,x\nb,1,2\n").unwrap_err().to_string().contains("line 1"), "half a header is no header");
         assert!(read(Path::new("t.csv"), &b"a,1\n\xff\xfe,2\n"[..]).unwrap_err().to_string().contains("UTF-8"));
+    }
+
+    #[test]
+    fn a_folder_is_no_table() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = load(dir.path()).unwrap_err().to_string();
+        assert!(error.ends_with("expected a file with a table, got a folder (for images: folder:DIR)"), "{error}");
     }
 
     #[test]

@@ -79,9 +79,9 @@ pub(super) fn read(
         Recorder::<Training>::load(&recorder(), payload.to_vec(), device)
             .map_err(|error| anyhow::anyhow!("cannot read the checkpoint: {error}"))?;
     let State { identity: saved, position } = serde_json::from_str(&state).context("the checkpoint's state")?;
-    let same_recipe = Recipe { epochs: identity.recipe.epochs, ..saved.recipe.clone() } == identity.recipe;
-    if !same_recipe {
-        bail!("the checkpoint is of another recipe: expected {:?}, got {:?}", identity.recipe, saved.recipe);
+    let differences = identity.recipe.differences(&saved.recipe);
+    if !differences.is_empty() {
+        bail!("the checkpoint is of another recipe: {}", differences.join("; "));
     }
     if (&saved.dataset, &saved.split) != (&identity.dataset, &identity.split) {
         bail!(

@@ -1,5 +1,7 @@
 //! The two small networks: a convolutional one for images and a perceptron for anything.
 
+use std::fmt;
+
 use burn::module::{Module, Param};
 use burn::nn::conv::Conv2d;
 use burn::nn::{Linear, PaddingConfig2d};
@@ -38,6 +40,20 @@ pub enum Architecture {
         /// Units of the hidden layers.
         hidden: Vec<usize>,
     },
+}
+
+/// In the words of the options of `train`.
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cnn { channels: [a, b], hidden } => write!(f, "cnn (channels {a},{b}, hidden {hidden})"),
+            Self::Mlp { hidden } if hidden.is_empty() => f.write_str("mlp (no hidden layer)"),
+            Self::Mlp { hidden } => {
+                let sizes: Vec<String> = hidden.iter().map(ToString::to_string).collect();
+                write!(f, "mlp (hidden {})", sizes.join(","))
+            }
+        }
+    }
 }
 
 /// Why a network cannot be built for some data.

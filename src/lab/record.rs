@@ -40,7 +40,7 @@ pub struct RunRecord {
     pub history: Vec<EpochScore>,
     /// Seconds on the wall clock, evaluation included; of the last sitting when the run was resumed.
     pub wall_seconds: f64,
-    /// The source code that ran.
+    /// The source code that ran; absent for a build outside of a checkout.
     pub code: Option<CodeRecord>,
     /// The machine, in words.
     pub machine: MachineRecord,
@@ -123,13 +123,13 @@ pub struct Results {
     pub test: Option<Score>,
 }
 
-/// The commit of the working tree in which the run was started.
+/// The source that the program was built from; the folder of the run has no say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CodeRecord {
     /// The commit.
     pub commit: String,
-    /// Whether tracked files had been changed.
+    /// Whether the sources had been changed since.
     pub dirty: bool,
 }
 
@@ -185,7 +185,7 @@ impl RunRecord {
             text,
             "## Data\n\n`{}`, {} rows (SHA-256 of the rows `{}`). `{}` lists the rows of each part, drawn with seed {}: \
              {} train, {} validation, {} calibration, {} test.\n\n\
-             ## Recipe\n\n`{}`, Adam (learning rate {}, weight decay {}, epsilon 1e-8), {} epochs, batches of {}, seed {}.\n\n",
+             ## Recipe\n\n`{}`, Adam (learning rate {}, weight decay {}, epsilon 1e-8), {}, batches of {}, seed {}.\n\n",
             self.data.source,
             self.data.n_rows,
             self.data.digest,
@@ -198,12 +198,27 @@ impl RunRecord {
             serde_json::to_string(&recipe.network).unwrap_or_default(),
             recipe.learning_rate,
             recipe.weight_decay,
-            recipe.epochs,
+            self.epochs_done(),
             recipe.batch_size,
             recipe.seed,
         );
         self.write_results(&mut text);
         text
+    }
+
+    /// How far the training went, in words.
+    fn epochs_done(&self) -> String {
+        let planned = self.recipe.epochs;
+        match self.status {
+            Status::Finished => format!("{planned} epochs"),
+            Status::Interrupted { rows_seen, .. } => {
+                let n_train = self.split.sizes.train;
+                format!(
+                    "interrupted after {} of {planned} epochs and {rows_seen} of {n_train} rows of the next",
+                    self.history.len()
+                )
+            }
+        }
     }
 
     fn write_results(&self, text: &mut String) {

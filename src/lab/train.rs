@@ -74,6 +74,22 @@ impl Recipe {
     }
 }
 
+impl Recipe {
+    /// What differs from a recipe that a checkpoint was made with, one phrase each; the number of epochs may.
+    #[must_use]
+    pub fn differences(&self, saved: &Self) -> Vec<String> {
+        let rows = [
+            ("network", self.network.to_string(), saved.network.to_string()),
+            ("batch size", self.batch_size.to_string(), saved.batch_size.to_string()),
+            ("learning rate", self.learning_rate.to_string(), saved.learning_rate.to_string()),
+            ("weight decay", self.weight_decay.to_string(), saved.weight_decay.to_string()),
+            ("seed", self.seed.to_string(), saved.seed.to_string()),
+        ];
+        let differ = rows.into_iter().filter(|(_, own, saved)| own != saved);
+        differ.map(|(name, own, saved)| format!("{name}: expected {own}, got {saved}")).collect()
+    }
+}
+
 /// Mean loss and accuracy over some rows.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -392,6 +408,18 @@ mod tests {
         for name in ["epochs", "batch size", "learning rate", "weight decay"] {
             assert!(message.contains(name), "{message}");
         }
+    }
+
+    #[test]
+    fn recipes_are_told_apart_in_the_words_of_the_options() {
+        let saved =
+            Recipe { epochs: 7, learning_rate: 0.01, network: Architecture::Mlp { hidden: vec![] }, ..recipe() };
+        let expected =
+            ["network: expected mlp (hidden 4), got mlp (no hidden layer)", "learning rate: expected 0.001, got 0.01"];
+        assert_eq!(recipe().differences(&saved), expected);
+        assert!(recipe().differences(&Recipe { epochs: 7, ..recipe() }).is_empty());
+        let cnn = Architecture::Cnn { channels: [3, 5], hidden: 4 };
+        assert_eq!(cnn.to_string(), "cnn (channels 3,5, hidden 4)");
     }
 
     #[test]
