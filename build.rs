@@ -43,6 +43,11 @@ fn watch_the_head() {
 
 /// What git says, where there is one and it succeeds.
 fn git(words: &[&str]) -> Option<String> {
-    let output = Command::new("git").arg("--no-optional-locks").args(words).output().ok().filter(|output| output.status.success())?;
+    let output = Command::new("git")
+        .arg("--no-optional-locks")
+        .args(words)
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
