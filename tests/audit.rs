@@ -155,7 +155,7 @@ fn the_label_only_floor_is_the_gap() {
     for found in &floor.attacks {
         match found.attack {
             // One bit: every attack that uses the true label sees the same curve.
-            Attack::Loss | Attack::ModifiedEntropy | Attack::Correctness => {
+            Attack::Loss | Attack::ModifiedEntropy | Attack::Correctness | Attack::InvertedLoss => {
                 assert!((found.widest - gap).abs() < 1e-12 && (found.fixed.value - gap).abs() < 1e-12, "{found:?}");
                 assert!((found.auc.value - (0.5 + gap / 2.0)).abs() < 1e-12);
             }

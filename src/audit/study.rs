@@ -6,6 +6,7 @@ use crate::audit::answers::Answers;
 use crate::audit::attack::{ATTACK_FLOOR, Attack};
 use crate::audit::fixed::{FixedThreshold, signed_advantage};
 use crate::audit::interval::{Bootstrap, BootstrapDraws, Estimate, Placements, RowValues};
+use crate::audit::invert::Inversion;
 use crate::audit::null::{NullDraws, Permutations};
 use crate::audit::report::{
     AttackFindings, BeforeAfter, Figure, Findings, Headline, Settings, Standing, SystemFindings, TprAt, Utility,
@@ -126,7 +127,8 @@ pub fn run(
                 let overhead = system.overhead(target, &logits, temperature.as_ref(), settings.overhead_passes);
                 let overhead =
                     overhead.map_err(|source| StudyError::Defence { system: system.name.clone(), source })?;
-                let one = bench.measure(system, &answers, &undefended_answers, overhead.as_secs_f64())?;
+                let inversion = system.inversion(temperature.as_ref());
+                let one = bench.measure(system, &answers, &inversion, &undefended_answers, overhead.as_secs_f64())?;
                 measured.push((system, one));
             }
         }
@@ -195,6 +197,7 @@ impl<'a> Bench<'a> {
         &self,
         system: &System,
         answers: &Answers,
+        inversion: &Inversion,
         undefended: &Answers,
         overhead_seconds: f64,
     ) -> Result<Measured, StudyError> {
@@ -202,7 +205,7 @@ impl<'a> Bench<'a> {
         let mut loss_on_all = None;
         for attack in Attack::ALL {
             let named = |source| StudyError::Curve { system: system.name.clone(), attack: attack.name(), source };
-            let scores = self.scores(attack, answers);
+            let scores = self.scores(attack, answers, inversion);
             attacks.push(self.attack(&scores).map_err(named)?);
             if attack == Attack::Loss {
                 let everybody: Vec<usize> = (0..self.target.n_rows()).collect();
@@ -246,11 +249,11 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn scores(&self, attack: Attack, answers: &Answers) -> Vec<f64> {
+    fn scores(&self, attack: Attack, answers: &Answers, inversion: &Inversion) -> Vec<f64> {
         let rows = answers.probabilities.rows().into_iter();
         rows.zip(&answers.predicted)
             .zip(self.target.labels())
-            .map(|((row, &predicted), &label)| attack.score(row, predicted, label))
+            .map(|((row, &predicted), &label)| attack.score(row, predicted, label, inversion))
             .collect()
     }
 
