@@ -22,9 +22,9 @@ use crate::defence::{DefenceConfig, Fitted, Gate, Method};
 /// More steps than the fixed point takes to settle.
 const N_STEPS: usize = 60;
 
-/// The smallest share, over the weight, that the iteration may reach: where the cosine is not positive the answer
-/// is the centroid and holds nothing of the row.
-const LEAST_SHARE: f64 = 0.01;
+/// The smallest share, over the weight, that the iteration may reach: farther out the guessed constant makes the
+/// iteration run away, and a rough share still keeps the rows in nearly the right order.
+const LEAST_SHARE: f64 = 0.5;
 
 /// A gated row is taken for reweighted only if as it stands it is nearer to the centroid than this quantile of the
 /// training rows: the blend brings an outlier nearer than nearly all rows that are let pass.

@@ -14,6 +14,7 @@
 //! - [`roc`], [`null`], [`fixed`], [`interval`]: the statistics of R12, exact under ties, seeded, with intervals;
 //! - [`utility`], [`temperature`]: accuracy, NLL, ECE, labels kept;
 //! - [`study`]: all of it put together on the rows of [`rows`] (R17), against the label-only floor (R14);
+//! - [`duplicates`]: rows that stand on both sides;
 //! - [`report`], [`render`]: what was found, as JSON and as tables, with what was *not* tried.
 //!
 //! It is not a proof: the headline is the strongest of the attacks that were run and that work on the undefended
@@ -23,6 +24,7 @@
 pub mod answers;
 pub mod attack;
 pub mod collect;
+pub mod duplicates;
 pub mod fixed;
 pub mod interval;
 pub mod invert;

@@ -56,6 +56,7 @@ pub fn standard_defences() -> Vec<DefenceConfig> {
         DefenceConfig { top_k: Some(3), ..plain(reweight(Gate::Always)) },
         DefenceConfig { digits: Some(2), ..plain(reweight(Gate::Always)) },
         plain(reweight(Gate::DistanceAbove { quantile: 0.9 })),
+        DefenceConfig { digits: Some(2), ..plain(reweight(Gate::DistanceAbove { quantile: 0.9 })) },
         plain(Method::Inlier { weight: PAPER_WEIGHT, quantile: 0.5 }),
     ]
 }
@@ -79,21 +80,26 @@ pub fn build_all(
     let build = |config: &DefenceConfig| Defence::new(config, fitted.cloned(), kind, n_classes).map(Box::new);
     let defended = |name, defence| System { name, kind: SystemKind::Defended(defence), fitted: fitted.cloned() };
     for config in standard_defences() {
-        let name = config.summary();
         match build(&config) {
-            Ok(defence) => systems.push(defended(name, defence)),
-            Err(error) => skipped.push(Skipped { name, reason: error.to_string() }),
+            Ok(defence) => systems.push(defended(summary(&defence), defence)),
+            Err(error) => skipped.push(Skipped { name: config.summary(), reason: error.to_string() }),
         }
     }
     for (name, config) in given {
         let defence = build(config).map_err(|error| (name.clone(), error))?;
-        let name = format!("{name}: {}", config.summary());
+        let name = format!("{name}: {}", summary(&defence));
         systems.push(defended(name, defence));
     }
     let config = DefenceConfig { method: Method::LabelOnly, top_k: None, digits: None };
     let defence = build(&config).map_err(|error| (config.summary(), error))?;
     systems.push(System { name: config.summary(), kind: SystemKind::LabelOnly(defence), fitted: None });
     Ok((systems, skipped))
+}
+
+/// A defence in a few words; what no server runs is marked.
+fn summary(defence: &Defence) -> String {
+    let unserved = if defence.lets_rows_pass() { " (cannot be served)" } else { "" };
+    defence.config().summary() + unserved
 }
 
 impl System {
