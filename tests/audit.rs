@@ -124,7 +124,7 @@ fn a_planted_leak_in_the_labels_reaches_through_every_defence() {
         let headline = found.headline.value.as_ref().unwrap();
         assert!(headline.fixed.value > 0.2 && headline.leak == Leak::Seen, "{}: {headline:?}", found.name);
         // A threshold that was fitted to noise loses a little against reading the label alone.
-        assert!(headline.fixed_minus_floor.value > -0.02, "{}: {headline:?}", found.name);
+        assert!(headline.fixed_minus_floor.value > -0.05, "{}: {headline:?}", found.name);
         assert_eq!(found.utility.label_agreement, 1.0, "{}", found.name);
     }
 }
