@@ -1,11 +1,13 @@
 //! What an attacker computes from one answer: a number that is higher where the row looks more like a member.
 //!
 //! Every attack here sees an answer's probabilities and the true label of the row, which is what the paper's
-//! attacker knows. None of them trains a model, asks twice, or knows the defence: the report lists what was not
-//! tried. Attacks on other knowledge get their own room; the ones here stay pure functions of one row.
+//! attacker knows; one of them also knows the defence and its centroids ([`Inversion`]). None of them trains a
+//! model or asks twice: the report lists what was not tried. All are pure functions of one row.
 
 use ndarray::ArrayView1;
 use serde::Serialize;
+
+use crate::audit::invert::Inversion;
 
 /// An exact zero is read as this in every logarithm: a mask or a label-only answer holds such. It is the smallest
 /// normal f64, below all that an f32 answer can hold, so nothing that an answer tells is thrown away.
@@ -26,12 +28,21 @@ pub enum Attack {
     /// Whether the label is right: the gap attack, which needs no score at all. Its advantage is train accuracy
     /// minus test accuracy.
     Correctness,
+    /// The loss of the logits that [`Inversion`] recovers, written as `z_y − ln Σ_{j≠y} e^{z_j}`, which orders
+    /// like `ln p_y`. On an undefended answer it is the loss attack.
+    InvertedLoss,
 }
 
 impl Attack {
     /// The battery, in the order of the tables.
-    pub const ALL: [Attack; 5] =
-        [Attack::Loss, Attack::Confidence, Attack::Entropy, Attack::ModifiedEntropy, Attack::Correctness];
+    pub const ALL: [Attack; 6] = [
+        Attack::Loss,
+        Attack::Confidence,
+        Attack::Entropy,
+        Attack::ModifiedEntropy,
+        Attack::Correctness,
+        Attack::InvertedLoss,
+    ];
 
     /// The name in tables.
     #[must_use]
@@ -42,18 +53,22 @@ impl Attack {
             Attack::Entropy => "entropy",
             Attack::ModifiedEntropy => "modified entropy",
             Attack::Correctness => "correctness",
+            Attack::InvertedLoss => "inverted loss",
         }
     }
 
     /// The score of one answer: `probabilities` (n_classes), the label `predicted` that goes with them, and the
-    /// true label `label`, both below n_classes. Finite for probabilities in [0, 1]; higher says member.
+    /// true label `label`, both below n_classes; `inversion` is that of the system that answered. Finite for
+    /// probabilities in [0, 1]; higher says member.
     ///
     /// What is near 1 is taken from its complement, the sum of the *other* entries: an f32 (or f64) answer of
     /// "1" beside entries of 1e-20 and 1e-30 still tells the two apart, and an attacker would not round that away.
     #[must_use]
-    pub fn score(self, probabilities: ArrayView1<'_, f64>, predicted: u32, label: u32) -> f64 {
+    pub fn score(self, probabilities: ArrayView1<'_, f64>, predicted: u32, label: u32, inversion: &Inversion) -> f64 {
+        let recovered = |predicted: usize| inversion.logits(probabilities, predicted as u32);
         let (predicted, label) = (predicted as usize, label as usize);
         match self {
+            Attack::InvertedLoss => lead(&recovered(predicted), label),
             Attack::Loss => log(probabilities, label),
             Attack::Confidence => -complement(probabilities, predicted),
             Attack::Entropy => (0..probabilities.len()).map(|j| probabilities[j] * log(probabilities, j)).sum(),
@@ -69,6 +84,20 @@ impl Attack {
             Attack::Correctness => f64::from(u8::from(predicted == label)),
         }
     }
+}
+
+/// `z_y − ln Σ_{j≠y} e^{z_j}`, within the logarithms of [`ATTACK_FLOOR`] where a side is not known at all.
+fn lead(z: &[f64], label: usize) -> f64 {
+    let others = || z.iter().enumerate().filter(|(j, _)| *j != label).map(|(_, &z)| z);
+    let top = others().fold(f64::NEG_INFINITY, f64::max);
+    if z[label] == f64::NEG_INFINITY {
+        return ATTACK_FLOOR.ln();
+    }
+    if top == f64::NEG_INFINITY {
+        return -ATTACK_FLOOR.ln();
+    }
+    let others: f64 = others().map(|z| (z - top).exp()).sum();
+    (z[label] - top - others.ln()).clamp(ATTACK_FLOOR.ln(), -ATTACK_FLOOR.ln())
 }
 
 /// `1 − p_j`, as the sum of the other entries.
@@ -107,15 +136,15 @@ mod tests {
     #[test]
     fn scores_are_the_published_formulas() {
         let p = array![0.7, 0.2, 0.1];
-        near(Attack::Loss.score(p.view(), 0, 1), 0.2_f64.ln());
-        near(Attack::Confidence.score(p.view(), 0, 1), -0.3);
+        near(Attack::Loss.score(p.view(), 0, 1, &Inversion::as_is()), 0.2_f64.ln());
+        near(Attack::Confidence.score(p.view(), 0, 1, &Inversion::as_is()), -0.3);
         let entropy = 0.7 * 0.7_f64.ln() + 0.2 * 0.2_f64.ln() + 0.1 * 0.1_f64.ln();
-        near(Attack::Entropy.score(p.view(), 0, 1), entropy);
+        near(Attack::Entropy.score(p.view(), 0, 1, &Inversion::as_is()), entropy);
         // Song & Mittal, equation 7: −(1−p_y)·log p_y − Σ p_j·log(1−p_j), negated.
         let modified = 0.8 * 0.2_f64.ln() + 0.7 * 0.3_f64.ln() + 0.1 * 0.9_f64.ln();
-        near(Attack::ModifiedEntropy.score(p.view(), 0, 1), modified);
-        near(Attack::Correctness.score(p.view(), 0, 1), 0.0);
-        near(Attack::Correctness.score(p.view(), 0, 0), 1.0);
+        near(Attack::ModifiedEntropy.score(p.view(), 0, 1, &Inversion::as_is()), modified);
+        near(Attack::Correctness.score(p.view(), 0, 1, &Inversion::as_is()), 0.0);
+        near(Attack::Correctness.score(p.view(), 0, 0, &Inversion::as_is()), 1.0);
     }
 
     #[test]
@@ -123,21 +152,28 @@ mod tests {
         let p = array![1.0, 0.0];
         for attack in Attack::ALL {
             for label in [0, 1] {
-                assert!(attack.score(p.view(), 0, label).is_finite(), "{attack:?} {label}");
+                assert!(attack.score(p.view(), 0, label, &Inversion::as_is()).is_finite(), "{attack:?} {label}");
             }
         }
-        near(Attack::Loss.score(p.view(), 0, 1), ATTACK_FLOOR.ln());
+        near(Attack::Loss.score(p.view(), 0, 1, &Inversion::as_is()), ATTACK_FLOOR.ln());
         // A label-only answer tells these two nothing.
-        near(Attack::Entropy.score(p.view(), 0, 1), 0.0);
+        near(Attack::Entropy.score(p.view(), 0, 1, &Inversion::as_is()), 0.0);
     }
 
     #[test]
     fn answers_that_round_to_one_are_still_told_apart() {
         let (surer, less_sure) = (array![1.0, 1e-30, 0.0], array![1.0, 1e-20, 0.0]);
-        for attack in [Attack::Loss, Attack::Confidence, Attack::Entropy, Attack::ModifiedEntropy] {
-            assert!(attack.score(surer.view(), 0, 0) > attack.score(less_sure.view(), 0, 0), "{attack:?}");
+        for attack in Attack::ALL.into_iter().filter(|&attack| attack != Attack::Correctness) {
+            assert!(
+                attack.score(surer.view(), 0, 0, &Inversion::as_is())
+                    > attack.score(less_sure.view(), 0, 0, &Inversion::as_is()),
+                "{attack:?}"
+            );
         }
         // And on the wrong side, far below what a logarithm is served down to.
-        assert!(Attack::Loss.score(less_sure.view(), 0, 1) > Attack::Loss.score(surer.view(), 0, 1));
+        assert!(
+            Attack::Loss.score(less_sure.view(), 0, 1, &Inversion::as_is())
+                > Attack::Loss.score(surer.view(), 0, 1, &Inversion::as_is())
+        );
     }
 }

@@ -10,9 +10,11 @@
 //! - [`target`]: sealed scores of members, non-members and calibration rows;
 //! - [`system`]: what is compared: the undefended model, its temperature-scaled rival (R15), defences, label-only;
 //! - [`attack`]: an answer to a number that is higher for members;
+//! - [`invert`]: the attacker who knows the defence, and what it recovers;
 //! - [`roc`], [`null`], [`fixed`], [`interval`]: the statistics of R12, exact under ties, seeded, with intervals;
 //! - [`utility`], [`temperature`]: accuracy, NLL, ECE, labels kept;
 //! - [`study`]: all of it put together on the rows of [`rows`] (R17), against the label-only floor (R14);
+//! - [`duplicates`]: rows that stand on both sides;
 //! - [`report`], [`render`]: what was found, as JSON and as tables, with what was *not* tried.
 //!
 //! It is not a proof: the headline is the strongest of the attacks that were run and that work on the undefended
@@ -22,8 +24,10 @@
 pub mod answers;
 pub mod attack;
 pub mod collect;
+pub mod duplicates;
 pub mod fixed;
 pub mod interval;
+pub mod invert;
 pub mod null;
 mod parallel;
 pub mod render;

@@ -104,6 +104,7 @@ fn origin(report: &Report, layout: Layout) -> String {
         ("scores", origin.scores_decided.clone()),
         ("centroids", known_or_reason(&origin.artifact_digest, |digest| format!("sha256 {digest}"))),
         ("data", format!("{}, sha256 {}", origin.data_source, origin.dataset_digest)),
+        ("duplicates", origin.duplicates.words()),
         ("split", format!("seed {}, sha256 {}", origin.split_seed, origin.split_digest)),
         (
             "members",
@@ -231,7 +232,7 @@ fn headlines(findings: &Findings) -> Table {
                 estimate(&headline.fixed),
                 signed_estimate(&headline.fixed_minus_floor),
                 if is_floor(system) { "is the floor" } else { headline.standing.words() }.to_owned(),
-                if headline.no_leak_seen { "no" } else { "yes" }.to_owned(),
+                headline.leak.words().to_owned(),
             ]),
             None => cells
                 .extend(["none counts", "n/a", "n/a", "none counts", "n/a", "n/a", "n/a", "n/a"].map(str::to_owned)),
@@ -242,20 +243,22 @@ fn headlines(findings: &Findings) -> Table {
         .validity
         .iter()
         .map(|validity| {
-            let word = if validity.counts { "counts" } else { "DID NOT COUNT" };
-            format!("{} {:.4} {word}", validity.attack.name(), validity.auc_undefended)
+            let word = if validity.counts { "counts" } else { "DOES NOT COUNT" };
+            format!("{} {} {word}", validity.attack.name(), estimate(&validity.auc_undefended))
         })
         .collect();
     Table {
         title: "Headline: the strongest attack that counts, beside noise and the label-only floor",
         note: format!(
             "(a) max over thresholds of |TPR − FPR| on the verdict rows, beside the permutation null of that maximum \
-             (mean, 95 %).\n(b) TPR − FPR with threshold and sign fixed on the attack-fit rows; its interval is \
-             widened for the choice of the attack.\nMinus floor: paired difference to the label-only answers on \
-             the same rows, its interval widened likewise. Leak seen: (b)'s interval leaves 0 or (a) leaves its null.\nAn attack counts with an AUC \
-             of at least {} on the undefended model's attack-fit rows: {}.",
-            findings.settings.min_auc,
-            counted.join(", ")
+             (mean, 95 %).\n(b) TPR − FPR with threshold and sign fixed on the attack-fit rows, of the attack that is \
+             strongest on those.\nMinus floor: paired difference to the label-only answers on the same rows. At floor: \
+             its interval stays within {margin} of 0; not told apart: it covers 0 and does not.\nLeak seen: (b)'s interval \
+             leaves 0 or (a) leaves its null; undecidable: neither, but half of the interval or 95 % of the null is \
+             above {margin}.\nAn attack counts if on the undefended model's attack-fit rows its AUC's interval leaves .5 \
+             and (a) leaves its null: {}.",
+            counted.join(", "),
+            margin = findings.settings.margin,
         ),
         n_word_columns: 1,
         header: vec![
@@ -326,6 +329,8 @@ fn lists(report: &Report, layout: Layout) -> String {
         .iter()
         .flat_map(|system| system.flags.iter().map(move |flag| format!("{}: {flag}", system.name)))
         .collect();
+    let duplicates = &report.origin.duplicates;
+    let flags = (duplicates.non_members > 0).then(|| duplicates.words()).into_iter().chain(flags).collect();
     let skipped: Vec<String> = findings.skipped.iter().map(|one| format!("{}: {}", one.name, one.reason)).collect();
     let not_tried: Vec<String> = report.not_tried.iter().map(|&line| line.to_owned()).collect();
     let mut text = String::new();

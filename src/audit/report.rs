@@ -5,6 +5,7 @@
 use serde::Serialize;
 
 use crate::audit::attack::Attack;
+use crate::audit::duplicates::Duplicates;
 use crate::audit::interval::Estimate;
 use crate::audit::null::Null;
 use crate::audit::rows::AllocationRecord;
@@ -15,7 +16,7 @@ use crate::defence::DefenceConfig;
 /// Format name of the JSON report.
 pub const FORMAT: &str = "sordino.audit";
 /// Version of that format.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// A figure, or `null` with the reason why there is none.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -86,6 +87,8 @@ pub struct Origin {
     pub split_digest: String,
     /// Seed of the split.
     pub split_seed: u64,
+    /// Rows that are on both sides (R17).
+    pub duplicates: Duplicates,
     /// The pipeline as it serves answers the first batch as the cached scores say, bit for bit.
     pub pipeline_agrees: Figure<bool>,
     /// Seconds of inference over all rows.
@@ -128,8 +131,8 @@ pub struct Settings {
     pub n_resamples: usize,
     /// Level of the intervals.
     pub level: f64,
-    /// R16: the AUC that an attack must reach on the undefended model's attack-fit rows to count.
-    pub min_auc: f64,
+    /// Half-width of the intervals, and 95 % of the null, up to which rows can tell "no leak" from "too few rows".
+    pub margin: f64,
     /// False-positive rates at which TPR is reported.
     pub fpr_targets: Vec<f64>,
     /// Passes over all rows of which the overhead is the median.
@@ -145,9 +148,13 @@ pub struct Settings {
 pub struct Validity {
     /// The attack.
     pub attack: Attack,
-    /// Its AUC on the undefended model, on the attack-fit rows.
-    pub auc_undefended: f64,
-    /// Whether that reaches the stated AUC.
+    /// Its AUC on the undefended model, on the attack-fit rows, with DeLong's interval.
+    pub auc_undefended: Estimate,
+    /// Its (a) there.
+    pub widest_undefended: f64,
+    /// The permutation null of that (a).
+    pub widest_null: Figure<Null>,
+    /// It counts: the interval leaves one half, in either direction (R12), and (a) leaves its null.
     pub counts: bool,
 }
 
@@ -195,6 +202,8 @@ pub struct AttackFindings {
     pub attack: Attack,
     /// Whether it counts (R16).
     pub counts: bool,
+    /// (a) on the attack-fit rows, by which the headline's attack is chosen.
+    pub widest_on_fit: f64,
     /// Area under the curve, with DeLong's interval.
     pub auc: Estimate,
     /// R12 (a): max over thresholds of |TPR − FPR|.
@@ -231,16 +240,52 @@ pub struct Headline {
     pub widest: f64,
     /// The permutation null of that maximum.
     pub widest_null: Figure<Null>,
-    /// The attack of the largest (b).
+    /// The attack that is strongest on the attack-fit rows: chosen before a verdict row is looked at.
     pub fixed_attack: Attack,
-    /// The largest (b); its interval is widened for the choice (Bonferroni over the attacks that count).
+    /// Its (b).
     pub fixed: Estimate,
-    /// That (b) minus the floor's on the same rows, paired bootstrap, widened likewise.
+    /// That (b) minus the floor's on the same rows, paired bootstrap.
     pub fixed_minus_floor: Estimate,
-    /// R12: neither (a) nor (b) tells the system from noise.
-    pub no_leak_seen: bool,
+    /// R12: whether (a) or (b) tells the system from noise.
+    pub leak: Leak,
     /// Where it stands against the label-only floor (R14).
     pub standing: Standing,
+}
+
+/// Whether anything is seen at all, and whether these rows could have shown it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Leak {
+    /// (b)'s interval leaves 0, or (a) leaves its null.
+    Seen,
+    /// Neither does, and both are narrow enough to say so.
+    NotSeen,
+    /// Neither does, but a leak of the stated margin would not have been seen either.
+    Undecidable,
+}
+
+impl Leak {
+    /// Reads (b) and (a): `within_null` and the null's 95 % (`None` where no null was drawn).
+    #[must_use]
+    pub fn of(fixed: &Estimate, null: Option<(bool, f64)>, margin: f64) -> Self {
+        if !fixed.interval().covers(0.0) || null.is_some_and(|(within, _)| !within) {
+            Self::Seen
+        } else if half_width(fixed) > margin || null.is_none_or(|(_, q95)| q95 > margin) {
+            Self::Undecidable
+        } else {
+            Self::NotSeen
+        }
+    }
+
+    /// In words, for tables.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Seen => "yes",
+            Self::NotSeen => "no",
+            Self::Undecidable => "undecidable",
+        }
+    }
 }
 
 /// Where a system stands against the label-only floor: by the interval of the paired difference.
@@ -249,20 +294,26 @@ pub struct Headline {
 pub enum Standing {
     /// The scores tell more than the label does.
     AboveFloor,
-    /// No difference is seen: the scores add nothing that these attacks can use.
+    /// No difference is seen, and the interval is narrow: these attacks can use next to nothing in the scores.
     AtFloor,
+    /// No difference is seen, but the interval reaches beyond the stated margin.
+    NotToldApart,
     /// Less than the label alone tells, which is in every answer: a flag, not a success.
     BelowFloor,
+    /// No attack on scores works on the undefended model: this battery says nothing about a defence of them (R16).
+    CannotTell,
 }
 
 impl Standing {
     /// Reads the interval of a paired difference to the floor.
     #[must_use]
-    pub fn of(difference: &Estimate) -> Self {
+    pub fn of(difference: &Estimate, margin: f64) -> Self {
         if difference.low > 0.0 {
             Self::AboveFloor
         } else if difference.high < 0.0 {
             Self::BelowFloor
+        } else if difference.low < -margin || difference.high > margin {
+            Self::NotToldApart
         } else {
             Self::AtFloor
         }
@@ -274,9 +325,15 @@ impl Standing {
         match self {
             Self::AboveFloor => "above floor",
             Self::AtFloor => "at floor",
+            Self::NotToldApart => "not told apart",
             Self::BelowFloor => "BELOW FLOOR",
+            Self::CannotTell => "cannot tell",
         }
     }
+}
+
+fn half_width(estimate: &Estimate) -> f64 {
+    (estimate.high - estimate.low) / 2.0
 }
 
 /// One row of the paper's table 4.
@@ -307,8 +364,8 @@ pub const NOT_TRIED: [&str; 12] = [
     "likelihood-ratio attacks with shadow models (LiRA, online and offline), and RMIA",
     "attacks learned on the answer vector (logistic regression, trees, networks, nearest neighbours)",
     "thresholds per class, and scores calibrated by the difficulty of a record",
-    "an attacker who knows the defence: inverting the reweighting with known or estimated centroids, shadow models \
-     behind the same defence",
+    "more of an attacker who knows the defence: inversion with the bank of the inlier method or a guess at masked \
+     classes, estimated centroids, shadow models behind the same defence",
     "label-only attacks by augmented or perturbed queries, and by distance to the boundary",
     "several queries a record, and queries that mix records",
     "queries for rows near a training record (the inlier method answers with one)",

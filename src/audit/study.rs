@@ -6,9 +6,10 @@ use crate::audit::answers::Answers;
 use crate::audit::attack::{ATTACK_FLOOR, Attack};
 use crate::audit::fixed::{FixedThreshold, signed_advantage};
 use crate::audit::interval::{Bootstrap, BootstrapDraws, Estimate, Placements, RowValues};
+use crate::audit::invert::Inversion;
 use crate::audit::null::{NullDraws, Permutations};
 use crate::audit::report::{
-    AttackFindings, BeforeAfter, Figure, Findings, Headline, Settings, Standing, SystemFindings, TprAt, Utility,
+    AttackFindings, BeforeAfter, Figure, Findings, Headline, Leak, Settings, Standing, SystemFindings, TprAt, Utility,
     Validity,
 };
 use crate::audit::roc::{Ranking, Roc, RocError, TprAtFpr};
@@ -56,7 +57,7 @@ impl Default for Settings {
             n_permutations: 1_000,
             n_resamples: 1_000,
             level: 0.95,
-            min_auc: 0.55,
+            margin: 0.05,
             fpr_targets: vec![0.01, 0.001],
             overhead_passes: 11,
             nll_floor: utility::PROBABILITY_FLOOR,
@@ -67,8 +68,8 @@ impl Default for Settings {
 
 /// One attack on one system, before the comparisons.
 struct Attacked {
-    /// AUC on the attack-fit rows (R16 asks the undefended system's).
-    fit_auc: f64,
+    /// Curve of the attack-fit rows: R16 asks the undefended system's, the headline every system's own.
+    fit: FitCurve,
     /// Order of the verdict rows.
     ranking: Ranking,
     roc: Roc,
@@ -76,6 +77,13 @@ struct Attacked {
     /// The fixed rule's calls on the verdict rows.
     says_member: Vec<bool>,
     fixed: Estimate,
+}
+
+/// One attack on one system on the attack-fit rows.
+struct FitCurve {
+    ranking: Ranking,
+    auc: Estimate,
+    widest: f64,
 }
 
 /// One system, before the comparisons.
@@ -126,13 +134,14 @@ pub fn run(
                 let overhead = system.overhead(target, &logits, temperature.as_ref(), settings.overhead_passes);
                 let overhead =
                     overhead.map_err(|source| StudyError::Defence { system: system.name.clone(), source })?;
-                let one = bench.measure(system, &answers, &undefended_answers, overhead.as_secs_f64())?;
+                let inversion = system.inversion(temperature.as_ref());
+                let one = bench.measure(system, &answers, &inversion, &undefended_answers, overhead.as_secs_f64())?;
                 measured.push((system, one));
             }
         }
     }
-    let validity = validity(&measured, settings.min_auc)?;
-    let systems = compare(&bench, &measured, &validity)?;
+    let validity = validity(&bench, &measured)?;
+    let systems = compare(&bench, &measured, &validity, temperature.as_ref())?;
     Ok(Findings {
         settings: settings.clone(),
         n_members: target.n_members(),
@@ -195,6 +204,7 @@ impl<'a> Bench<'a> {
         &self,
         system: &System,
         answers: &Answers,
+        inversion: &Inversion,
         undefended: &Answers,
         overhead_seconds: f64,
     ) -> Result<Measured, StudyError> {
@@ -202,7 +212,7 @@ impl<'a> Bench<'a> {
         let mut loss_on_all = None;
         for attack in Attack::ALL {
             let named = |source| StudyError::Curve { system: system.name.clone(), attack: attack.name(), source };
-            let scores = self.scores(attack, answers);
+            let scores = self.scores(attack, answers, inversion);
             attacks.push(self.attack(&scores).map_err(named)?);
             if attack == Attack::Loss {
                 let everybody: Vec<usize> = (0..self.target.n_rows()).collect();
@@ -246,11 +256,11 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn scores(&self, attack: Attack, answers: &Answers) -> Vec<f64> {
+    fn scores(&self, attack: Attack, answers: &Answers, inversion: &Inversion) -> Vec<f64> {
         let rows = answers.probabilities.rows().into_iter();
         rows.zip(&answers.predicted)
             .zip(self.target.labels())
-            .map(|((row, &predicted), &label)| attack.score(row, predicted, label))
+            .map(|((row, &predicted), &label)| attack.score(row, predicted, label, inversion))
             .collect()
     }
 
@@ -258,11 +268,16 @@ impl<'a> Bench<'a> {
         let of = |rows: &[usize]| rows.iter().map(|&row| scores[row]).collect::<Vec<f64>>();
         let (fit, verdict) = (of(&self.allocation.attack_fit), of(&self.allocation.verdict));
         let rule = FixedThreshold::fit(&fit, &self.fit_memberships)?;
-        let fit_auc = Roc::new(&fit, &self.fit_memberships)?.auc();
+        let fit_ranking = Ranking::new(&fit)?;
+        let fit = FitCurve {
+            auc: Placements::new(&fit_ranking, &self.fit_memberships)?.auc(self.settings.level),
+            widest: Roc::from_ranking(&fit_ranking, &self.fit_memberships)?.two_sided_advantage(),
+            ranking: fit_ranking,
+        };
         let ranking = Ranking::new(&verdict)?;
         let says_member: Vec<bool> = verdict.iter().map(|&score| rule.says_member(score)).collect();
         Ok(Attacked {
-            fit_auc,
+            fit,
             roc: Roc::from_ranking(&ranking, &self.verdict_memberships)?,
             placements: Placements::new(&ranking, &self.verdict_memberships)?,
             ranking,
@@ -282,12 +297,28 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// R16, on the undefended system's attack-fit rows.
-fn validity(measured: &[(&System, Measured)], min_auc: f64) -> Result<Vec<Validity>, StudyError> {
+/// R16, on the undefended system's attack-fit rows: the AUC is not one half, in either direction, and (a) is none
+/// that the null would give. Both without a stated size, so that a weak leak on many rows is a leak.
+fn validity(bench: &Bench<'_>, measured: &[(&System, Measured)]) -> Result<Vec<Validity>, StudyError> {
     let undefended = position(measured, "undefended", |kind| matches!(kind, SystemKind::Undefended))?;
-    let aucs = measured[undefended].1.attacks.iter().map(|attacked| attacked.fit_auc);
-    let judge = |(attack, auc)| Validity { attack, auc_undefended: auc, counts: auc >= min_auc };
-    Ok(Attack::ALL.into_iter().zip(aucs).map(judge).collect())
+    let fits: Vec<&FitCurve> = measured[undefended].1.attacks.iter().map(|attacked| &attacked.fit).collect();
+    let rankings: Vec<&Ranking> = fits.iter().map(|fit| &fit.ranking).collect();
+    let permutations = Permutations { n: bench.settings.n_permutations, seed: bench.settings.seed };
+    let n_members = bench.fit_memberships.iter().filter(|&&member| member).count();
+    let draws = permutations.draw(&rankings, n_members);
+    let judge = |(index, attack)| {
+        let fit: &FitCurve = fits[index];
+        let null = draws.of_maximum(&[index], fit.widest);
+        let beyond_null = null.is_none_or(|null| fit.widest > null.q95);
+        Validity {
+            attack,
+            auc_undefended: fit.auc,
+            widest_undefended: fit.widest,
+            widest_null: Figure::or(null, NO_PERMUTATIONS),
+            counts: beyond_null && !fit.auc.interval().covers(0.5),
+        }
+    };
+    Ok(Attack::ALL.into_iter().enumerate().map(judge).collect())
 }
 
 /// The label-only floor (R14): the strongest attack that counts on label-only answers. The correctness attack
@@ -301,10 +332,10 @@ impl Floor {
     fn find(measured: &[(&System, Measured)], validity: &[Validity]) -> Result<Self, StudyError> {
         let system = position(measured, "label-only", |kind| matches!(kind, SystemKind::LabelOnly(_)))?;
         let correctness = Attack::ALL.iter().position(|&attack| attack == Attack::Correctness).unwrap_or_default();
-        let fixed = |attack: usize| measured[system].1.attacks[attack].fixed.value;
+        let on_fit = |attack: usize| measured[system].1.attacks[attack].fit.widest;
         // Among equals the correctness attack: it is the floor's plainest reading.
         let counted = (0..validity.len()).filter(|&attack| validity[attack].counts);
-        let attack = counted.fold(correctness, |best, one| if fixed(one) > fixed(best) { one } else { best });
+        let attack = counted.fold(correctness, |best, one| if on_fit(one) > on_fit(best) { one } else { best });
         Ok(Self { system, attack })
     }
 }
@@ -313,6 +344,7 @@ fn compare(
     bench: &Bench<'_>,
     measured: &[(&System, Measured)],
     validity: &[Validity],
+    temperature: Option<&Temperature>,
 ) -> Result<Vec<SystemFindings>, StudyError> {
     let settings = bench.settings;
     let floor = Floor::find(measured, validity)?;
@@ -342,12 +374,15 @@ fn compare(
     let comparison = Comparison { bench, validity, floor: &floor_attack.placements, null: &null, draws: &draws };
     let found = measured.iter().enumerate().map(|(index, (system, one))| {
         let attacks = comparison.attacks(index, one);
-        let headline = comparison.headline(index, one, &attacks);
+        let headline = comparison.headline(index, &attacks);
         let mut utility = one.utility.clone();
         if rival.is_some() {
             utility.nll_minus_rival = Figure::known(draws.estimate(first_nll + index, settings.level));
         }
-        let flags = flags(system, &utility, &attacks, headline.value.as_ref());
+        let mut flags = flags(system, &utility, &attacks, headline.value.as_ref());
+        if matches!(system.kind, SystemKind::TemperatureScaled) {
+            flags.extend(rival_flags(temperature, bench.target.n_classes()));
+        }
         let defence = system.config().cloned();
         SystemFindings { name: system.name.clone(), defence, utility, attacks, headline, flags }
     });
@@ -376,6 +411,7 @@ impl Comparison<'_> {
             AttackFindings {
                 attack: validity.attack,
                 counts: validity.counts,
+                widest_on_fit: attacked.fit.widest,
                 auc: attacked.placements.auc(settings.level),
                 widest,
                 widest_null: Figure::or(null, NO_PERMUTATIONS),
@@ -388,7 +424,7 @@ impl Comparison<'_> {
         .collect()
     }
 
-    fn headline(&self, system: usize, one: &Measured, attacks: &[AttackFindings]) -> Figure<Headline> {
+    fn headline(&self, system: usize, attacks: &[AttackFindings]) -> Figure<Headline> {
         let counted: Vec<usize> = (0..attacks.len()).filter(|&attack| attacks[attack].counts).collect();
         // The first of equals, in the order of the battery.
         let largest = |of: fn(&AttackFindings) -> f64| {
@@ -397,28 +433,24 @@ impl Comparison<'_> {
                 .copied()
                 .reduce(|best, next| if of(&attacks[next]) > of(&attacks[best]) { next } else { best })
         };
-        let (Some(widest), Some(fixed)) = (largest(|a| a.widest), largest(|a| a.fixed.value)) else {
-            let min_auc = self.bench.settings.min_auc;
-            return Figure::missing(format!(
-                "no attack reached an AUC of {min_auc} on the undefended model: this battery cannot tell (R16)"
-            ));
+        let (Some(widest), Some(fixed)) = (largest(|a| a.widest), largest(|a| a.widest_on_fit)) else {
+            return Figure::missing("no attack works on the undefended model: this battery cannot tell (R16)");
         };
+        let settings = self.bench.settings;
         let columns: Vec<usize> = counted.iter().map(|attack| system * Attack::ALL.len() + attack).collect();
         let null = self.null.of_maximum(&columns, attacks[widest].widest);
-        let level = 1.0 - (1.0 - self.bench.settings.level) / counted.len() as f64;
-        let says = &one.attacks[fixed].says_member;
-        let widened = signed_advantage(says, &self.bench.verdict_memberships, level);
-        let difference = self.draws.estimate(system * Attack::ALL.len() + fixed, level);
-        let within_null = null.as_ref().is_some_and(|null| attacks[widest].widest <= null.q95);
+        let difference = attacks[fixed].fixed_minus_floor;
+        let only_labels = counted.iter().all(|&attack| attacks[attack].attack == Attack::Correctness);
+        let seen = null.as_ref().map(|null| (attacks[widest].widest <= null.q95, null.q95));
         Figure::known(Headline {
             widest_attack: attacks[widest].attack,
             widest: attacks[widest].widest,
+            leak: Leak::of(&attacks[fixed].fixed, seen, settings.margin),
             widest_null: Figure::or(null, NO_PERMUTATIONS),
             fixed_attack: attacks[fixed].attack,
-            fixed: widened,
+            fixed: attacks[fixed].fixed,
             fixed_minus_floor: difference,
-            no_leak_seen: within_null && widened.interval().covers(0.0),
-            standing: Standing::of(&difference),
+            standing: if only_labels { Standing::CannotTell } else { Standing::of(&difference, settings.margin) },
         })
     }
 }
@@ -472,3 +504,23 @@ fn flags(system: &System, utility: &Utility, attacks: &[AttackFindings], headlin
     }
     flags
 }
+
+/// What must be said about the rival of R15.
+fn rival_flags(temperature: Option<&Temperature>, n_classes: usize) -> Vec<String> {
+    let mut flags = Vec::new();
+    if temperature.is_some_and(|fitted| fitted.at_bound) {
+        flags.push("the temperature is the end of the range that was searched, and no optimum".to_owned());
+    }
+    let few = temperature.filter(|fitted| fitted.n_rows < ROWS_PER_CLASS * n_classes);
+    flags.extend(few.map(|fitted| {
+        format!(
+            "the temperature was fitted on {} rows, fewer than {ROWS_PER_CLASS} for each of {n_classes} classes: NLL and \
+             ECE against it are rough",
+            fitted.n_rows
+        )
+    }));
+    flags
+}
+
+/// Calibration rows for each class below which the rival's temperature is flagged.
+const ROWS_PER_CLASS: usize = 10;

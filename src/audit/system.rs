@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use ndarray::{Array2, Axis};
 
 use crate::audit::answers::{Answers, argmax};
+use crate::audit::invert::Inversion;
 use crate::audit::target::Target;
 use crate::audit::temperature::Temperature;
 use crate::audit::utility::softmax_at;
@@ -29,6 +30,8 @@ pub struct System {
     pub name: String,
     /// What it is.
     pub kind: SystemKind,
+    /// What its defence was fitted to, which an attacker is taken to know.
+    pub fitted: Option<Arc<Fitted>>,
 }
 
 /// A system that could not be built for this target, and why.
@@ -53,6 +56,7 @@ pub fn standard_defences() -> Vec<DefenceConfig> {
         DefenceConfig { top_k: Some(3), ..plain(reweight(Gate::Always)) },
         DefenceConfig { digits: Some(2), ..plain(reweight(Gate::Always)) },
         plain(reweight(Gate::DistanceAbove { quantile: 0.9 })),
+        DefenceConfig { digits: Some(2), ..plain(reweight(Gate::DistanceAbove { quantile: 0.9 })) },
         plain(Method::Inlier { weight: PAPER_WEIGHT, quantile: 0.5 }),
     ]
 }
@@ -69,27 +73,33 @@ pub fn build_all(
     n_classes: usize,
 ) -> Result<(Vec<System>, Vec<Skipped>), (String, DefenceError)> {
     let mut systems = vec![
-        System { name: "undefended".to_owned(), kind: SystemKind::Undefended },
-        System { name: "temperature-scaled".to_owned(), kind: SystemKind::TemperatureScaled },
+        System { name: "undefended".to_owned(), kind: SystemKind::Undefended, fitted: None },
+        System { name: "temperature-scaled".to_owned(), kind: SystemKind::TemperatureScaled, fitted: None },
     ];
     let mut skipped = Vec::new();
     let build = |config: &DefenceConfig| Defence::new(config, fitted.cloned(), kind, n_classes).map(Box::new);
+    let defended = |name, defence| System { name, kind: SystemKind::Defended(defence), fitted: fitted.cloned() };
     for config in standard_defences() {
-        let name = config.summary();
         match build(&config) {
-            Ok(defence) => systems.push(System { name, kind: SystemKind::Defended(defence) }),
-            Err(error) => skipped.push(Skipped { name, reason: error.to_string() }),
+            Ok(defence) => systems.push(defended(summary(&defence), defence)),
+            Err(error) => skipped.push(Skipped { name: config.summary(), reason: error.to_string() }),
         }
     }
     for (name, config) in given {
         let defence = build(config).map_err(|error| (name.clone(), error))?;
-        let name = format!("{name}: {}", config.summary());
-        systems.push(System { name, kind: SystemKind::Defended(defence) });
+        let name = format!("{name}: {}", summary(&defence));
+        systems.push(defended(name, defence));
     }
     let config = DefenceConfig { method: Method::LabelOnly, top_k: None, digits: None };
     let defence = build(&config).map_err(|error| (config.summary(), error))?;
-    systems.push(System { name: config.summary(), kind: SystemKind::LabelOnly(defence) });
+    systems.push(System { name: config.summary(), kind: SystemKind::LabelOnly(defence), fitted: None });
     Ok((systems, skipped))
+}
+
+/// A defence in a few words; what no server runs is marked.
+fn summary(defence: &Defence) -> String {
+    let unserved = if defence.lets_rows_pass() { " (cannot be served)" } else { "" };
+    defence.config().summary() + unserved
 }
 
 impl System {
@@ -99,6 +109,16 @@ impl System {
         match &self.kind {
             SystemKind::Undefended | SystemKind::TemperatureScaled => None,
             SystemKind::Defended(defence) | SystemKind::LabelOnly(defence) => Some(defence.config()),
+        }
+    }
+
+    /// How an attacker who knows the system reads its answers back.
+    #[must_use]
+    pub fn inversion(&self, temperature: Option<&Temperature>) -> Inversion {
+        match (&self.kind, &self.fitted, temperature) {
+            (SystemKind::Defended(defence), Some(fitted), _) => Inversion::of(defence.config(), fitted),
+            (SystemKind::TemperatureScaled, _, Some(fitted)) => Inversion::temperature(fitted.value),
+            _ => Inversion::as_is(),
         }
     }
 

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::inspect::ScoreArgs;
 use super::origin::{Commit, Machine};
 use crate::artifact::ModelDigest;
+use crate::audit::duplicates::Duplicates;
 use crate::audit::render::{self, Layout};
 use crate::audit::report::{self, Figure, Findings, Origin, Report, Settings};
 use crate::audit::system::{System, build_all};
@@ -56,9 +57,6 @@ pub struct Args {
     /// Resamples of the paired bootstrap.
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     bootstrap: u32,
-    /// The AUC that an attack must reach on the undefended model to count.
-    #[arg(long, value_name = "AUC", default_value_t = 0.55, value_parser = parse_auc)]
-    min_auc: f64,
     /// Write the report as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -73,11 +71,6 @@ pub struct Args {
     quiet: bool,
     #[command(flatten)]
     scores: ScoreArgs,
-}
-
-fn parse_auc(text: &str) -> Result<f64, String> {
-    let expected = || format!("expected a number from 0 to 1, got {text:?}");
-    text.parse().ok().filter(|auc| (0.0..=1.0).contains(auc)).ok_or_else(expected)
 }
 
 /// Everything that an audit reads, checked to belong together.
@@ -113,7 +106,6 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         seed: args.seed,
         n_permutations: args.permutations as usize,
         n_resamples: args.bootstrap as usize,
-        min_auc: args.min_auc,
         ..Settings::default()
     };
     let mut findings = study::run(&target, &systems, skipped, &settings)?;
@@ -278,6 +270,7 @@ impl Subject {
                 dataset_digest: self.dataset.digest(),
                 split_digest: self.split.digest(),
                 split_seed: self.split.seed(),
+                duplicates: Duplicates::count(&self.dataset, self.split.part(Part::Train), self.split.part(Part::Test)),
                 pipeline_agrees,
                 inference_seconds,
             },
@@ -298,10 +291,23 @@ fn load_data(source: &DataSource) -> anyhow::Result<Dataset> {
     Ok(loaded?)
 }
 
-/// The command line as it was typed, of the program its name alone.
+/// The command line as it was typed, of the program its name alone and of absolute paths the last part alone: a
+/// report never tells about the machine that it was made on.
 fn command_line() -> String {
-    let words = std::env::args().skip(1).map(|word| if word.contains(' ') { format!("'{word}'") } else { word });
+    let words = std::env::args().skip(1).map(|word| {
+        let word = shortened(&word);
+        if word.contains(' ') { format!("'{word}'") } else { word }
+    });
     std::iter::once("sordino".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// A word of the command line: `/a/b`, `csv:/a/b`, `--data=/a/b` without `/a/`.
+fn shortened(word: &str) -> String {
+    let start = if word.starts_with('/') { Some(0) } else { [":/", "=/"].iter().filter_map(|at| word.find(at)).min() };
+    let Some(start) = start else { return word.to_owned() };
+    let (prefix, path) = word.split_at(if start == 0 { 0 } else { start + 1 });
+    let name = Path::new(path).file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    format!("{prefix}{name}")
 }
 
 /// The commit that this program was built from.
@@ -344,6 +350,20 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_the_command_line_holds_no_absolute_path() {
+        for (typed, shown) in [
+            ("/a/b/m.onnx", "m.onnx"),
+            ("csv:/a/b", "csv:b"),
+            ("--data=csv:/a/b", "--data=csv:b"),
+            ("--model=/a/m.onnx", "--model=m.onnx"),
+            ("target/m.onnx", "target/m.onnx"),
+            ("--seed", "--seed"),
+        ] {
+            assert_eq!(shortened(typed), shown);
+        }
+    }
+
+    #[test]
     fn the_arguments_hang_together() {
         #[derive(Debug, clap::Parser)]
         struct Line {
@@ -357,7 +377,6 @@ mod tests {
         assert!(parse(&["--model", "m.onnx", "--data", "idx:d"]).is_err());
         assert!(parse(&["--model", "m.onnx", "--data", "idx:d", "--split", "s"]).is_ok());
         assert!(parse(&["--centroids", "c"]).is_err());
-        assert!(parse(&["--min-auc", "1.5"]).is_err());
         assert!(parse(&["--bootstrap", "5"]).is_err());
     }
 }
