@@ -98,7 +98,7 @@ pub fn build_all(
 
 /// A defence in a few words; what no server runs is marked.
 fn summary(defence: &Defence) -> String {
-    let unserved = if defence.lets_rows_pass() { " (cannot be served)" } else { "" };
+    let unserved = if defence.check_served().is_err() { " (cannot be served)" } else { "" };
     defence.config().summary() + unserved
 }
 
