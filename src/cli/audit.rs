@@ -172,7 +172,7 @@ impl Subject {
             }
         };
         let source = args.data.clone().unwrap_or(DataSource::FashionMnist(None));
-        let dataset = load_data(&source)?;
+        let dataset = Dataset::load(&source)?;
         split.check(&dataset)?;
         let model_digest = ModelDigest::of(&model);
         let file = centroids.as_deref().map(|bytes| read_for(bytes, model_digest)).transpose()?;
@@ -184,6 +184,9 @@ impl Subject {
             spec.n_classes,
             dataset.n_classes()
         );
+        if let Some(labels) = &spec.labels {
+            dataset.check_names(labels)?;
+        }
         let mut doubts = Vec::new();
         if let Some(file) = &file {
             let expected = format!("{} {}", split.digest(), Part::Train.name());
@@ -278,17 +281,6 @@ impl Subject {
             not_tried: report::NOT_TRIED.to_vec(),
         }
     }
-}
-
-fn load_data(source: &DataSource) -> anyhow::Result<Dataset> {
-    let loaded = Dataset::load(source);
-    if matches!(source, DataSource::FashionMnist(None)) {
-        return loaded.context(
-            "Fashion-MNIST is read from Debian's package dataset-fashion-mnist (apt-get install \
-             dataset-fashion-mnist); for files elsewhere give --data fashion-mnist:DIR",
-        );
-    }
-    Ok(loaded?)
 }
 
 /// The command line as it was typed, of the program its name alone and of absolute paths the last part alone: a
