@@ -333,16 +333,20 @@ fn a_record_names_the_commit_of_the_build_and_not_that_of_the_folder() {
 #[test]
 fn published_runs_name_the_version_of_the_kernel_and_not_its_build() {
     let runs = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/runs");
-    let mut n_runs = 0;
+    let mut n_pages = 0;
     for run in fs::read_dir(runs).unwrap().map(|run| run.unwrap().path()) {
-        let record: serde_json::Value = serde_json::from_slice(&fs::read(run.join("results.json")).unwrap()).unwrap();
-        let kernel = record["machine"]["kernel"].as_str().unwrap();
-        assert!(kernel.chars().all(|c| c.is_ascii_digit() || c == '.'), "{}: {kernel}", run.display());
-        let page = fs::read_to_string(run.join("README.md")).unwrap();
-        assert!(page.contains(&format!("Linux {kernel} ·")), "{} names another kernel", run.display());
-        n_runs += 1;
+        for file in fs::read_dir(&run).unwrap().map(|file| file.unwrap().path()) {
+            let text = fs::read_to_string(&file).unwrap();
+            let after = |mark: &'static str| text.match_indices(mark).map(move |(at, _)| at + mark.len());
+            for at in after("Linux ").chain(after("\"kernel\": \"")) {
+                let kernel = text[at..].split([' ', '"']).next().unwrap();
+                let is_version = kernel.chars().all(|c| c.is_ascii_digit() || c == '.');
+                assert!(is_version, "{}: {kernel}", file.display());
+            }
+        }
+        n_pages += usize::from(run.join("README.md").is_file());
     }
-    assert!(n_runs > 0);
+    assert!(n_pages > 0);
 }
 
 /// `sordino centroids build` on the table in `dir`, for the model that [`command`] left there.
