@@ -13,7 +13,8 @@
 //! Data flows one way. [`protocol`] turns bytes into [`tensor::Inputs`] and a reply plan; an engine turns
 //! inputs into [`defence::RawScores`], which can be neither printed nor serialised; [`defence`] **consumes**
 //! them and returns [`defence::Defended`], which no other module can build, and an encoder takes nothing else.
-//! "Undefended scores cannot leave" is thus a fact of the types.
+//! "Undefended scores cannot leave" is thus a fact of the types, with one door: `defence::offline`, for fitting and for the
+//! audit, which `tests/layering.rs` keeps closed to the server, the protocols and the pipeline.
 //!
 //! # Layout
 //!
