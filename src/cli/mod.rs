@@ -7,6 +7,7 @@ pub mod healthcheck;
 pub mod inspect;
 mod origin;
 pub mod serve;
+pub mod split;
 #[cfg(feature = "lab")]
 pub mod train;
 
@@ -30,6 +31,7 @@ enum Command {
     Audit(Box<audit::Args>),
     Inspect(inspect::Args),
     Centroids(centroids::Args),
+    Split(Box<split::Args>),
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
     Bench(bench::Args),
@@ -76,6 +78,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Audit(args) => audit::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Centroids(args) => centroids::run(&args),
+        Command::Split(args) => split::run(&args),
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
         Command::Bench(args) => bench::run(&args),

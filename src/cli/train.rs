@@ -197,6 +197,7 @@ impl Args {
             validation: self.validation_rows,
             calibration: self.calibration_rows,
             test: self.test_rows,
+            shadow: 0,
         };
         Ok(Split::draw(&self.data, dataset, sizes, self.seed)?)
     }
@@ -324,7 +325,8 @@ impl Sitting<'_> {
         let machine = Machine::here();
         let (status, results) = match outcome {
             Outcome::Finished => {
-                let [train, validation, calibration, test] = Part::ALL.map(|part| self.trainer.evaluate(part));
+                let parts = [Part::Train, Part::Validation, Part::Calibration, Part::Test];
+                let [train, validation, calibration, test] = parts.map(|part| self.trainer.evaluate(part));
                 (Status::Finished, Some(Results { train, validation, calibration, test }))
             }
             Outcome::Interrupted => {
