@@ -45,8 +45,7 @@ struct BuildArgs {
     /// The ONNX file.
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
-    /// The labelled rows: `fashion-mnist`, `idx:DIR`, `folder:DIR` or `csv:FILE`.
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(long, value_name = "SOURCE", help = super::data_help("The labelled rows"))]
     data: DataSource,
     /// The split file of the training run: only rows of its part `train` are used. Without it, all rows are.
     #[arg(long, value_name = "FILE")]
@@ -231,7 +230,7 @@ impl Fit<'_> {
     ) -> anyhow::Result<()> {
         let bar = progress(what, self.rows.len(), self.quiet);
         for rows in self.rows.chunks(self.batch_size) {
-            let inputs = Inputs::from_f32(&self.engine.spec().inputs[0], self.dataset.batch(rows))?;
+            let inputs = Inputs::from_f32(&self.engine.spec().inputs[0], self.dataset.try_batch(rows)?)?;
             let logits = offline::logits(self.engine.infer(&inputs)?);
             for (z, &row) in logits.rows().into_iter().zip(rows) {
                 let label = self.dataset.labels()[row] as usize;

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod bench;
 pub mod centroids;
+pub mod data;
 pub mod healthcheck;
 pub mod inspect;
 mod origin;
@@ -32,10 +33,16 @@ enum Command {
     Inspect(inspect::Args),
     Centroids(centroids::Args),
     Split(Box<split::Args>),
+    Data(data::Args),
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
+}
+
+/// The help of an argument that takes a source of rows.
+fn data_help(what: &str) -> String {
+    format!("{what}: {}", crate::data::DataSource::FORMS)
 }
 
 /// Exit code after a panic, as Rust has it.
@@ -79,6 +86,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Centroids(args) => centroids::run(&args),
         Command::Split(args) => split::run(&args),
+        Command::Data(args) => data::run(&args),
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
         Command::Bench(args) => bench::run(&args),
