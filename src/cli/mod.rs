@@ -1,5 +1,7 @@
 //! Composition root: one file per command. The only room that knows all the others.
 
+#[cfg(feature = "lab")]
+pub mod accountant;
 pub mod audit;
 pub mod bench;
 pub mod centroids;
@@ -32,6 +34,8 @@ enum Command {
     Centroids(centroids::Args),
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
+    #[cfg(feature = "lab")]
+    Accountant(accountant::Args),
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
 }
@@ -78,6 +82,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Centroids(args) => centroids::run(&args),
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
+        #[cfg(feature = "lab")]
+        Command::Accountant(args) => accountant::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
     }
