@@ -8,6 +8,8 @@ pub mod centroids;
 pub mod healthcheck;
 pub mod inspect;
 mod origin;
+#[cfg(feature = "lab")]
+mod privacy;
 pub mod serve;
 #[cfg(feature = "lab")]
 pub mod train;
