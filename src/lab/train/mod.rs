@@ -3,7 +3,7 @@
 //! Knows no files and no clock: rows come from a [`Dataset`], reports go to a [`Watcher`], a checkpoint is a
 //! vector of bytes.
 
-mod loss;
+pub(in crate::lab) mod loss;
 mod optimizer;
 mod private;
 pub mod score;

@@ -67,7 +67,8 @@ impl Trainer<'_> {
                 return Ok(Outcome::Interrupted);
             }
             self.private_step(&private.terms, key);
-            if self.pending.len() >= self.steps_read_together() || at + 1 == n_steps {
+            // By steps and not by what is pending: a step over nothing is a step to stop after, too.
+            if (at + 1).is_multiple_of(self.steps_read_together() as u64) || at + 1 == n_steps {
                 self.read_back()?;
                 watcher.step(self.report());
             }
