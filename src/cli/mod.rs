@@ -9,6 +9,7 @@ pub mod healthcheck;
 pub mod inspect;
 mod origin;
 pub mod serve;
+pub mod split;
 #[cfg(feature = "lab")]
 pub mod train;
 
@@ -32,6 +33,7 @@ enum Command {
     Audit(Box<audit::Args>),
     Inspect(inspect::Args),
     Centroids(centroids::Args),
+    Split(Box<split::Args>),
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
     #[cfg(feature = "lab")]
@@ -80,6 +82,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Audit(args) => audit::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Centroids(args) => centroids::run(&args),
+        Command::Split(args) => split::run(&args),
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
         #[cfg(feature = "lab")]
