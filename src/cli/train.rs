@@ -212,6 +212,7 @@ impl Args {
             validation: self.validation_rows,
             calibration: self.calibration_rows,
             test: self.test_rows,
+            shadow: 0,
         };
         Ok(Split::draw(&self.data, dataset, sizes, self.seed)?)
     }
@@ -343,8 +344,9 @@ impl Sitting<'_> {
         let (status, results) = match outcome {
             Outcome::Finished => {
                 let network = self.trainer.network();
+                let parts = [Part::Train, Part::Validation, Part::Calibration, Part::Test];
                 let [train, validation, calibration, test] =
-                    Part::ALL.map(|part| evaluate(&network, self.dataset, self.split.part(part)));
+                    parts.map(|part| evaluate(&network, self.dataset, self.split.part(part)));
                 (Status::Finished, Some(Results { train, validation, calibration, test }))
             }
             Outcome::Interrupted => {
