@@ -3,6 +3,8 @@
 pub mod audit;
 pub mod bench;
 pub mod centroids;
+#[cfg(feature = "lab")]
+pub mod devices;
 pub mod healthcheck;
 pub mod inspect;
 mod origin;
@@ -32,6 +34,8 @@ enum Command {
     Centroids(centroids::Args),
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
+    #[cfg(feature = "lab")]
+    Devices(devices::Args),
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
 }
@@ -78,6 +82,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Centroids(args) => centroids::run(&args),
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
+        #[cfg(feature = "lab")]
+        Command::Devices(args) => devices::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
     }

@@ -15,6 +15,7 @@
 //! bytes; another processor may add in another order and so differ in the last bits.
 
 pub mod checkpoint;
+pub mod device;
 pub mod network;
 pub mod onnx;
 pub mod record;
