@@ -1,5 +1,7 @@
 //! Composition root: one file per command. The only room that knows all the others.
 
+#[cfg(feature = "lab")]
+pub mod accountant;
 pub mod audit;
 pub mod bench;
 pub mod centroids;
@@ -36,6 +38,8 @@ enum Command {
     Train(Box<train::Args>),
     #[cfg(feature = "lab")]
     Devices(devices::Args),
+    #[cfg(feature = "lab")]
+    Accountant(accountant::Args),
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
 }
@@ -84,6 +88,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Train(args) => train::run(*args),
         #[cfg(feature = "lab")]
         Command::Devices(args) => devices::run(&args),
+        #[cfg(feature = "lab")]
+        Command::Accountant(args) => accountant::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
     }

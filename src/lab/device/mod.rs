@@ -17,7 +17,7 @@ mod vulkan;
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 use burn::DispatchDevice;
 use serde::{Serialize, Serializer};
 
@@ -93,10 +93,10 @@ impl fmt::Display for Device {
 }
 
 impl FromStr for Device {
-    type Err = anyhow::Error;
+    type Err = String;
 
     /// Reads `cpu`, `vulkan[:n]` or `cuda[:n]`; without a number, the first of its kind.
-    fn from_str(text: &str) -> anyhow::Result<Self> {
+    fn from_str(text: &str) -> Result<Self, String> {
         let (kind, index) = match text.split_once(':') {
             Some((kind, index)) => (kind, Some(index)),
             None => (text, None),
@@ -106,14 +106,14 @@ impl FromStr for Device {
             // Numbers beyond this are beyond what the backends can name, and no machine has them.
             Some(digits) => match digits.parse::<u16>() {
                 Ok(number) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Ok(usize::from(number)),
-                _ => bail!("device '{text}': expected a number after '{kind}:', such as {kind}:0"),
+                _ => Err(format!("device '{text}': expected a number after '{kind}:', such as {kind}:0")),
             },
         };
         match kind {
             "cpu" if index.is_none() => Ok(Self::Cpu),
             "vulkan" => Ok(Self::Vulkan(number()?)),
             "cuda" => Ok(Self::Cuda(number()?)),
-            _ => bail!("unknown device '{text}': expected cpu, vulkan, vulkan:N, cuda or cuda:N"),
+            _ => Err(format!("unknown device '{text}': expected cpu, vulkan, vulkan:N, cuda or cuda:N")),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 fn error(text: &str) -> String {
-    text.parse::<Device>().unwrap_err().to_string()
+    text.parse::<Device>().unwrap_err()
 }
 
 #[test]
