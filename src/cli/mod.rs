@@ -5,6 +5,8 @@ pub mod accountant;
 pub mod audit;
 pub mod bench;
 pub mod centroids;
+#[cfg(feature = "lab")]
+pub mod devices;
 pub mod healthcheck;
 pub mod inspect;
 mod origin;
@@ -38,6 +40,8 @@ enum Command {
     Split(Box<split::Args>),
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
+    #[cfg(feature = "lab")]
+    Devices(devices::Args),
     #[cfg(feature = "lab")]
     Accountant(accountant::Args),
     Bench(bench::Args),
@@ -87,6 +91,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Split(args) => split::run(&args),
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
+        #[cfg(feature = "lab")]
+        Command::Devices(args) => devices::run(&args),
         #[cfg(feature = "lab")]
         Command::Accountant(args) => accountant::run(&args),
         Command::Bench(args) => bench::run(&args),
