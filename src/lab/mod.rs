@@ -14,6 +14,7 @@
 //! `ChaCha8Rng` and never through burn's global generator. On one machine the same recipe gives the same ONNX
 //! bytes; another processor may add in another order and so differ in the last bits.
 
+pub mod bank;
 pub mod checkpoint;
 pub mod network;
 pub mod onnx;
