@@ -14,12 +14,14 @@ use sha2::{Digest, Sha256};
 
 use super::origin::{Commit, Machine};
 use crate::data::{DataSource, Dataset, Part, PartSizes, Split, check_writable, hex, is_same_file, write_atomic};
-use crate::lab::network::Architecture;
+use crate::lab::device::Device;
+use crate::lab::network::{Activation, Architecture};
 use crate::lab::onnx;
+use crate::lab::recipe::Recipe;
 use crate::lab::record::{
     CodeRecord, DataRecord, FORMAT, FORMAT_VERSION, MachineRecord, ModelRecord, Results, RunRecord, SplitRecord, Status,
 };
-use crate::lab::train::{EpochScore, Outcome, Recipe, StepReport, Trainer, Watcher};
+use crate::lab::train::{EpochScore, Outcome, StepReport, Task, Trainer, Watcher, evaluate};
 
 /// The exit code after Ctrl-C, as shells count it: 128 + SIGINT.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -97,6 +99,9 @@ pub struct Args {
     /// Decides the parts, the initial weights and the order of the rows.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Where to compute: cpu, vulkan[:N] or cuda[:N].
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
+    device: Device,
     /// Go on from NAME.checkpoint. The other arguments must be those of the interrupted run; only the
     /// number of epochs may differ.
     #[arg(long)]
@@ -131,12 +136,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     files.check(&args)?;
     let dataset = Dataset::load(&args.data)?;
     let split = args.split(&dataset)?;
+    let device = args.device.open()?;
+    let task = Task::of_split(&dataset, &split)?;
     let mut trainer = if args.resume {
         let bytes = std::fs::read(&files.checkpoint)
             .with_context(|| format!("cannot read the checkpoint {}", files.checkpoint.display()))?;
-        Trainer::resume(&dataset, &split, recipe.clone(), &bytes)?
+        Trainer::resume(task, recipe.clone(), &device, &bytes)?
     } else {
-        Trainer::new(&dataset, &split, recipe.clone())?
+        Trainer::new(task, recipe.clone(), &device)?
     };
     let mut bar = Bar::new(&recipe, split.part(Part::Train).len());
     let stop = Stop::listen()?;
@@ -172,16 +179,16 @@ impl Args {
                 };
                 Architecture::Cnn { channels, hidden }
             }
-            NetworkKind::Mlp if self.hidden.is_empty() => Architecture::Mlp { hidden: vec![256, 128] },
-            NetworkKind::Mlp => Architecture::Mlp { hidden: self.hidden.clone() },
+            NetworkKind::Mlp if self.hidden.is_empty() => {
+                Architecture::Mlp { hidden: vec![256, 128], activation: Activation::Relu }
+            }
+            NetworkKind::Mlp => Architecture::Mlp { hidden: self.hidden.clone(), activation: Activation::Relu },
         };
         Ok(Recipe {
-            network,
-            epochs: self.epochs,
             batch_size: self.batch_size,
             learning_rate: self.learning_rate,
             weight_decay: self.weight_decay,
-            seed: self.seed,
+            ..Recipe::plain(network, self.epochs, self.seed)
         })
     }
 
@@ -291,9 +298,9 @@ impl Sitting<'_> {
             write(&files.checkpoint, &self.trainer.checkpoint()?)?;
         }
         let network = self.trainer.network();
-        let model = onnx::export(&network.layers(), self.dataset.row_shape(), self.dataset.class_names());
+        let model = onnx::export(&network, self.dataset.class_names(), false);
         let rows = self.dataset.batch(self.parity_rows());
-        let logits = network.logits(rows.clone(), self.dataset.row_shape(), &Default::default());
+        let logits = network.logits(rows.clone());
         let off = onnx::disagreement(&model, &rows, &logits).context("cannot run the exported graph")?;
         if off > PARITY_TOLERANCE {
             bail!("a logit of the exported graph is off by {off}, expected at most {PARITY_TOLERANCE}");
@@ -324,7 +331,9 @@ impl Sitting<'_> {
         let machine = Machine::here();
         let (status, results) = match outcome {
             Outcome::Finished => {
-                let [train, validation, calibration, test] = Part::ALL.map(|part| self.trainer.evaluate(part));
+                let network = self.trainer.network();
+                let [train, validation, calibration, test] =
+                    Part::ALL.map(|part| evaluate(&network, self.dataset, self.split.part(part)));
                 (Status::Finished, Some(Results { train, validation, calibration, test }))
             }
             Outcome::Interrupted => {
@@ -354,7 +363,7 @@ impl Sitting<'_> {
                 file: name(&self.files.model),
                 sha256: hex(&Sha256::digest(model)),
                 n_bytes: model.len(),
-                n_parameters: self.trainer.n_parameters(),
+                n_parameters: self.trainer.network().n_parameters(),
                 input: onnx::input_name(self.dataset.row_shape()).to_owned(),
                 output: onnx::OUTPUT.to_owned(),
             },
@@ -492,7 +501,7 @@ impl Watcher for Bar {
         ));
     }
 
-    fn epoch(&mut self, score: &EpochScore) {
+    fn epoch(&mut self, score: &EpochScore, _: &Trainer<'_>) -> anyhow::Result<()> {
         let mut line = format!(
             "epoch {}/{}  loss {:.4}  accuracy {:.4}",
             score.epoch, self.n_epochs, score.train.loss, score.train.accuracy
@@ -505,5 +514,6 @@ impl Watcher for Bar {
         } else {
             self.bar.println(line);
         }
+        Ok(())
     }
 }

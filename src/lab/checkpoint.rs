@@ -6,21 +6,20 @@
 
 use anyhow::{Context, bail};
 use burn::module::Module;
-use burn::optim::Optimizer;
 use burn::record::{FullPrecisionSettings, NamedMpkBytesRecorder, Recorder};
-use burn::tensor::backend::BackendTypes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::Training;
-use super::network::Network;
-use super::train::{AdamOf, Position, Recipe};
+use super::Compute;
+use super::device::OpenDevice;
+use super::network::Weights;
+use super::recipe::Recipe;
+use super::train::{OptimizerRecord, Position};
 
-const MAGIC: &[u8] = b"sordino.checkpoint 1\n";
+const MAGIC: &[u8] = b"sordino.checkpoint 2\n";
 const DIGEST_BYTES: usize = 32;
 
-type NetworkRecord = <Network<Training> as Module<Training>>::Record;
-type OptimizerRecord = <AdamOf as Optimizer<Network<Training>, Training>>::Record;
+pub(super) type WeightsRecord = <Weights<Compute> as Module<Compute>>::Record;
 
 /// What a checkpoint belongs to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,8 +29,8 @@ pub struct Identity {
     pub recipe: Recipe,
     /// Digest of the dataset.
     pub dataset: String,
-    /// Digest of the split.
-    pub split: String,
+    /// Digest of which rows are learned.
+    pub rows: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -43,7 +42,7 @@ struct State {
 
 /// A checkpoint as read.
 pub(super) struct Saved {
-    pub(super) network: NetworkRecord,
+    pub(super) weights: WeightsRecord,
     pub(super) optimizer: OptimizerRecord,
     pub(super) position: Position,
 }
@@ -53,44 +52,45 @@ fn recorder() -> NamedMpkBytesRecorder<FullPrecisionSettings> {
 }
 
 pub(super) fn write(
-    network: NetworkRecord,
+    weights: WeightsRecord,
     optimizer: OptimizerRecord,
     identity: &Identity,
     position: &Position,
 ) -> anyhow::Result<Vec<u8>> {
     let state = serde_json::to_string(&State { identity: identity.clone(), position: position.clone() })?;
-    let payload = Recorder::<Training>::record(&recorder(), (network, optimizer, state), ())
+    let payload = Recorder::<Compute>::record(&recorder(), (weights, optimizer, state), ())
         .map_err(|error| anyhow::anyhow!("cannot write the checkpoint: {error}"))?;
     Ok([MAGIC, &Sha256::digest(&payload), &payload].concat())
 }
 
-pub(super) fn read(
-    bytes: &[u8],
-    identity: &Identity,
-    device: &<Training as BackendTypes>::Device,
-) -> anyhow::Result<Saved> {
+fn load(payload: &[u8], device: &burn::DispatchDevice) -> anyhow::Result<(WeightsRecord, OptimizerRecord, String)> {
+    Recorder::<Compute>::load(&recorder(), payload.to_vec(), device)
+        .map_err(|error| anyhow::anyhow!("cannot read the checkpoint: {error}"))
+}
+
+pub(super) fn read(bytes: &[u8], identity: &Identity, device: &OpenDevice) -> anyhow::Result<Saved> {
     let Some((digest, payload)) = bytes.strip_prefix(MAGIC).and_then(|rest| rest.split_at_checked(DIGEST_BYTES)) else {
-        bail!("expected a checkpoint of format version 1, got other bytes");
+        bail!("expected a checkpoint of format version 2, got other bytes");
     };
     if Sha256::digest(payload).as_slice() != digest {
         bail!("the checkpoint is damaged: its bytes do not have the digest that it names");
     }
-    let (network, optimizer, state): (NetworkRecord, OptimizerRecord, String) =
-        Recorder::<Training>::load(&recorder(), payload.to_vec(), device)
-            .map_err(|error| anyhow::anyhow!("cannot read the checkpoint: {error}"))?;
+    // Weights live where gradients are kept, the optimizer's state where they are not.
+    let (weights, _, state) = load(payload, &device.training())?;
+    let (_, optimizer, _) = load(payload, &device.evaluation())?;
     let State { identity: saved, position } = serde_json::from_str(&state).context("the checkpoint's state")?;
     let differences = identity.recipe.differences(&saved.recipe);
     if !differences.is_empty() {
         bail!("the checkpoint is of another recipe: {}", differences.join("; "));
     }
-    if (&saved.dataset, &saved.split) != (&identity.dataset, &identity.split) {
+    if (&saved.dataset, &saved.rows) != (&identity.dataset, &identity.rows) {
         bail!(
-            "the checkpoint is of other rows: expected dataset {} and split {}, got {} and {}",
+            "the checkpoint is of other rows: expected dataset {} and rows {}, got {} and {}",
             identity.dataset,
-            identity.split,
+            identity.rows,
             saved.dataset,
-            saved.split
+            saved.rows
         );
     }
-    Ok(Saved { network, optimizer, position })
+    Ok(Saved { weights, optimizer, position })
 }

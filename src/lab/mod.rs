@@ -1,4 +1,4 @@
-//! The offline side: trains small classifiers with burn on the CPU and exports them as ONNX.
+//! The offline side: trains classifiers with burn and exports them as ONNX.
 //!
 //! ```text
 //!  Dataset + Split ──▶ Training ──▶ Trained ──▶ NAME.onnx, NAME.json, NAME.split.json, NAME.md
@@ -16,15 +16,13 @@
 
 pub mod bank;
 pub mod checkpoint;
+pub mod device;
 pub mod network;
 pub mod onnx;
+pub mod recipe;
 pub mod record;
+pub mod streams;
 pub mod train;
 
-use burn::backend::{Autodiff, Flex};
-
-/// The backend for evaluation: burn's own CPU kernels.
-pub type Cpu = Flex;
-
-/// The backend for training: the same, with gradients.
-pub type Training = Autodiff<Flex>;
+/// What every tensor of the lab lives on: the device is a value that is chosen at run time.
+pub type Compute = burn::Dispatch;

@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::train::{EpochScore, Recipe, Score};
+use super::recipe::Recipe;
+use super::train::{EpochScore, Score};
 use crate::data::PartSizes;
 
 /// The format that a run record names.

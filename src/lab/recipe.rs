@@ -1,0 +1,302 @@
+//! Everything that decides what is learned from given rows: one value, in a run record, a checkpoint or a TOML file.
+//!
+//! What a field is not given, it is off, so that a record of an earlier version reads as what it was.
+
+use anyhow::bail;
+use serde::{Deserialize, Serialize};
+
+use super::network::{Architecture, Dropout, Normalisation};
+
+/// Everything that decides what is learned from given rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The network.
+    pub network: Architecture,
+    /// How often each training row is seen.
+    pub epochs: usize,
+    /// Rows in a step; the last step of an epoch takes what is left.
+    pub batch_size: usize,
+    /// How steps follow from gradients.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub optimizer: OptimizerKind,
+    /// The step size at the beginning.
+    pub learning_rate: f64,
+    /// How the step size changes.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub schedule: Schedule,
+    /// L2 penalty added to the gradient (coupled, as in torch's `Adam` and `SGD` and in the paper), on all parameters.
+    pub weight_decay: f64,
+    /// Weights shrink by this times the step size in each step, beside the gradient (AdamW's form).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub decoupled_weight_decay: f64,
+    /// Rates of dropout.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dropout: DropoutRates,
+    /// Mass moved away from the true class.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub label_smoothing: Option<LabelSmoothing>,
+    /// What the network does to rows first.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub normalise: Normalise,
+    /// Decides the initial weights, the order of the rows and all else that is random.
+    pub seed: u64,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// How steps follow from gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
+pub enum OptimizerKind {
+    /// Adam with torch's constants (.9, .999, 1e-8).
+    #[default]
+    Adam,
+    /// Gradient descent with momentum as torch has it: no dampening, no Nesterov.
+    Sgd {
+        /// Share of the last step that is kept; 0 for none.
+        momentum: f64,
+    },
+}
+
+/// How the step size changes.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
+pub enum Schedule {
+    /// Not at all.
+    #[default]
+    Constant,
+    /// Times `factor` at the start of each of these epochs, counted from 0 (the paper: 30, 60, 90 and .1).
+    Steps {
+        /// The epochs.
+        at: Vec<usize>,
+        /// The factor.
+        factor: f64,
+    },
+    /// `½ (1 + cos(π e / (E + 1)))` in epoch `e` of `E`, as the paper's private training has it.
+    Cosine,
+}
+
+impl Schedule {
+    /// What the step size is multiplied with in `epoch`, counted from 0.
+    #[must_use]
+    pub fn factor(&self, epoch: usize, epochs: usize) -> f64 {
+        match self {
+            Self::Constant => 1.0,
+            Self::Steps { at, factor } => {
+                factor.powi(i32::try_from(at.iter().filter(|&&start| epoch >= start).count()).unwrap_or(i32::MAX))
+            }
+            Self::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * epoch as f64 / (epochs + 1) as f64).cos()),
+        }
+    }
+}
+
+/// Rates of dropout by place.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DropoutRates {
+    /// On the rows (the CS2980 report).
+    #[serde(default)]
+    pub input: f64,
+    /// Behind hidden activations (the paper's RegDrop; the report's second place).
+    #[serde(default)]
+    pub hidden: f64,
+}
+
+impl From<DropoutRates> for Dropout {
+    fn from(rates: DropoutRates) -> Self {
+        Self { input: rates.input, hidden: rates.hidden }
+    }
+}
+
+/// Mass that is moved away from the true class.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelSmoothing {
+    /// How much.
+    pub epsilon: f64,
+    /// To whom.
+    #[serde(default)]
+    pub form: SmoothingForm,
+}
+
+/// Who gets the mass of a label smoothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SmoothingForm {
+    /// All classes alike, ε/K each, the true one too (the paper).
+    #[default]
+    All,
+    /// The other classes, ε/(K − 1) each (the CS2980 report: .9 and .1/(K − 1)).
+    Others,
+}
+
+/// What the network does to rows before anything else; it is part of the exported graph.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
+pub enum Normalise {
+    /// Nothing.
+    #[default]
+    None,
+    /// With these constants.
+    Constants(Normalisation),
+    /// With mean and deviation of each channel (of tables: of each feature) over the training rows.
+    TrainingRows,
+    /// With mean and deviation of each value over the training rows, deviations not below 1/255 (the CS2980 report).
+    EachValue,
+}
+
+impl Recipe {
+    /// A plain recipe: Adam, cross-entropy, nothing else.
+    #[must_use]
+    pub fn plain(network: Architecture, epochs: usize, seed: u64) -> Self {
+        Self {
+            network,
+            epochs,
+            batch_size: 64,
+            optimizer: OptimizerKind::Adam,
+            learning_rate: 1e-3,
+            schedule: Schedule::Constant,
+            weight_decay: 0.0,
+            decoupled_weight_decay: 0.0,
+            dropout: DropoutRates::default(),
+            label_smoothing: None,
+            normalise: Normalise::None,
+            seed,
+        }
+    }
+
+    /// Names every hyper-parameter that is out of range.
+    ///
+    /// # Errors
+    ///
+    /// One message with all of them.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let mut wrong = Vec::new();
+        let mut expect = |holds: bool, name: &str, expected: &str, got: String| {
+            if !holds {
+                wrong.push(format!("{name}: expected {expected}, got {got}"));
+            }
+        };
+        expect(self.epochs > 0, "epochs", "at least 1", self.epochs.to_string());
+        expect(self.batch_size > 0, "batch size", "at least 1", self.batch_size.to_string());
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        let at_least_0 = |value: f64| value.is_finite() && value >= 0.0;
+        let share = |value: f64| (0.0..1.0).contains(&value);
+        expect(positive(self.learning_rate), "learning rate", "a positive number", self.learning_rate.to_string());
+        for (name, decay) in
+            [("weight decay", self.weight_decay), ("decoupled weight decay", self.decoupled_weight_decay)]
+        {
+            expect(at_least_0(decay), name, "0 or more", decay.to_string());
+        }
+        for (name, rate) in [("input dropout", self.dropout.input), ("hidden dropout", self.dropout.hidden)] {
+            expect(share(rate), name, "a rate from 0 to below 1", rate.to_string());
+        }
+        if let OptimizerKind::Sgd { momentum } = self.optimizer {
+            expect(share(momentum), "momentum", "a share from 0 to below 1", momentum.to_string());
+        }
+        if let Schedule::Steps { factor, .. } = &self.schedule {
+            expect(positive(*factor), "schedule factor", "a positive number", factor.to_string());
+        }
+        if let Some(smoothing) = self.label_smoothing {
+            let epsilon = smoothing.epsilon;
+            expect(share(epsilon), "label smoothing", "a share from 0 to below 1", epsilon.to_string());
+        }
+        if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("; ")) }
+    }
+
+    /// What differs from a recipe that a checkpoint was made with, one phrase each; the number of epochs may, unless
+    /// the schedule depends on it.
+    #[must_use]
+    pub fn differences(&self, saved: &Self) -> Vec<String> {
+        let fields = |recipe: &Self| match serde_json::to_value(recipe) {
+            Ok(serde_json::Value::Object(fields)) => fields,
+            _ => serde_json::Map::new(),
+        };
+        let (own, saved_fields) = (fields(self), fields(saved));
+        let mut names: Vec<&String> = own.keys().chain(saved_fields.keys()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut phrases = Vec::new();
+        for name in names {
+            if name == "epochs" && self.schedule != Schedule::Cosine {
+                continue;
+            }
+            let (expected, got) = (own.get(name), saved_fields.get(name));
+            if expected != got {
+                let shown = |value: Option<&serde_json::Value>| value.map_or("nothing".to_owned(), ToString::to_string);
+                let (expected, got) = match name.as_str() {
+                    "network" => (self.network.to_string(), saved.network.to_string()),
+                    _ => (shown(expected), shown(got)),
+                };
+                phrases.push(format!("{}: expected {expected}, got {got}", name.replace('_', " ")));
+            }
+        }
+        phrases
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::network::Activation;
+
+    fn mlp(hidden: Vec<usize>) -> Architecture {
+        Architecture::Mlp { hidden, activation: Activation::Relu }
+    }
+
+    #[test]
+    fn all_mistakes_of_a_recipe_are_told_together() {
+        let recipe = Recipe::plain(mlp(vec![4]), 1, 1);
+        assert!(recipe.check().is_ok());
+        let wrong = Recipe {
+            epochs: 0,
+            batch_size: 0,
+            learning_rate: f64::NAN,
+            weight_decay: -1.0,
+            dropout: DropoutRates { input: 1.0, hidden: 0.5 },
+            ..recipe
+        };
+        let message = wrong.check().unwrap_err().to_string();
+        for name in ["epochs", "batch size", "learning rate", "weight decay", "input dropout"] {
+            assert!(message.contains(name), "{message}");
+        }
+        assert!(!message.contains("hidden dropout"), "{message}");
+    }
+
+    #[test]
+    fn recipes_are_told_apart_field_by_field() {
+        let recipe = Recipe::plain(mlp(vec![4]), 1, 1);
+        let saved = Recipe { epochs: 7, learning_rate: 0.01, network: mlp(vec![]), ..recipe.clone() };
+        let expected =
+            ["learning rate: expected 0.001, got 0.01", "network: expected mlp (hidden 4), got mlp (no hidden layer)"];
+        assert_eq!(recipe.differences(&saved), expected);
+        assert!(recipe.differences(&Recipe { epochs: 7, ..recipe.clone() }).is_empty());
+        let cosine = |epochs| Recipe { epochs, schedule: Schedule::Cosine, ..recipe.clone() };
+        assert_eq!(cosine(1).differences(&cosine(2)), ["epochs: expected 1, got 2"]);
+    }
+
+    #[test]
+    fn a_record_of_the_first_version_reads_as_what_it_was() {
+        let text = r#"{"network":{"kind":"cnn","channels":[32,64],"hidden":128},"epochs":10,"batch_size":64,
+            "learning_rate":0.001,"weight_decay":0.0,"seed":1}"#;
+        let recipe: Recipe = serde_json::from_str(text).unwrap();
+        assert_eq!(recipe, Recipe::plain(Architecture::Cnn { channels: [32, 64], hidden: 128 }, 10, 1));
+        let again: serde_json::Value = serde_json::to_value(&recipe).unwrap();
+        assert_eq!(again, serde_json::from_str::<serde_json::Value>(text).unwrap());
+        assert!(serde_json::from_str::<Recipe>(&text.replace("seed", "seeds")).is_err());
+    }
+
+    #[test]
+    fn schedules_are_the_papers() {
+        let steps = Schedule::Steps { at: vec![30, 60, 90], factor: 0.1 };
+        let factors = [0, 29, 30, 60, 99].map(|epoch| steps.factor(epoch, 100));
+        for (factor, expected) in factors.iter().zip([1.0, 1.0, 0.1, 0.01, 0.001]) {
+            assert!((factor - expected).abs() < 1e-12);
+        }
+        assert!((Schedule::Cosine.factor(0, 100) - 1.0).abs() < 1e-12);
+        assert!((Schedule::Cosine.factor(100, 199) - 0.5).abs() < 1e-12);
+    }
+}
