@@ -1,12 +1,16 @@
 //! Composition root: one file per command. The only room that knows all the others.
 
 pub mod audit;
+#[cfg(feature = "lab")]
+mod bank;
 pub mod bench;
 pub mod centroids;
 pub mod healthcheck;
 pub mod inspect;
 mod origin;
 pub mod serve;
+#[cfg(feature = "lab")]
+pub mod shadows;
 #[cfg(feature = "lab")]
 pub mod train;
 
@@ -32,6 +36,8 @@ enum Command {
     Centroids(centroids::Args),
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
+    #[cfg(feature = "lab")]
+    Shadows(shadows::Args),
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
 }
@@ -78,6 +84,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Centroids(args) => centroids::run(&args),
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
+        #[cfg(feature = "lab")]
+        Command::Shadows(args) => shadows::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
     }

@@ -16,8 +16,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 
-/// The first stream of the generator that deals rows to models.
-const INCLUSION_STREAM: u64 = 6 << 32;
+use crate::lab::streams;
 
 /// No matrix has more models: a bank of more is a mistake, and a number of five digits names each.
 pub const MAX_MODELS: usize = 65_536;
@@ -477,7 +476,7 @@ impl Deal {
     /// Stream 0 of a deal decides about all models together, stream `1 + m` about model `m`.
     fn generator(&self, stream: u64) -> ChaCha8Rng {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(INCLUSION_STREAM + stream);
+        rng.set_stream(streams::INCLUSION + stream);
         rng
     }
 

@@ -10,6 +10,8 @@
 //! missing of it, and for what is made of banks: ensembles, distilled students, models that can forget. Not
 //! responsible for how one model is trained ([`crate::lab::train`]), nor for attacks, which read banks as files.
 
+#[cfg(feature = "cloud")]
+mod cloud;
 pub mod inclusion;
 pub mod matrix_file;
 pub mod member;
@@ -19,3 +21,4 @@ pub mod plan;
 pub mod run;
 #[cfg(test)]
 mod tests;
+pub mod trainer;

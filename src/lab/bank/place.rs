@@ -152,7 +152,10 @@ mod tests {
         let place = Place::open(&dir.path().join("bank").display().to_string()).unwrap();
         std::fs::write(dir.path().join("secret"), "x").unwrap();
         for name in ["../secret", "", ".", "..", ".hidden", "a/b", "a\\b", "/etc/passwd"] {
-            assert!(place.read(name).is_err() && place.write(name, b"x").is_err() && place.remove(name).is_err(), "{name}");
+            assert!(
+                place.read(name).is_err() && place.write(name, b"x").is_err() && place.remove(name).is_err(),
+                "{name}"
+            );
         }
         assert!(dir.path().join("secret").exists());
     }

@@ -14,8 +14,9 @@ use super::inclusion::{Design, Inclusion};
 use super::matrix_file;
 use super::place::Place;
 use crate::data::{Dataset, Split, hex};
+use crate::lab::recipe::Recipe;
 use crate::lab::record::DataRecord;
-use crate::lab::train::Recipe;
+use crate::lab::streams;
 
 /// The format's name.
 pub const FORMAT: &str = "sordino.bank-plan";
@@ -29,7 +30,7 @@ pub const INCLUSION_FILE: &str = "inclusion.safetensors";
 pub const SPLIT_FILE: &str = "split.json";
 
 /// The stream of the generator that draws the members' seeds: above all streams of the inclusion matrix.
-const SEEDS_STREAM: u64 = (6 << 32) + (1 << 31);
+const SEEDS_STREAM: u64 = streams::INCLUSION + (1 << 31);
 /// Seeds lie below 2^53, so that every reader of JSON reads them exactly.
 const SEED_BITS: u32 = 53;
 
@@ -169,7 +170,8 @@ impl Planned {
             if bytes == self.plan.to_bytes() {
                 return Ok(());
             }
-            let found = Plan::from_bytes(&bytes).map_or_else(|error| error.to_string(), |found| self.plan.difference(&found));
+            let found =
+                Plan::from_bytes(&bytes).map_or_else(|error| error.to_string(), |found| self.plan.difference(&found));
             bail!("{place} holds the plan of another bank ({found}): name another folder, or remove it");
         }
         place.write(INCLUSION_FILE, &matrix_file::write(&self.inclusion)?)?;
@@ -184,7 +186,9 @@ impl Planned {
     /// When one is missing or not the one that the plan names.
     pub fn read(place: &Place) -> anyhow::Result<Self> {
         let file = |name: &str| {
-            place.read(name)?.with_context(|| format!("{place} holds no {name}: write the plan with `sordino shadows plan`"))
+            place
+                .read(name)?
+                .with_context(|| format!("{place} holds no {name}: write the plan with `sordino shadows plan`"))
         };
         let plan = Plan::from_bytes(&file(PLAN_FILE)?).with_context(|| format!("{PLAN_FILE} in {place}"))?;
         let bytes = file(INCLUSION_FILE)?;

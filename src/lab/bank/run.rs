@@ -19,8 +19,9 @@ use super::member::{
 use super::place::Place;
 use super::plan::Planned;
 use crate::data::hex;
+use crate::lab::recipe::Recipe;
 use crate::lab::record::{CodeRecord, MachineRecord};
-use crate::lab::train::{EpochScore, Recipe};
+use crate::lab::train::EpochScore;
 
 /// A checkpoint is kept no more often, so that small networks are not slowed down by the disk.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(20);
@@ -58,7 +59,8 @@ impl FromStr for Shard {
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
-        let (index, count) = numbers.with_context(|| format!("expected i/n, such as 0/8, got '{}'", text.escape_debug()))?;
+        let (index, count) =
+            numbers.with_context(|| format!("expected i/n, such as 0/8, got '{}'", text.escape_debug()))?;
         Self::new(index, count)
     }
 }
@@ -203,7 +205,9 @@ impl Run<'_> {
         let failures = failures.into_inner().unwrap_or_default();
         let n_failed = failures.len();
         if let Some((member, error)) = failures.into_iter().next() {
-            return Err(error.context(format!("{n_failed} models could not be trained, the first of them model {member}")));
+            return Err(
+                error.context(format!("{n_failed} models could not be trained, the first of them model {member}"))
+            );
         }
         Ok(if stop.load(Ordering::Relaxed) { Ended::Interrupted } else { Ended::Complete })
     }

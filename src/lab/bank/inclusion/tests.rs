@@ -113,7 +113,8 @@ fn the_seed_decides_the_deal_today_and_tomorrow() {
     let (three, four) = (draw(design, 40, 4), draw(Design::Share { models: 4, share: 0.5 }, 40, 4));
     assert!((0..3).all(|model| three.members(model) == four.members(model)));
 }
-const KNOWN_SHARDS: [[u8; 12]; 3] = [[0; 12]; 3];
+const KNOWN_SHARDS: [[u8; 12]; 3] =
+    [[0, 0, 0, 1, 0, 0, 0, 1, 0, 1, 1, 0], [1, 1, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0], [0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1]];
 
 #[test]
 fn a_matrix_that_breaks_its_design_is_refused() {
