@@ -1,5 +1,7 @@
 //! Composition root: one file per command. The only room that knows all the others.
 
+#[cfg(feature = "lab")]
+pub mod accountant;
 pub mod audit;
 #[cfg(feature = "lab")]
 mod bank;
@@ -8,7 +10,10 @@ pub mod centroids;
 pub mod healthcheck;
 pub mod inspect;
 mod origin;
+#[cfg(feature = "lab")]
+mod privacy;
 pub mod serve;
+pub mod split;
 #[cfg(feature = "lab")]
 pub mod shadows;
 #[cfg(feature = "lab")]
@@ -34,10 +39,15 @@ enum Command {
     Audit(Box<audit::Args>),
     Inspect(inspect::Args),
     Centroids(centroids::Args),
+    Split(Box<split::Args>),
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
     #[cfg(feature = "lab")]
+<<<<<<< HEAD
     Shadows(shadows::Args),
+=======
+    Accountant(accountant::Args),
+>>>>>>> main
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
 }
@@ -82,10 +92,15 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Audit(args) => audit::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Centroids(args) => centroids::run(&args),
+        Command::Split(args) => split::run(&args),
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
         #[cfg(feature = "lab")]
+<<<<<<< HEAD
         Command::Shadows(args) => shadows::run(args),
+=======
+        Command::Accountant(args) => accountant::run(&args),
+>>>>>>> main
         Command::Bench(args) => bench::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
     }

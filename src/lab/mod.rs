@@ -14,9 +14,11 @@
 //! `ChaCha8Rng` and never through burn's global generator. On one machine the same recipe gives the same ONNX
 //! bytes; another processor may add in another order and so differ in the last bits.
 
+pub mod accountant;
 pub mod bank;
 pub mod checkpoint;
 pub mod device;
+pub mod dp;
 pub mod network;
 pub mod onnx;
 pub mod recipe;
