@@ -13,9 +13,9 @@ mod origin;
 #[cfg(feature = "lab")]
 mod privacy;
 pub mod serve;
-pub mod split;
 #[cfg(feature = "lab")]
 pub mod shadows;
+pub mod split;
 #[cfg(feature = "lab")]
 pub mod train;
 
@@ -43,11 +43,9 @@ enum Command {
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
     #[cfg(feature = "lab")]
-<<<<<<< HEAD
     Shadows(shadows::Args),
-=======
+    #[cfg(feature = "lab")]
     Accountant(accountant::Args),
->>>>>>> main
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
 }
@@ -96,11 +94,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
         #[cfg(feature = "lab")]
-<<<<<<< HEAD
         Command::Shadows(args) => shadows::run(args),
-=======
+        #[cfg(feature = "lab")]
         Command::Accountant(args) => accountant::run(&args),
->>>>>>> main
         Command::Bench(args) => bench::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
     }

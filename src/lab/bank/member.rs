@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::place::Place;
 use super::plan::Planned;
 use crate::data::hex;
+use crate::lab::dp::PrivacyRecord;
 use crate::lab::record::{CodeRecord, MachineRecord};
 use crate::lab::train::{EpochScore, Score};
 
@@ -57,6 +58,12 @@ pub struct MemberRecord {
     pub results: MemberResults,
     /// Loss and accuracy of each epoch.
     pub history: Vec<EpochScore>,
+    /// What differential privacy its training gives; absent where it gives none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<PrivacyRecord>,
+    /// The plan of the bank that it was taken from unchanged, when that bank forgot rows which it never saw.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_from: Option<String>,
     /// Seconds on the wall clock; of the last sitting where it was resumed.
     pub wall_seconds: f64,
     /// The source code that ran; absent for a build outside of a checkout.

@@ -19,6 +19,7 @@ use super::member::{
 use super::place::Place;
 use super::plan::Planned;
 use crate::data::hex;
+use crate::lab::dp::PrivacyRecord;
 use crate::lab::recipe::Recipe;
 use crate::lab::record::{CodeRecord, MachineRecord};
 use crate::lab::train::EpochScore;
@@ -95,6 +96,8 @@ pub struct Trained {
     pub results: MemberResults,
     /// Loss and accuracy of each epoch.
     pub history: Vec<EpochScore>,
+    /// What differential privacy its training gives, if any.
+    pub privacy: Option<PrivacyRecord>,
 }
 
 /// How a sitting ended.
@@ -265,6 +268,8 @@ impl Run<'_> {
             sha256: hex(&Sha256::digest(&trained.model)),
             results: trained.results,
             history: trained.history,
+            privacy: trained.privacy,
+            kept_from: None,
             wall_seconds: (took.as_secs_f64() * 100.0).round() / 100.0,
             code: self.code.clone(),
             machine: self.machine.clone(),

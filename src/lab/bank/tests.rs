@@ -22,7 +22,7 @@ fn dataset() -> Dataset {
 fn planned(design: Design, seed: u64) -> Planned {
     let dataset = dataset();
     let source: DataSource = "csv:t.csv".parse().unwrap();
-    let sizes = PartSizes { train: 40, validation: 0, calibration: 0, test: 20 };
+    let sizes = PartSizes { train: 40, validation: 0, calibration: 0, test: 20, shadow: 0 };
     let split = Split::draw(&source, &dataset, sizes, 3).unwrap();
     let pool = Pool::new(split.part(crate::data::Part::Train)).unwrap();
     let data = DataRecord {
@@ -64,7 +64,12 @@ impl Worker for Fake {
         }
         let model = format!("{} {} {:?}", assignment.member, assignment.recipe.seed, assignment.rows).into_bytes();
         self.seen.lock().unwrap().push(assignment);
-        Ok(Sitting::Finished(Box::new(Trained { model, results: MemberResults::default(), history: vec![] })))
+        Ok(Sitting::Finished(Box::new(Trained {
+            model,
+            results: MemberResults::default(),
+            history: vec![],
+            privacy: None,
+        })))
     }
 }
 

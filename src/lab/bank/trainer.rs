@@ -11,6 +11,7 @@ use super::plan::Planned;
 use super::run::{Assignment, Keep, Sitting, Trained, Worker};
 use crate::data::{Dataset, Part};
 use crate::lab::device::OpenDevice;
+use crate::lab::dp::PrivacyRecord;
 use crate::lab::network::Network;
 use crate::lab::onnx;
 use crate::lab::train::{EpochScore, Outcome, StepReport, Task, Trainer, Watcher, evaluate};
@@ -55,7 +56,7 @@ impl Worker for MemberTrainer<'_> {
         };
         match train_member(task, &assignment, self.device, keep, stop)? {
             Ended::Interrupted(checkpoint) => Ok(Sitting::Interrupted(checkpoint)),
-            Ended::Finished(network, history) => {
+            Ended::Finished { network, history, privacy } => {
                 let members = distinct(assignment.rows);
                 let score = |rows: &[usize]| evaluate(&network, self.dataset, rows);
                 let results = MemberResults {
@@ -65,7 +66,7 @@ impl Worker for MemberTrainer<'_> {
                     test: score(&self.test),
                 };
                 let model = export(&network, self.dataset, &members)?;
-                Ok(Sitting::Finished(Box::new(Trained { model, results, history })))
+                Ok(Sitting::Finished(Box::new(Trained { model, results, history, privacy })))
             }
         }
     }
@@ -73,8 +74,15 @@ impl Worker for MemberTrainer<'_> {
 
 /// How [`train_member`] ended.
 pub enum Ended {
-    /// All epochs are done: the network for evaluation, and the course of the training.
-    Finished(Network, Vec<EpochScore>),
+    /// All epochs are done.
+    Finished {
+        /// For evaluation and export.
+        network: Network,
+        /// The course of the training.
+        history: Vec<EpochScore>,
+        /// What differential privacy it gives, if any.
+        privacy: Option<PrivacyRecord>,
+    },
     /// It was asked to stop: a checkpoint.
     Interrupted(Vec<u8>),
 }
@@ -98,7 +106,11 @@ pub fn train_member(
     };
     match trainer.run(stop, &mut Keeper(keep))? {
         Outcome::Interrupted => Ok(Ended::Interrupted(trainer.checkpoint()?)),
-        Outcome::Finished => Ok(Ended::Finished(trainer.network(), trainer.position().history.clone())),
+        Outcome::Finished => Ok(Ended::Finished {
+            network: trainer.network(),
+            history: trainer.position().history.clone(),
+            privacy: trainer.privacy(vec![])?,
+        }),
     }
 }
 
