@@ -3,6 +3,8 @@
 #![allow(unreachable_pub, reason = "a test binary has one crate and nobody outside")]
 
 mod audit;
+#[cfg(feature = "lab")]
+mod banks;
 mod http;
 mod http_abuse;
 mod http_golden;

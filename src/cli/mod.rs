@@ -3,6 +3,8 @@
 #[cfg(feature = "lab")]
 pub mod accountant;
 pub mod audit;
+#[cfg(feature = "lab")]
+mod bank;
 pub mod bench;
 pub mod centroids;
 #[cfg(feature = "lab")]
@@ -13,6 +15,8 @@ mod origin;
 #[cfg(feature = "lab")]
 mod privacy;
 pub mod serve;
+#[cfg(feature = "lab")]
+pub mod shadows;
 pub mod split;
 #[cfg(feature = "lab")]
 pub mod train;
@@ -42,6 +46,8 @@ enum Command {
     Train(Box<train::Args>),
     #[cfg(feature = "lab")]
     Devices(devices::Args),
+    #[cfg(feature = "lab")]
+    Shadows(shadows::Args),
     #[cfg(feature = "lab")]
     Accountant(accountant::Args),
     Bench(bench::Args),
@@ -93,6 +99,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Train(args) => train::run(*args),
         #[cfg(feature = "lab")]
         Command::Devices(args) => devices::run(&args),
+        #[cfg(feature = "lab")]
+        Command::Shadows(args) => shadows::run(args),
         #[cfg(feature = "lab")]
         Command::Accountant(args) => accountant::run(&args),
         Command::Bench(args) => bench::run(&args),
