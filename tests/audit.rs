@@ -382,7 +382,7 @@ fn every_row_goes_through_the_pipeline_in_the_order_of_the_split() {
     std::fs::write(&file, (0..120).map(line).collect::<String>()).unwrap();
     let source = DataSource::Csv(file);
     let dataset = Dataset::load(&source).unwrap();
-    let sizes = PartSizes { train: 40, validation: 0, calibration: 20, test: 50 };
+    let sizes = PartSizes { train: 40, validation: 0, calibration: 20, test: 50, shadow: 0 };
     let split = Split::draw(&source, &dataset, sizes, 3).unwrap();
     let config = DefenceConfig { method: Method::LabelOnly, top_k: None, digits: None };
     let defence = Defence::new(&config, None, ScoreKind::Logits, N_CLASSES).unwrap();

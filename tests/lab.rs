@@ -49,7 +49,7 @@ fn table(n_rows: usize) -> (tempfile::TempDir, DataSource, Dataset) {
 }
 
 fn sizes() -> PartSizes {
-    PartSizes { train: 120, validation: 30, calibration: 30, test: 60 }
+    PartSizes { train: 120, validation: 30, calibration: 30, test: 60, shadow: 0 }
 }
 
 fn recipe(seed: u64) -> Recipe {

@@ -13,7 +13,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use sordino::artifact::centroids::{CentroidFile, read};
-use sordino::data::{Dataset, PartSizes, Split};
+use sordino::data::{DataSource, Dataset, PartSizes, Split};
 use sordino::lab::device::{Device, Kind, OpenDevice};
 use sordino::lab::network::{Activation, Architecture, Normalisation};
 use sordino::lab::onnx;
@@ -55,10 +55,16 @@ fn write_images(dir: &Path, n_rows: usize) {
 fn images(n_rows: usize) -> (tempfile::TempDir, Dataset, Split) {
     let dir = tempfile::tempdir().unwrap();
     write_images(dir.path(), n_rows);
-    let dataset = Dataset::load(&format!("idx:{}", dir.path().display()).parse().unwrap()).unwrap();
+    let (source, dataset) = load(dir.path());
     let sizes = PartSizes { train: n_rows * 3 / 4, validation: n_rows / 8, ..PartSizes::default() };
-    let split = Split::draw(&dataset, sizes, 7).unwrap();
+    let split = Split::draw(&source, &dataset, sizes, 7).unwrap();
     (dir, dataset, split)
+}
+
+fn load(dir: &Path) -> (DataSource, Dataset) {
+    let source: DataSource = format!("idx:{}", dir.display()).parse().unwrap();
+    let dataset = Dataset::load(&source).unwrap();
+    (source, dataset)
 }
 
 fn cnn() -> Architecture {
@@ -144,7 +150,7 @@ fn trained() -> tempfile::TempDir {
     let mut keep = Keep::default();
     trainer.run(&AtomicBool::new(false), &mut keep).unwrap();
     fs::write(dir.path().join("m.onnx"), onnx::export(&trainer.network(), dataset.class_names(), false)).unwrap();
-    fs::write(dir.path().join("m.split.json"), split.to_json().unwrap()).unwrap();
+    split.write(&dir.path().join("m.split.json")).unwrap();
     fs::write(dir.path().join("m.checkpoint"), keep.0).unwrap();
     dir
 }
@@ -213,7 +219,7 @@ fn a_checkpoint_of_another_model_or_of_other_rows_is_refused() {
     let path = dir.path().join("m.checkpoint");
     let checkpoint = fs::read(&path).unwrap();
 
-    let dataset = Dataset::load(&format!("idx:{}", dir.path().display()).parse().unwrap()).unwrap();
+    let (source, dataset) = load(dir.path());
     let split = Split::read(&dir.path().join("m.split.json")).unwrap();
     let other = Recipe { seed: 9, ..recipe(cnn()) };
     let trainer = Trainer::new(Task::of_split(&dataset, &split).unwrap(), other, &Device::Cpu.open().unwrap());
@@ -222,9 +228,8 @@ fn a_checkpoint_of_another_model_or_of_other_rows_is_refused() {
     assert!(message.contains("the checkpoint is not of this model: a logit differs by"), "{message}");
 
     let sizes = PartSizes { train: 200, ..PartSizes::default() };
-    let others = Split::draw(&dataset, sizes, 8).unwrap();
-    let trainer =
-        Trainer::new(Task::of_split(&dataset, &others).unwrap(), recipe(cnn()), &Device::Cpu.open().unwrap());
+    let others = Split::draw(&source, &dataset, sizes, 8).unwrap();
+    let trainer = Trainer::new(Task::of_split(&dataset, &others).unwrap(), recipe(cnn()), &Device::Cpu.open().unwrap());
     fs::write(&path, trainer.unwrap().checkpoint().unwrap()).unwrap();
     let message = refused(dir.path(), &["--checkpoint", "m.checkpoint"]);
     assert!(message.contains("the checkpoint is of other rows"), "{message}");

@@ -10,7 +10,10 @@ pub mod devices;
 pub mod healthcheck;
 pub mod inspect;
 mod origin;
+#[cfg(feature = "lab")]
+mod privacy;
 pub mod serve;
+pub mod split;
 #[cfg(feature = "lab")]
 pub mod train;
 
@@ -34,6 +37,7 @@ enum Command {
     Audit(Box<audit::Args>),
     Inspect(inspect::Args),
     Centroids(centroids::Args),
+    Split(Box<split::Args>),
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
     #[cfg(feature = "lab")]
@@ -84,6 +88,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Audit(args) => audit::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Centroids(args) => centroids::run(&args),
+        Command::Split(args) => split::run(&args),
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
         #[cfg(feature = "lab")]

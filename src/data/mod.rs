@@ -12,6 +12,7 @@
 mod files;
 mod folder;
 mod idx;
+mod near;
 mod split;
 mod table;
 
@@ -24,7 +25,8 @@ use sha2::{Digest, Sha256};
 
 pub use files::{check_writable, hex, is_same_file, write_atomic};
 pub use idx::{Idx, IdxError, parse_idx};
-pub use split::{Part, PartSizes, Split, SplitError};
+pub use near::{Groups, Measure, Near};
+pub use split::{Drawing, Drawn, Part, PartSizes, Split, SplitError, read_row_numbers};
 pub use table::parse_table;
 
 /// Where Debian's package `dataset-fashion-mnist` puts its four IDX files.

@@ -17,6 +17,7 @@
 pub mod accountant;
 pub mod checkpoint;
 pub mod device;
+pub mod dp;
 pub mod network;
 pub mod onnx;
 pub mod recipe;

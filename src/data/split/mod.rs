@@ -1,19 +1,29 @@
-//! Which rows serve which purpose (rule R17): train, validation, calibration, test; disjoint, drawn with a
-//! seed, kept in a file beside the model so that every later step uses the same rows.
+//! Which rows serve which purpose (rule R17): train, validation, calibration, test, shadow; disjoint, drawn with
+//! a seed, kept in a file beside the model so that every later step uses the same rows.
+//!
+//! This file knows what a split is, how it lies on disk and what makes it a sound one; `draw` draws it,
+//! `without` takes members out of it.
+
+mod draw;
+#[cfg(test)]
+mod tests;
+mod without;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{DataSource, Dataset, NameList, hex, write_atomic};
+pub use self::draw::Drawing;
+pub use self::without::read_row_numbers;
+use super::near::Near;
+use super::{Dataset, NameList, hex, write_atomic};
 
 const FORMAT: &str = "sordino.split";
-const FORMAT_VERSION: u32 = 1;
+/// What is written. Version 1 knew neither the part `shadow` nor how rows were drawn; it is still read, and stays
+/// version 1 when it is written again, so that its digest stays what models and centroids name.
+const FORMAT_VERSION: u32 = 2;
 
 /// One purpose of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -27,11 +37,13 @@ pub enum Part {
     Calibration,
     /// Rows kept out of every fit: the *non-members*, and the rows that accuracies are told about.
     Test,
+    /// Rows that an attacker may train shadow models on.
+    Shadow,
 }
 
 impl Part {
     /// All parts, in the order in which they are drawn.
-    pub const ALL: [Self; 4] = [Self::Train, Self::Validation, Self::Calibration, Self::Test];
+    pub const ALL: [Self; 5] = [Self::Train, Self::Validation, Self::Calibration, Self::Test, Self::Shadow];
 
     /// The part's name in a split file.
     #[must_use]
@@ -41,12 +53,13 @@ impl Part {
             Self::Validation => "validation",
             Self::Calibration => "calibration",
             Self::Test => "test",
+            Self::Shadow => "shadow",
         }
     }
 }
 
 /// How many rows each part gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PartSizes {
     /// Rows to train on.
@@ -57,6 +70,40 @@ pub struct PartSizes {
     pub calibration: usize,
     /// Rows kept out of every fit.
     pub test: usize,
+    /// Rows for shadow models. Records of version 1 do not name it.
+    #[serde(default)]
+    pub shadow: usize,
+}
+
+impl PartSizes {
+    /// The size of one part.
+    #[must_use]
+    pub fn of(&self, part: Part) -> usize {
+        match part {
+            Part::Train => self.train,
+            Part::Validation => self.validation,
+            Part::Calibration => self.calibration,
+            Part::Test => self.test,
+            Part::Shadow => self.shadow,
+        }
+    }
+
+    /// The size of one part, to be set.
+    pub fn of_mut(&mut self, part: Part) -> &mut usize {
+        match part {
+            Part::Train => &mut self.train,
+            Part::Validation => &mut self.validation,
+            Part::Calibration => &mut self.calibration,
+            Part::Test => &mut self.test,
+            Part::Shadow => &mut self.shadow,
+        }
+    }
+
+    /// Rows of all parts together; [`usize::MAX`] where that cannot be counted.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        Part::ALL.iter().fold(0, |sum, &part| sum.saturating_add(self.of(part)))
+    }
 }
 
 /// Why a split could not be drawn, read or used.
@@ -101,12 +148,49 @@ pub enum SplitError {
         error: serde_json::Error,
     },
     /// The file is of another format or version.
-    #[error("expected format {FORMAT} version {FORMAT_VERSION}, got {format} version {version}")]
+    #[error("expected format {FORMAT} version 1 to {FORMAT_VERSION}, got {format} version {version}")]
     Format {
         /// The format that the file names.
         format: String,
         /// The version that the file names.
         version: u32,
+    },
+    /// The file does not hold what its version asks for.
+    #[error("expected the fields of format version {version}: {expected}")]
+    Fields {
+        /// The version that the file names.
+        version: u32,
+        /// Which fields those are.
+        expected: &'static str,
+    },
+    /// Groups of near-duplicates are too large to fill a part to the row.
+    #[error(
+        "expected {wanted} rows in part {part}, got {got}: what is left are groups of near-duplicates too large to fit; \
+         ask for fewer rows, or for a smaller radius"
+    )]
+    Groups {
+        /// The part.
+        part: &'static str,
+        /// Rows asked for.
+        wanted: usize,
+        /// Rows that could be given.
+        got: usize,
+    },
+    /// A row is to be taken out that is no train row.
+    #[error("expected rows of the part train, got row {row}")]
+    NotTrain {
+        /// The row number.
+        row: usize,
+    },
+    /// A line of a file of row numbers is none.
+    #[error("{}, line {line}: expected a row number or a comment after #, got {length} characters", path.display())]
+    BadLine {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// Characters found there.
+        length: usize,
     },
     /// A row number is not below the number of rows.
     #[error("expected row numbers below {n_rows}, got {row} in part {part}")]
@@ -141,15 +225,31 @@ pub enum SplitError {
 /// Disjoint parts of a dataset's rows.
 ///
 /// Each part holds row numbers in the order in which they were drawn, so that the first `n` of a part are
-/// themselves a random sample.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// themselves a random sample (a stratified one where the split is).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Split {
     format: String,
     format_version: u32,
     dataset: DatasetId,
     seed: u64,
+    /// How the rows were drawn; version 1 does not say, and means the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    drawn: Option<Drawn>,
+    /// Rows that were drawn into the train part and taken out of it again; none in version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    without: Option<Vec<usize>>,
     parts: Parts,
+}
+
+/// How the rows of a split were drawn.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drawn {
+    /// Whether each part holds the classes in the data's proportions.
+    pub stratified: bool,
+    /// Which rows were kept together in one part; `None` where no near-duplicates were looked for.
+    pub near_duplicates: Option<Near>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,51 +260,19 @@ struct DatasetId {
     n_rows: usize,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Parts {
     train: Vec<usize>,
     validation: Vec<usize>,
     calibration: Vec<usize>,
     test: Vec<usize>,
+    /// Not in version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shadow: Option<Vec<usize>>,
 }
 
 impl Split {
-    /// Draws disjoint parts: all row numbers are shuffled with `ChaCha8Rng::seed_from_u64(seed)`, then the
-    /// parts are cut off in the order of [`Part::ALL`]. Rows that are left over belong to no part.
-    ///
-    /// # Errors
-    ///
-    /// [`SplitError::TooMany`] when the sizes do not fit the data, [`SplitError::NoTrainRows`],
-    /// [`SplitError::EmptyClasses`].
-    pub fn draw(source: &DataSource, dataset: &Dataset, sizes: PartSizes, seed: u64) -> Result<Self, SplitError> {
-        let id = DatasetId { source: source.to_string(), digest: dataset.digest(), n_rows: dataset.n_rows() };
-        let split = Self::draw_rows(id, sizes, seed)?;
-        split.check_classes(dataset)?;
-        Ok(split)
-    }
-
-    fn draw_rows(dataset: DatasetId, sizes: PartSizes, seed: u64) -> Result<Self, SplitError> {
-        let n_rows = dataset.n_rows;
-        let wanted = [sizes.train, sizes.validation, sizes.calibration, sizes.test]
-            .iter()
-            .fold(0usize, |sum, &size| sum.saturating_add(size));
-        if wanted > n_rows {
-            return Err(SplitError::TooMany { wanted, n_rows });
-        }
-        let mut rows: Vec<usize> = (0..n_rows).collect();
-        rows.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-        let mut rest = rows.into_iter();
-        let mut cut = |size: usize| rest.by_ref().take(size).collect::<Vec<usize>>();
-        let parts = Parts {
-            train: cut(sizes.train),
-            validation: cut(sizes.validation),
-            calibration: cut(sizes.calibration),
-            test: cut(sizes.test),
-        };
-        Self { format: FORMAT.to_owned(), format_version: FORMAT_VERSION, dataset, seed, parts }.checked()
-    }
-
     /// Reads and checks a split file.
     ///
     /// # Errors
@@ -256,18 +324,30 @@ impl Split {
             Part::Validation => &self.parts.validation,
             Part::Calibration => &self.parts.calibration,
             Part::Test => &self.parts.test,
+            Part::Shadow => self.parts.shadow.as_deref().unwrap_or_default(),
         }
     }
 
     /// How many rows each part has.
     #[must_use]
     pub fn sizes(&self) -> PartSizes {
-        PartSizes {
-            train: self.parts.train.len(),
-            validation: self.parts.validation.len(),
-            calibration: self.parts.calibration.len(),
-            test: self.parts.test.len(),
+        let mut sizes = PartSizes::default();
+        for part in Part::ALL {
+            *sizes.of_mut(part) = self.part(part).len();
         }
+        sizes
+    }
+
+    /// How the rows were drawn.
+    #[must_use]
+    pub fn drawn(&self) -> Drawn {
+        self.drawn.clone().unwrap_or_default()
+    }
+
+    /// Rows that were taken out of the train part after the draw, in ascending order: they belong to no part.
+    #[must_use]
+    pub fn removed(&self) -> &[usize] {
+        self.without.as_deref().unwrap_or_default()
     }
 
     /// The seed that the parts were drawn with.
@@ -327,107 +407,30 @@ impl Split {
     }
 
     fn checked(self) -> Result<Self, SplitError> {
-        if self.format != FORMAT || self.format_version != FORMAT_VERSION {
-            return Err(SplitError::Format { format: self.format, version: self.format_version });
+        let version = self.format_version;
+        if self.format != FORMAT || !(1..=FORMAT_VERSION).contains(&version) {
+            return Err(SplitError::Format { format: self.format, version });
+        }
+        let fields = [self.drawn.is_some(), self.without.is_some(), self.parts.shadow.is_some()];
+        if version == 1 && fields.contains(&true) {
+            return Err(SplitError::Fields { version, expected: "no drawn, no without and no part shadow" });
+        }
+        if version > 1 && fields.contains(&false) {
+            return Err(SplitError::Fields { version, expected: "drawn, without and a part shadow beside the others" });
         }
         let n_rows = self.dataset.n_rows;
         let mut seen = HashSet::new();
-        for part in Part::ALL {
-            for &row in self.part(part) {
+        let places = Part::ALL.map(|part| (part.name(), self.part(part)));
+        for (part, rows) in places.into_iter().chain([("without", self.removed())]) {
+            for &row in rows {
                 if row >= n_rows {
-                    return Err(SplitError::OutOfRange { part: part.name(), row, n_rows });
+                    return Err(SplitError::OutOfRange { part, row, n_rows });
                 }
                 if !seen.insert(row) {
-                    return Err(SplitError::Repeated { part: part.name(), row });
+                    return Err(SplitError::Repeated { part, row });
                 }
             }
         }
         if self.parts.train.is_empty() { Err(SplitError::NoTrainRows) } else { Ok(self) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn id(n_rows: usize) -> DatasetId {
-        DatasetId { source: "csv:t.csv".into(), digest: "d".into(), n_rows }
-    }
-
-    fn sizes(train: usize, validation: usize, calibration: usize, test: usize) -> PartSizes {
-        PartSizes { train, validation, calibration, test }
-    }
-
-    #[test]
-    fn the_same_seed_draws_the_same_rows_and_another_seed_others() {
-        let draw = |seed| Split::draw_rows(id(100), sizes(40, 10, 20, 30), seed).unwrap();
-        assert_eq!(draw(7), draw(7));
-        assert_eq!(draw(7).digest(), draw(7).digest());
-        assert_ne!(draw(7).part(Part::Test), draw(8).part(Part::Test));
-    }
-
-    #[test]
-    fn a_written_split_reads_back_and_its_digest_is_that_of_the_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("m.split.json");
-        let split = Split::draw_rows(id(50), sizes(10, 5, 5, 20), 1).unwrap();
-        split.write(&path).unwrap();
-        assert_eq!(Split::read(&path).unwrap(), split);
-        assert_eq!(hex(&Sha256::digest(std::fs::read(&path).unwrap())), split.digest());
-    }
-
-    #[test]
-    fn parts_that_share_a_row_or_leave_the_data_are_refused() {
-        let text = |train: &str, test: &str| {
-            format!(
-                r#"{{"format":"sordino.split","format_version":1,"dataset":{{"source":"csv:t","digest":"d","n_rows":5}},"seed":1,"parts":{{"train":{train},"validation":[],"calibration":[],"test":{test}}}}}"#
-            )
-        };
-        let read = |train: &str, test: &str| Split::from_bytes(text(train, test).as_bytes());
-        assert!(read("[0,1]", "[2]").is_ok());
-        assert!(matches!(read("[0,1]", "[1]"), Err(SplitError::Repeated { part: "test", row: 1 })));
-        assert!(matches!(read("[0,0]", "[1]"), Err(SplitError::Repeated { part: "train", row: 0 })));
-        assert!(matches!(read("[0,5]", "[1]"), Err(SplitError::OutOfRange { row: 5, n_rows: 5, .. })));
-        assert!(matches!(read("[]", "[1]"), Err(SplitError::NoTrainRows)));
-        assert!(matches!(read("[-1]", "[1]"), Err(SplitError::Json { .. })));
-        let newer = text("[0]", "[1]").replace("\"format_version\":1", "\"format_version\":2");
-        assert!(matches!(Split::from_bytes(newer.as_bytes()), Err(SplitError::Format { version: 2, .. })));
-    }
-
-    #[test]
-    fn more_rows_than_there_are_cannot_be_drawn() {
-        let error = Split::draw_rows(id(10), sizes(8, 1, 1, 1), 1).unwrap_err().to_string();
-        assert_eq!(error, "expected at most 10 rows in all parts together, got 11");
-        assert!(Split::draw_rows(id(10), sizes(usize::MAX, usize::MAX, 1, 1), 1).is_err());
-    }
-
-    #[test]
-    fn a_class_without_training_rows_is_named() {
-        let text = "cat,1\n".repeat(30) + &"dog,2\n".repeat(30) + "fox,3\n";
-        let data = crate::data::parse_table(text.as_bytes()).unwrap();
-        let source = DataSource::Csv("t.csv".into());
-        let draw = |train, seed| Split::draw(&source, &data, sizes(train, 0, 0, 0), seed);
-        assert!(draw(61, 1).is_ok());
-        let error = (0..100).find_map(|seed| draw(30, seed).err()).unwrap().to_string();
-        assert!(error.starts_with("expected rows of every class in the train part, got none of 1 of 3 classes: 'fox'"));
-    }
-
-    proptest! {
-        #[test]
-        fn parts_are_disjoint_in_range_and_of_the_sizes_asked_for(
-            n in 1usize..200, a in 1usize..60, b in 0usize..60, c in 0usize..60, d in 0usize..60, seed: u64
-        ) {
-            match Split::draw_rows(id(n), sizes(a, b, c, d), seed) {
-                Ok(split) => {
-                    prop_assert_eq!(split.sizes(), sizes(a, b, c, d));
-                    let rows: HashSet<usize> = Part::ALL.iter().flat_map(|&p| split.part(p).to_vec()).collect();
-                    prop_assert_eq!(rows.len(), a + b + c + d);
-                    prop_assert!(rows.iter().all(|&row| row < n));
-                }
-                Err(_) => prop_assert!(a + b + c + d > n),
-            }
-        }
     }
 }
