@@ -5,11 +5,13 @@
 //! its class (R4's gate) and picks the inlier rows (R9). What comes out does not depend on the number of threads,
 //! and memory does not grow with the number of rows: logits beyond 64 MiB wait in a file without a name.
 
+mod answers;
+#[cfg(feature = "lab")]
+mod network;
 mod spool;
 mod stream;
 mod thin;
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use anyhow::{Context as _, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::Array2;
 
+use self::answers::{Answers, TractAnswers};
 use self::spool::{Spool, SpooledRows};
 use self::stream::in_order;
 use self::thin::Thinned;
@@ -27,11 +30,13 @@ use crate::artifact::ModelDigest;
 use crate::artifact::centroids::{CentroidFile, CentroidMetadata, DataOrigin, FORMAT, FORMAT_VERSION, write};
 use crate::data::{DataSource, Dataset, Part, Split, check_writable, is_same_file, write_atomic};
 use crate::defence::{
-    Bank, CentroidSums, Centroids, ClassFallback, DistanceQuantiles, Fitted, N_QUANTILES, offline, quantiles_of,
+    Bank, CentroidSums, Centroids, ClassFallback, DistanceQuantiles, Fitted, N_QUANTILES, ScoreKind, offline,
+    quantiles_of,
 };
 use crate::engine::Engine;
 use crate::engine::tract::TractEngine;
-use crate::tensor::Inputs;
+#[cfg(feature = "lab")]
+use crate::lab::device::Device;
 
 /// Build and look at the artifacts that the defence is fitted to.
 #[derive(Debug, clap::Args)]
@@ -72,10 +77,20 @@ struct BuildArgs {
     /// keeps none.
     #[arg(long, value_name = "N", default_value_t = 128)]
     inlier_rows: usize,
-    /// Rows per inference.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    batch_size: u32,
-    /// Inferences at a time [default: one for each core]. The file does not depend on it.
+    /// Run the network of this checkpoint of the training on --device, in place of the ONNX graph on the processor.
+    /// The data and the split must be the training's.
+    #[cfg(feature = "lab")]
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Where to run the checkpoint's network: cpu, vulkan[:N] or cuda[:N]; see `sordino devices`.
+    #[cfg(feature = "lab")]
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, requires = "checkpoint")]
+    device: Device,
+    /// Rows per inference [default: 64, with --checkpoint 256].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch_size: Option<u32>,
+    /// Inferences at a time [default: one for each core; with --checkpoint one, and the next being prepared]. The
+    /// file does not depend on it.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// No progress bar.
@@ -105,7 +120,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// The rows to fit to, with the model that they go through.
 struct Fit<'a> {
-    engine: &'a TractEngine,
+    answers: &'a dyn Answers,
     dataset: &'a Dataset,
     rows: &'a [usize],
     batch_size: usize,
@@ -128,12 +143,15 @@ fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let labels = fitting_labels(&engine, &dataset)?;
+    let tract = TractAnswers { engine: &engine, dataset: &dataset };
+    let network = args.network(&dataset, split.as_ref(), &tract, rows)?;
+    let answers: &dyn Answers = network.as_deref().unwrap_or(&tract);
     let fit = Fit {
-        engine: &engine,
+        answers,
         dataset: &dataset,
         rows,
-        batch_size: args.batch_size as usize,
-        n_threads: args.n_threads(),
+        batch_size: args.batch_size.map_or(answers.batch_size(), |n| n as usize),
+        n_threads: args.threads.map_or(answers.n_threads(), usize::from),
         quiet: args.quiet,
     };
     let started = Instant::now();
@@ -176,8 +194,35 @@ fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
 }
 
 impl BuildArgs {
-    fn n_threads(&self) -> usize {
-        self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, NonZeroUsize::get), usize::from)
+    /// The network that answers in place of the graph.
+    #[cfg(feature = "lab")]
+    fn network<'a>(
+        &self,
+        dataset: &'a Dataset,
+        split: Option<&Split>,
+        model: &TractAnswers<'_>,
+        rows: &[usize],
+    ) -> anyhow::Result<Option<Box<dyn Answers + 'a>>> {
+        let Some(path) = &self.checkpoint else { return Ok(None) };
+        ensure!(
+            model.engine.spec().score_kind == ScoreKind::Logits,
+            "--checkpoint: the model ends in probabilities, its network in logits"
+        );
+        let network = network::NetworkAnswers::read(path, self.device, dataset, split)?;
+        network.check_same(model, rows)?;
+        eprintln!("the network runs on {}", network.device());
+        Ok(Some(Box::new(network)))
+    }
+
+    #[cfg(not(feature = "lab"))]
+    fn network(
+        &self,
+        _: &Dataset,
+        _: Option<&Split>,
+        _: &TractAnswers<'_>,
+        _: &[usize],
+    ) -> anyhow::Result<Option<Box<dyn Answers>>> {
+        Ok(None)
     }
 
     /// Stops before the passes where the file could not be written, or would replace one that is read.
@@ -236,7 +281,7 @@ impl Fit<'_> {
         in_order(
             batches.len(),
             self.n_threads,
-            |batch| self.logits(batches[batch]),
+            |batch| self.answers.logits(batches[batch]),
             |batch, logits| {
                 for (z, &row) in logits.rows().into_iter().zip(batches[batch]) {
                     let z = z.as_slice().context("logits do not lie row by row")?;
@@ -281,12 +326,6 @@ impl Fit<'_> {
         let table = Array2::from_shape_fn((n, N_QUANTILES), |(class, step)| tables[class][step]);
         let candidates = candidates.into_iter().map(Thinned::into_items).collect();
         Ok((DistanceQuantiles::new(table, n)?, bank(candidates, n_inliers, n, spooled)?))
-    }
-
-    /// The logits (R2) of some rows.
-    fn logits(&self, rows: &[usize]) -> anyhow::Result<Array2<f32>> {
-        let inputs = Inputs::from_f32(&self.engine.spec().inputs[0], self.dataset.batch(rows))?;
-        Ok(offline::logits(self.engine.infer(&inputs)?))
     }
 
     fn label(&self, row: usize) -> usize {
