@@ -16,6 +16,7 @@
 
 pub mod accountant;
 pub mod bank;
+mod autodiff;
 pub mod checkpoint;
 pub mod device;
 pub mod dp;

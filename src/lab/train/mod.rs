@@ -30,7 +30,7 @@ use self::private::Private;
 use super::device::{Device, OpenDevice};
 use super::network::{Network, Normalisation, Pass, Plan, Statistics, Weights, to_tensor};
 use super::recipe::{Normalise, Recipe};
-use super::{Compute, checkpoint, streams};
+use super::{Compute, autodiff, checkpoint, streams};
 use crate::data::{Dataset, Part, Split, hex};
 
 /// Steps whose losses are read back together from a device other than the processor: it need not wait for each.
@@ -341,11 +341,13 @@ impl<'a> Trainer<'a> {
         let mut rng = self.rng(streams::DROPOUT, self.position.steps);
         let dropout = self.recipe.dropout.into();
         let mut pass = Pass { dropout, rng: &mut rng, statistics: vec![], hook: None };
+        let alone = autodiff::one_at_a_time();
         let logits = self.network.forward_training(inputs, &mut pass);
         let statistics = pass.statistics;
         let loss = loss::cross_entropies(logits.clone(), &targets).mean();
         self.pending.push((loss.clone().inner(), right_answers(logits.inner(), &labels), rows.len()));
         let gradients = GradientsParams::from_grads(loss.backward(), self.network.weights());
+        drop(alone);
         self.apply(gradients, statistics);
         Ok(())
     }
