@@ -457,7 +457,7 @@ fn check_nulls(value: &serde_json::Value, path: &str) {
 #[test]
 fn no_figure_is_null_without_a_reason() {
     let json = serde_json::to_value(small_report()).unwrap();
-    assert_eq!((json["format"].as_str(), json["format_version"].as_u64()), (Some("sordino.audit"), Some(2)));
+    assert_eq!((json["format"].as_str(), json["format_version"].as_u64()), (Some("sordino.audit"), Some(3)));
     check_nulls(&json, "report");
     // 150 non-members cannot resolve a rate of .001, and the report says so.
     let tpr = &json["findings"]["systems"][0]["attacks"][0]["tpr_at_fpr"][1]["tpr"];
