@@ -16,6 +16,7 @@ pub use defences::{
 };
 pub use normalise::Normalise;
 
+use super::dp::Privacy;
 use super::network::{Architecture, Dropout};
 
 /// Everything that decides what is learned from given rows.
@@ -81,6 +82,9 @@ pub struct Recipe {
     /// How a teacher's answers and the labels are mixed.
     #[serde(default, skip_serializing_if = "is_default")]
     pub distillation: Option<Distillation>,
+    /// Differential privacy: rows are then sampled, their gradients clipped and noise added.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dp: Option<Privacy>,
     /// Decides the initial weights, the order of the rows and all else that is random.
     #[serde(default)]
     pub seed: u64,
@@ -190,6 +194,7 @@ impl Recipe {
             confidence_penalty: 0.0,
             relax_loss: None,
             distillation: None,
+            dp: None,
             seed,
         }
     }
@@ -252,11 +257,17 @@ impl Recipe {
             expect(positive(temperature), "distillation temperature", "a positive number", temperature.to_string());
             expect((0.0..=1.0).contains(&weight), "distillation weight", "0 to 1", weight.to_string());
         }
+        wrong.extend(self.dp.iter().flat_map(Privacy::mistakes));
         if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("; ")) }
     }
 
+    /// Whether each step depends on how many epochs are planned.
+    fn depends_on_epochs(&self) -> bool {
+        self.schedule == Schedule::Cosine || self.dp.as_ref().is_some_and(|dp| dp.target_epsilon.is_some())
+    }
+
     /// What differs from a recipe that a checkpoint was made with, one phrase each; the number of epochs may, unless
-    /// the schedule depends on it.
+    /// the schedule or the noise depends on it.
     #[must_use]
     pub fn differences(&self, saved: &Self) -> Vec<String> {
         let fields = |recipe: &Self| match serde_json::to_value(recipe) {
@@ -269,7 +280,7 @@ impl Recipe {
         names.dedup();
         let mut phrases = Vec::new();
         for name in names {
-            if name == "epochs" && self.schedule != Schedule::Cosine {
+            if name == "epochs" && !self.depends_on_epochs() {
                 continue;
             }
             let (expected, got) = (own.get(name), saved_fields.get(name));

@@ -1,6 +1,7 @@
 //! The rows of one step, as the network sees them.
 
 use ndarray::{ArrayD, Axis};
+use rand_chacha::ChaCha8Rng;
 
 use super::Trainer;
 use super::augment::{Mixing, augment};
@@ -18,20 +19,32 @@ pub(super) struct Batch {
     pub(super) labels: Vec<u32>,
 }
 
+/// What is drawn for the rows of one step.
+pub(super) struct Draws {
+    augmentation: ChaCha8Rng,
+    mixup: ChaCha8Rng,
+}
+
 impl Trainer<'_> {
-    /// The training rows at these places; what is random about them is a function of seed and step.
-    pub(super) fn batch(&self, places: &[usize]) -> Batch {
+    /// The generators of the next step: a function of seed and step.
+    pub(super) fn draws(&self) -> Draws {
+        let rng = |stream| self.rng(stream, self.position.steps);
+        Draws { augmentation: rng(streams::AUGMENTATION), mixup: rng(streams::MIXUP) }
+    }
+
+    /// The training rows at these places.
+    pub(super) fn batch(&self, places: &[usize], draws: &mut Draws) -> Batch {
         let task = &self.task;
         let rows: Vec<usize> = places.iter().map(|&place| task.train[place]).collect();
         let mut labels: Vec<u32> = rows.iter().map(|&row| task.dataset.labels()[row]).collect();
         let mut inputs = task.dataset.batch(&rows);
         if self.recipe.augmentation != Augmentation::default() {
-            augment(&mut inputs, self.recipe.augmentation, &mut self.rng(streams::AUGMENTATION, self.position.steps));
+            augment(&mut inputs, self.recipe.augmentation, &mut draws.augmentation);
         }
         let teacher = task.teacher.as_ref().map(|teacher| teacher.select(Axis(0), places));
         let mut targets = self.objective.targets(&labels, teacher);
         if let Some(mixup) = self.recipe.mixup {
-            let mixing = Mixing::draw(mixup, rows.len(), &mut self.rng(streams::MIXUP, self.position.steps));
+            let mixing = Mixing::draw(mixup, rows.len(), &mut draws.mixup);
             mixing.rows(&mut inputs);
             targets.mix(&mixing);
             mixing.labels(&mut labels);

@@ -10,9 +10,10 @@
 mod augment;
 mod batch;
 mod normalisation;
-mod objective;
+pub(in crate::lab) mod objective;
 mod optimizer;
 mod order;
+mod private;
 pub mod score;
 mod stopping;
 mod task;
@@ -39,10 +40,11 @@ use self::batch::Batch;
 use self::objective::{Objective, are_right};
 use self::optimizer::Optimizer;
 use self::order::Order;
+use self::private::Private;
 use super::device::{Device, OpenDevice};
 use super::network::{Network, Pass, Statistics, Weights, to_tensor};
 use super::recipe::Recipe;
-use super::{Compute, checkpoint, streams};
+use super::{Compute, autodiff, checkpoint, streams};
 
 /// Steps whose losses are read back together from a device other than the processor: it need not wait for each.
 const STEPS_READ_TOGETHER: usize = 16;
@@ -146,6 +148,7 @@ pub struct Trainer<'a> {
     position: Position,
     /// The weights of the best epoch, where early stopping looks for it.
     best: Option<Weights<Compute>>,
+    private: Option<Private>,
     /// Losses and right answers of steps that are not read back yet, and how many rows each had.
     pending: Vec<(Tensor<Compute, 1>, Tensor<Compute, 1, Int>, usize)>,
 }
@@ -170,6 +173,7 @@ impl<'a> Trainer<'a> {
             network,
             position: Position::default(),
             best: None,
+            private: Private::new(&recipe, &task)?,
             pending: vec![],
             task,
             recipe,
@@ -220,9 +224,15 @@ impl<'a> Trainer<'a> {
     /// When a loss or a weight is not finite (the recipe diverged), and what the watcher says.
     pub fn run(&mut self, stop: &AtomicBool, watcher: &mut dyn Watcher) -> anyhow::Result<Outcome> {
         while !self.is_done() {
-            if self.epoch(stop, watcher)? == Outcome::Interrupted {
-                return Ok(Outcome::Interrupted);
+            let outcome = match self.private.clone() {
+                Some(private) => self.run_private_epoch(&private, stop, watcher)?,
+                None => self.run_epoch(stop, watcher)?,
+            };
+            if outcome == Outcome::Interrupted {
+                return Ok(outcome);
             }
+            let score = self.close_epoch()?;
+            watcher.epoch(&score, self)?;
         }
         if let Some(best) = self.best.clone() {
             self.set_weights(best);
@@ -230,12 +240,12 @@ impl<'a> Trainer<'a> {
         Ok(Outcome::Finished)
     }
 
-    /// What is left of the running epoch.
-    fn epoch(&mut self, stop: &AtomicBool, watcher: &mut dyn Watcher) -> anyhow::Result<Outcome> {
+    /// The steps that are left of the running epoch.
+    fn run_epoch(&mut self, stop: &AtomicBool, watcher: &mut dyn Watcher) -> anyhow::Result<Outcome> {
         let epoch = self.position.history.len();
         let order = self.order.places(epoch, &mut self.rng(streams::ORDER, epoch as u64));
         let n_rows = order.len();
-        let together = if self.device.device() == Device::Cpu { 1 } else { STEPS_READ_TOGETHER };
+        let together = self.steps_read_together();
         let mut seen = self.position.rows_seen;
         while seen < n_rows {
             if stop.load(Ordering::Relaxed) {
@@ -251,9 +261,11 @@ impl<'a> Trainer<'a> {
                 watcher.between(self)?;
             }
         }
-        let score = self.close_epoch()?;
-        watcher.epoch(&score, self)?;
         Ok(Outcome::Finished)
+    }
+
+    fn steps_read_together(&self) -> usize {
+        if self.device.device() == Device::Cpu { 1 } else { STEPS_READ_TOGETHER }
     }
 
     /// Whether there is nothing left to do.
@@ -323,11 +335,12 @@ impl<'a> Trainer<'a> {
 
     /// One step over the training rows at these places.
     fn step(&mut self, places: &[usize]) -> anyhow::Result<()> {
-        let Batch { inputs, targets, labels } = self.batch(places);
+        let Batch { inputs, targets, labels } = self.batch(places, &mut self.draws());
         let inputs = to_tensor(inputs, self.network.device());
         let mut rng = self.rng(streams::DROPOUT, self.position.steps);
         let dropout = self.recipe.dropout.into();
         let mut pass = Pass { dropout, rng: &mut rng, statistics: vec![], hook: None };
+        let alone = autodiff::one_at_a_time();
         let logits = self.network.forward_training(inputs, &mut pass);
         let statistics = pass.statistics;
         let losses = self.objective.per_row(&logits, &targets);
@@ -335,6 +348,7 @@ impl<'a> Trainer<'a> {
         let (small, mean) = self.objective.of_batch(losses, &logits, &labels, epoch);
         self.note(mean.inner(), logits.inner(), &labels);
         let gradients = GradientsParams::from_grads(small.backward(), self.network.weights());
+        drop(alone);
         self.apply(gradients, statistics);
         Ok(())
     }

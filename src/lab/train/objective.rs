@@ -36,7 +36,7 @@ pub(in crate::lab) struct Objective {
 }
 
 impl Objective {
-    pub(super) fn new(recipe: &Recipe, n_classes: usize) -> Self {
+    pub(in crate::lab) fn new(recipe: &Recipe, n_classes: usize) -> Self {
         Self {
             n_classes,
             smoothing: recipe.label_smoothing,
@@ -47,7 +47,7 @@ impl Objective {
     }
 
     /// The targets of rows with these labels, and of what a teacher says about them, one row each.
-    pub(super) fn targets(&self, labels: &[u32], teacher: Option<Array2<f32>>) -> Targets {
+    pub(in crate::lab) fn targets(&self, labels: &[u32], teacher: Option<Array2<f32>>) -> Targets {
         let Distillation { temperature, weight } = self.distillation;
         let from_labels = (teacher.is_none() || weight < 1.0).then(|| one_hot(labels, self.n_classes, self.smoothing));
         let from_teacher = teacher.filter(|_| weight > 0.0).map(|answers| soften(answers, temperature));
@@ -196,6 +196,7 @@ mod tests {
     use ndarray::array;
 
     use super::*;
+    use crate::lab::autodiff;
     use crate::lab::device::Device;
     use crate::lab::network::Architecture;
 
@@ -271,6 +272,7 @@ mod tests {
 
     /// The gradient of the batch's number by the logits.
     fn slope(objective: &Objective, rows: &[[f32; 3]], labels: &[u32], epoch: usize) -> Vec<f64> {
+        let _alone = autodiff::one_at_a_time();
         let logits = logits(rows);
         let losses = objective.per_row(&logits, &objective.targets(labels, None));
         let (small, _) = objective.of_batch(losses, &logits, labels, epoch);
