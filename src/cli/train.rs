@@ -13,6 +13,7 @@ use ndarray::{Array2, ArrayD};
 use sha2::{Digest, Sha256};
 
 use super::origin::{Commit, Machine};
+use super::privacy::{PrivacyArgs, PrivateRecipe};
 use crate::data::{DataSource, Dataset, Part, PartSizes, Split, check_writable, hex, is_same_file, write_atomic};
 use crate::lab::device::Device;
 use crate::lab::network::{Activation, Architecture};
@@ -99,6 +100,8 @@ pub struct Args {
     /// Decides the parts, the initial weights and the order of the rows.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    privacy: PrivacyArgs,
     /// Where to compute: cpu, vulkan[:N] or cuda[:N].
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
     device: Device,
@@ -130,8 +133,9 @@ enum NetworkKind {
 /// When an argument, a row or a file is wrong, or the training diverges; nothing is written then.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    let recipe = args.recipe()?;
+    let PrivateRecipe { recipe, secret, notes } = args.privacy.apply(args.recipe()?)?;
     recipe.check()?;
+    notes.iter().for_each(|note| eprintln!("note: {note}"));
     let files = Files::beside(&args.out)?;
     files.check(&args)?;
     let dataset = Dataset::load(&args.data)?;
@@ -145,13 +149,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         Trainer::new(task, recipe.clone(), &device)?
     };
+    if let Some(secret) = secret {
+        trainer = trainer.with_secret(secret)?;
+    }
     let mut bar = Bar::new(&recipe, split.part(Part::Train).len());
     let stop = Stop::listen()?;
     let outcome = trainer.run(&stop.flag, &mut bar);
     bar.close();
     let outcome = outcome?;
 
-    let sitting = Sitting { args: &args, files: &files, dataset: &dataset, split: &split, trainer: &trainer, started };
+    let sitting =
+        Sitting { args: &args, files: &files, dataset: &dataset, split: &split, trainer: &trainer, notes, started };
     sitting.write(&recipe, outcome)?;
     match outcome {
         Outcome::Finished => {
@@ -288,6 +296,8 @@ struct Sitting<'a> {
     dataset: &'a Dataset,
     split: &'a Split,
     trainer: &'a Trainer<'a>,
+    /// What a private recipe changed.
+    notes: Vec<String>,
     started: Instant,
 }
 
@@ -311,7 +321,8 @@ impl Sitting<'_> {
         if let Some(path) = &self.args.parity_out {
             write_parity(path, &rows, &logits)?;
         }
-        let record = self.record(recipe, outcome, &model);
+        let privacy = self.trainer.privacy(self.notes.clone())?;
+        let record = RunRecord { privacy, ..self.record(recipe, outcome, &model) };
         write(&files.card, record.card().as_bytes())?;
         write(&files.record, &record.to_json())?;
         print_results(&record, &files.model);
@@ -369,6 +380,7 @@ impl Sitting<'_> {
                 input: onnx::input_name(self.dataset.row_shape()).to_owned(),
                 output: onnx::OUTPUT.to_owned(),
             },
+            privacy: None,
             results,
             history: position.history.clone(),
             wall_seconds: (self.started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
@@ -406,17 +418,20 @@ fn print_results(record: &RunRecord, model: &Path) {
             }
         }
     }
+    if let Some(privacy) = &record.privacy {
+        println!("privacy      epsilon {:.4} at delta {:.3e}, {} steps", privacy.epsilon, privacy.delta, privacy.steps);
+    }
     println!("{:.1} s", record.wall_seconds);
 }
 
 /// Raised by the first Ctrl-C or SIGTERM; the second ends the process at once.
-struct Stop {
-    flag: Arc<AtomicBool>,
-    exit_code: Arc<AtomicU8>,
+pub(super) struct Stop {
+    pub(super) flag: Arc<AtomicBool>,
+    pub(super) exit_code: Arc<AtomicU8>,
 }
 
 impl Stop {
-    fn listen() -> anyhow::Result<Self> {
+    pub(super) fn listen() -> anyhow::Result<Self> {
         let stop =
             Self { flag: Arc::new(AtomicBool::new(false)), exit_code: Arc::new(AtomicU8::new(EXIT_INTERRUPTED)) };
         let (flag, exit_code) = (Arc::clone(&stop.flag), Arc::clone(&stop.exit_code));

@@ -15,8 +15,11 @@
 //! bytes; another processor may add in another order and so differ in the last bits.
 
 pub mod accountant;
+pub mod bank;
+mod autodiff;
 pub mod checkpoint;
 pub mod device;
+pub mod dp;
 pub mod network;
 pub mod onnx;
 pub mod recipe;

@@ -5,6 +5,7 @@
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
+use super::dp::Privacy;
 use super::network::{Architecture, Dropout, Normalisation};
 
 /// Everything that decides what is learned from given rows.
@@ -39,6 +40,9 @@ pub struct Recipe {
     /// What the network does to rows first.
     #[serde(default, skip_serializing_if = "is_default")]
     pub normalise: Normalise,
+    /// Differential privacy: rows are then sampled, their gradients clipped and noise added.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dp: Option<Privacy>,
     /// Decides the initial weights, the order of the rows and all else that is random.
     pub seed: u64,
 }
@@ -164,6 +168,7 @@ impl Recipe {
             dropout: DropoutRates::default(),
             label_smoothing: None,
             normalise: Normalise::None,
+            dp: None,
             seed,
         }
     }
@@ -204,11 +209,17 @@ impl Recipe {
             let epsilon = smoothing.epsilon;
             expect(share(epsilon), "label smoothing", "a share from 0 to below 1", epsilon.to_string());
         }
+        wrong.extend(self.dp.iter().flat_map(Privacy::mistakes));
         if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("; ")) }
     }
 
+    /// Whether each step depends on how many epochs are planned.
+    fn depends_on_epochs(&self) -> bool {
+        self.schedule == Schedule::Cosine || self.dp.as_ref().is_some_and(|dp| dp.target_epsilon.is_some())
+    }
+
     /// What differs from a recipe that a checkpoint was made with, one phrase each; the number of epochs may, unless
-    /// the schedule depends on it.
+    /// the schedule or the noise depends on it.
     #[must_use]
     pub fn differences(&self, saved: &Self) -> Vec<String> {
         let fields = |recipe: &Self| match serde_json::to_value(recipe) {
@@ -221,7 +232,7 @@ impl Recipe {
         names.dedup();
         let mut phrases = Vec::new();
         for name in names {
-            if name == "epochs" && self.schedule != Schedule::Cosine {
+            if name == "epochs" && !self.depends_on_epochs() {
                 continue;
             }
             let (expected, got) = (own.get(name), saved_fields.get(name));

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use burn::tensor::{Tensor, TensorData};
 use ndarray::{Array2, ArrayD};
 
-pub(super) use forward::NORM_EPSILON;
 pub use forward::{Dropout, Hook, Pass, Statistics, Value};
+pub(super) use forward::{NORM_EPSILON, group_normal};
 pub use plan::{Op, Plan};
 pub use weights::{Plain, Weights};
 pub use zoo::{Activation, Architecture, NetworkError, Norm, Normalisation};

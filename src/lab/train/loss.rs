@@ -12,7 +12,7 @@ use crate::lab::recipe::{LabelSmoothing, SmoothingForm};
 /// # Shapes
 ///
 /// `(labels.len(), n_classes)`.
-pub(super) fn one_hot(labels: &[u32], n_classes: usize, smoothing: Option<LabelSmoothing>) -> Array2<f32> {
+pub(in crate::lab) fn one_hot(labels: &[u32], n_classes: usize, smoothing: Option<LabelSmoothing>) -> Array2<f32> {
     let (on, off) = match smoothing {
         None => (1.0, 0.0),
         Some(LabelSmoothing { epsilon, form: SmoothingForm::All }) => {
@@ -34,7 +34,7 @@ pub(super) fn one_hot(labels: &[u32], n_classes: usize, smoothing: Option<LabelS
 /// # Shapes
 ///
 /// `logits` and `targets` `(n_rows, n_classes)`; the outcome `(n_rows)`.
-pub(super) fn cross_entropies(logits: Tensor<Compute, 2>, targets: &Array2<f32>) -> Tensor<Compute, 1> {
+pub(in crate::lab) fn cross_entropies(logits: Tensor<Compute, 2>, targets: &Array2<f32>) -> Tensor<Compute, 1> {
     let device = logits.device();
     let shape = [targets.nrows(), targets.ncols()];
     let targets = Tensor::<Compute, 2>::from_data(TensorData::new(targets.iter().copied().collect(), shape), &device);

@@ -3,8 +3,9 @@
 //! Knows no files and no clock: rows come from a [`Dataset`], reports go to a [`Watcher`], a checkpoint is a
 //! vector of bytes.
 
-mod loss;
+pub(in crate::lab) mod loss;
 mod optimizer;
+mod private;
 pub mod score;
 
 use std::sync::Arc;
@@ -25,10 +26,11 @@ pub(super) use optimizer::OptimizerRecord;
 pub use score::{Score, evaluate};
 
 use self::optimizer::Optimizer;
+use self::private::Private;
 use super::device::{Device, OpenDevice};
 use super::network::{Network, Normalisation, Pass, Plan, Statistics, Weights, to_tensor};
 use super::recipe::{Normalise, Recipe};
-use super::{Compute, checkpoint, streams};
+use super::{Compute, autodiff, checkpoint, streams};
 use crate::data::{Dataset, Part, Split, hex};
 
 /// Steps whose losses are read back together from a device other than the processor: it need not wait for each.
@@ -170,6 +172,7 @@ pub struct Trainer<'a> {
     network: Network,
     optimizer: Optimizer,
     position: Position,
+    private: Option<Private>,
     /// Losses and right answers of steps that are not read back yet, and how many rows each had.
     pending: Vec<(Tensor<Compute, 1>, Tensor<Compute, 1, Int>, usize)>,
 }
@@ -183,11 +186,13 @@ impl<'a> Trainer<'a> {
     pub fn new(task: Task<'a>, recipe: Recipe, device: &OpenDevice) -> anyhow::Result<Self> {
         recipe.check()?;
         task.check()?;
+        let private = Private::new(&recipe, &task)?;
         let plan = Arc::new(plan_for(&recipe, &task)?);
         let network = Network::init(plan, recipe.seed, &device.training());
         let optimizer = Optimizer::new(&recipe);
         let device = device.clone();
-        Ok(Self { task, recipe, device, network, optimizer, position: Position::default(), pending: vec![] })
+        let position = Position::default();
+        Ok(Self { task, recipe, device, network, optimizer, position, private, pending: vec![] })
     }
 
     /// A network as [`checkpoint`](Self::checkpoint) left it. The rest of the training then goes as if it had
@@ -227,22 +232,12 @@ impl<'a> Trainer<'a> {
     /// When a loss is not finite (the recipe diverged), and what the watcher says.
     pub fn run(&mut self, stop: &AtomicBool, watcher: &mut dyn Watcher) -> anyhow::Result<Outcome> {
         while self.position.history.len() < self.recipe.epochs {
-            let order = self.order_of_rows();
-            let n_rows = order.len();
-            let together = if self.device.device() == Device::Cpu { 1 } else { STEPS_READ_TOGETHER };
-            let mut seen = self.position.rows_seen;
-            while seen < n_rows {
-                if stop.load(Ordering::Relaxed) {
-                    self.read_back()?;
-                    return Ok(Outcome::Interrupted);
-                }
-                let end = n_rows.min(seen.saturating_add(self.recipe.batch_size));
-                self.step(&order[seen..end])?;
-                seen = end;
-                if self.pending.len() >= together || end == n_rows {
-                    self.read_back()?;
-                    watcher.step(self.report());
-                }
+            let outcome = match self.private.clone() {
+                Some(private) => self.run_private_epoch(&private, stop, watcher)?,
+                None => self.run_epoch(stop, watcher)?,
+            };
+            if outcome == Outcome::Interrupted {
+                return Ok(outcome);
             }
             let score = self.close_epoch();
             self.position = Position {
@@ -253,6 +248,32 @@ impl<'a> Trainer<'a> {
             watcher.epoch(&score, self)?;
         }
         Ok(Outcome::Finished)
+    }
+
+    /// The steps that are left of the running epoch.
+    fn run_epoch(&mut self, stop: &AtomicBool, watcher: &mut dyn Watcher) -> anyhow::Result<Outcome> {
+        let order = self.order_of_rows();
+        let n_rows = order.len();
+        let together = self.steps_read_together();
+        let mut seen = self.position.rows_seen;
+        while seen < n_rows {
+            if stop.load(Ordering::Relaxed) {
+                self.read_back()?;
+                return Ok(Outcome::Interrupted);
+            }
+            let end = n_rows.min(seen.saturating_add(self.recipe.batch_size));
+            self.step(&order[seen..end])?;
+            seen = end;
+            if self.pending.len() >= together || end == n_rows {
+                self.read_back()?;
+                watcher.step(self.report());
+            }
+        }
+        Ok(Outcome::Finished)
+    }
+
+    fn steps_read_together(&self) -> usize {
+        if self.device.device() == Device::Cpu { 1 } else { STEPS_READ_TOGETHER }
     }
 
     /// The network for evaluation and export.
@@ -320,11 +341,13 @@ impl<'a> Trainer<'a> {
         let mut rng = self.rng(streams::DROPOUT, self.position.steps);
         let dropout = self.recipe.dropout.into();
         let mut pass = Pass { dropout, rng: &mut rng, statistics: vec![], hook: None };
+        let alone = autodiff::one_at_a_time();
         let logits = self.network.forward_training(inputs, &mut pass);
         let statistics = pass.statistics;
         let loss = loss::cross_entropies(logits.clone(), &targets).mean();
         self.pending.push((loss.clone().inner(), right_answers(logits.inner(), &labels), rows.len()));
         let gradients = GradientsParams::from_grads(loss.backward(), self.network.weights());
+        drop(alone);
         self.apply(gradients, statistics);
         Ok(())
     }
