@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ndarray::{Array2, ArrayD, Axis, Slice};
@@ -11,11 +12,12 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use sordino::data::{DataSource, Dataset, Part, PartSizes, Split};
-use sordino::lab::Cpu;
-use sordino::lab::network::{Architecture, Network};
+use sordino::lab::device::{Device, OpenDevice};
+use sordino::lab::network::{Activation, Architecture, Network};
 use sordino::lab::onnx;
+use sordino::lab::recipe::Recipe;
 use sordino::lab::record::{RunRecord, Status};
-use sordino::lab::train::{EpochScore, Outcome, Recipe, StepReport, Trainer, Watcher};
+use sordino::lab::train::{EpochScore, Outcome, StepReport, Task, Trainer, Watcher, evaluate};
 use tract_onnx::prelude::{Framework, InferenceModelExt, IntoRunnable, IntoTValue, tvec};
 
 /// How far two runtimes may be apart in a logit.
@@ -51,22 +53,31 @@ fn sizes() -> PartSizes {
 }
 
 fn recipe(seed: u64) -> Recipe {
-    Recipe {
-        network: Architecture::Mlp { hidden: vec![16, 8] },
-        epochs: 4,
-        batch_size: 16,
-        learning_rate: 1e-2,
-        weight_decay: 1e-4,
-        seed,
-    }
+    Recipe { batch_size: 16, learning_rate: 1e-2, weight_decay: 1e-4, ..Recipe::plain(mlp(&[16, 8]), 4, seed) }
+}
+
+fn mlp(hidden: &[usize]) -> Architecture {
+    Architecture::Mlp { hidden: hidden.to_vec(), activation: Activation::Relu }
+}
+
+fn cpu() -> OpenDevice {
+    Device::Cpu.open().unwrap()
+}
+
+fn trainer<'a>(dataset: &'a Dataset, split: &Split, recipe: Recipe) -> Trainer<'a> {
+    Trainer::new(Task::of_split(dataset, split).unwrap(), recipe, &cpu()).unwrap()
 }
 
 fn export(trainer: &Trainer<'_>, dataset: &Dataset) -> Vec<u8> {
-    onnx::export(&trainer.network().layers(), dataset.row_shape(), dataset.class_names())
+    onnx::export(&trainer.network(), dataset.class_names(), false)
+}
+
+fn resume<'a>(dataset: &'a Dataset, split: &Split, recipe: Recipe, bytes: &[u8]) -> anyhow::Result<Trainer<'a>> {
+    Trainer::resume(Task::of_split(dataset, split)?, recipe, &cpu(), bytes)
 }
 
 fn train(dataset: &Dataset, split: &Split, recipe: Recipe) -> Vec<u8> {
-    let mut trainer = Trainer::new(dataset, split, recipe).unwrap();
+    let mut trainer = trainer(dataset, split, recipe);
     assert_eq!(trainer.run(&AtomicBool::new(false), &mut ()).unwrap(), Outcome::Finished);
     export(&trainer, dataset)
 }
@@ -83,24 +94,23 @@ fn run_in_tract(model: &[u8], rows: &ArrayD<f32>) -> Array2<f32> {
 
 #[test]
 fn the_exported_graph_gives_the_logits_of_the_network_in_batches_of_any_size() {
-    let device = Default::default();
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     let names: Vec<String> = (0..10).map(|class| class.to_string()).collect();
     for (architecture, row_shape) in [
         (Architecture::Cnn { channels: [8, 12], hidden: 16 }, vec![1, 28, 28]),
         (Architecture::Cnn { channels: [32, 64], hidden: 128 }, vec![3, 32, 32]),
         (Architecture::Cnn { channels: [3, 5], hidden: 4 }, vec![2, 7, 9]),
-        (Architecture::Mlp { hidden: vec![256, 128] }, vec![446]),
-        (Architecture::Mlp { hidden: vec![] }, vec![1, 4, 4]),
+        (mlp(&[256, 128]), vec![446]),
+        (mlp(&[]), vec![1, 4, 4]),
     ] {
-        let network = Network::<Cpu>::init(&architecture, &row_shape, 10, 7, &device).unwrap();
-        let model = onnx::export(&network.layers(), &row_shape, &names);
+        let network = Network::init(Arc::new(architecture.plan(&row_shape, 10, None).unwrap()), 7, &cpu().evaluation());
+        let model = onnx::export(&network, &names, false);
         let mut shape = vec![256];
         shape.extend(&row_shape);
         let rows = ArrayD::from_shape_simple_fn(shape, || rng.random_range(0.0f32..1.0));
         for n_rows in [1, 3, 64, 256] {
             let batch = rows.slice_axis(Axis(0), Slice::from(..n_rows)).to_owned();
-            let expected = network.logits(batch.clone(), &row_shape, &device);
+            let expected = network.logits(batch.clone());
             let got = run_in_tract(&model, &batch);
             assert_eq!(got.dim(), (n_rows, 10));
             for (a, b) in got.iter().zip(&expected) {
@@ -123,10 +133,10 @@ fn a_seed_gives_the_same_bytes_and_another_seed_others() {
 fn training_learns_what_can_be_learned() {
     let (_dir, source, dataset) = table(240);
     let split = Split::draw(&source, &dataset, sizes(), 5).unwrap();
-    let mut trainer = Trainer::new(&dataset, &split, Recipe { epochs: 20, ..recipe(5) }).unwrap();
-    let before = trainer.evaluate(Part::Test).unwrap();
+    let mut trainer = trainer(&dataset, &split, Recipe { epochs: 20, ..recipe(5) });
+    let before = evaluate(&trainer.network(), &dataset, split.part(Part::Test)).unwrap();
     trainer.run(&AtomicBool::new(false), &mut ()).unwrap();
-    let after = trainer.evaluate(Part::Test).unwrap();
+    let after = evaluate(&trainer.network(), &dataset, split.part(Part::Test)).unwrap();
     assert!(after.accuracy > 0.9 && after.loss < before.loss / 2.0, "{before:?}, then {after:?}");
     assert_eq!((after.n_rows, trainer.position().history.len()), (60, 20));
 }
@@ -139,7 +149,9 @@ impl Watcher for StopAfter<'_> {
         self.0 = self.0.saturating_sub(1);
         self.1.store(self.0 == 0, Ordering::Relaxed);
     }
-    fn epoch(&mut self, _: &EpochScore) {}
+    fn epoch(&mut self, _: &EpochScore, _: &Trainer<'_>) -> anyhow::Result<()> {
+        Ok(())
+    }
 }
 
 #[test]
@@ -149,10 +161,10 @@ fn a_training_interrupted_anywhere_and_resumed_ends_as_an_undisturbed_one() {
     let whole = train(&dataset, &split, recipe(5));
     for n_steps in [1, 8, 13] {
         let stop = AtomicBool::new(false);
-        let mut first = Trainer::new(&dataset, &split, recipe(5)).unwrap();
+        let mut first = trainer(&dataset, &split, recipe(5));
         assert_eq!(first.run(&stop, &mut StopAfter(n_steps, &stop)).unwrap(), Outcome::Interrupted);
         let checkpoint = first.checkpoint().unwrap();
-        let mut second = Trainer::resume(&dataset, &split, recipe(5), &checkpoint).unwrap();
+        let mut second = resume(&dataset, &split, recipe(5), &checkpoint).unwrap();
         assert!(second.position() == first.position());
         assert_eq!(second.run(&AtomicBool::new(false), &mut ()).unwrap(), Outcome::Finished);
         assert!(export(&second, &dataset) == whole, "stopped after {n_steps} steps");
@@ -163,9 +175,8 @@ fn a_training_interrupted_anywhere_and_resumed_ends_as_an_undisturbed_one() {
 fn a_checkpoint_that_is_damaged_or_of_another_recipe_or_split_is_refused() {
     let (_dir, source, dataset) = table(240);
     let split = Split::draw(&source, &dataset, sizes(), 5).unwrap();
-    let checkpoint = Trainer::new(&dataset, &split, recipe(5)).unwrap().checkpoint().unwrap();
-    let refusal =
-        |split, recipe, bytes: &[u8]| Trainer::resume(&dataset, split, recipe, bytes).err().unwrap().to_string();
+    let checkpoint = trainer(&dataset, &split, recipe(5)).checkpoint().unwrap();
+    let refusal = |split, recipe, bytes: &[u8]| resume(&dataset, split, recipe, bytes).err().unwrap().to_string();
 
     let mut damaged = checkpoint.clone();
     *damaged.last_mut().unwrap() ^= 1;
@@ -181,7 +192,7 @@ fn a_checkpoint_that_is_damaged_or_of_another_recipe_or_split_is_refused() {
 fn a_training_that_diverges_stops_and_says_where() {
     let (_dir, source, dataset) = table(240);
     let split = Split::draw(&source, &dataset, sizes(), 5).unwrap();
-    let mut trainer = Trainer::new(&dataset, &split, Recipe { learning_rate: 1e30, ..recipe(5) }).unwrap();
+    let mut trainer = trainer(&dataset, &split, Recipe { learning_rate: 1e30, ..recipe(5) });
     let message = trainer.run(&AtomicBool::new(false), &mut ()).unwrap_err().to_string();
     assert!(message.contains("in epoch 1 after") && message.contains("smaller learning rate"), "{message}");
 }
@@ -191,7 +202,7 @@ fn a_split_of_other_rows_is_refused() {
     let (_dir, source, dataset) = table(240);
     let (_other_dir, _, other) = table(243);
     let split = Split::draw(&source, &dataset, sizes(), 5).unwrap();
-    let message = Trainer::new(&other, &split, recipe(5)).err().unwrap().to_string();
+    let message = Task::of_split(&other, &split).err().unwrap().to_string();
     assert!(message.contains("expected a split of the dataset with digest"), "{message}");
 }
 

@@ -1,13 +1,23 @@
 //! Composition root: one file per command. The only room that knows all the others.
 
+#[cfg(feature = "lab")]
+pub mod accountant;
 pub mod audit;
+#[cfg(feature = "lab")]
+mod bank;
 pub mod bench;
 pub mod centroids;
 pub mod data;
+#[cfg(feature = "lab")]
+pub mod devices;
 pub mod healthcheck;
 pub mod inspect;
 mod origin;
+#[cfg(feature = "lab")]
+mod privacy;
 pub mod serve;
+#[cfg(feature = "lab")]
+pub mod shadows;
 pub mod split;
 #[cfg(feature = "lab")]
 pub mod train;
@@ -36,6 +46,12 @@ enum Command {
     Data(data::Args),
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
+    #[cfg(feature = "lab")]
+    Devices(devices::Args),
+    #[cfg(feature = "lab")]
+    Shadows(shadows::Args),
+    #[cfg(feature = "lab")]
+    Accountant(accountant::Args),
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
 }
@@ -89,6 +105,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Data(args) => data::run(&args),
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
+        #[cfg(feature = "lab")]
+        Command::Devices(args) => devices::run(&args),
+        #[cfg(feature = "lab")]
+        Command::Shadows(args) => shadows::run(args),
+        #[cfg(feature = "lab")]
+        Command::Accountant(args) => accountant::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
     }

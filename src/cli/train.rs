@@ -13,13 +13,16 @@ use ndarray::{Array2, ArrayD};
 use sha2::{Digest, Sha256};
 
 use super::origin::{Commit, Machine};
+use super::privacy::{PrivacyArgs, PrivateRecipe};
 use crate::data::{DataSource, Dataset, Part, PartSizes, Split, check_writable, hex, is_same_file, write_atomic};
-use crate::lab::network::Architecture;
+use crate::lab::device::Device;
+use crate::lab::network::{Activation, Architecture};
 use crate::lab::onnx;
+use crate::lab::recipe::Recipe;
 use crate::lab::record::{
     CodeRecord, DataRecord, FORMAT, FORMAT_VERSION, MachineRecord, ModelRecord, Results, RunRecord, SplitRecord, Status,
 };
-use crate::lab::train::{EpochScore, Outcome, Recipe, StepReport, Trainer, Watcher};
+use crate::lab::train::{EpochScore, Outcome, StepReport, Task, Trainer, Watcher, evaluate};
 
 /// The exit code after Ctrl-C, as shells count it: 128 + SIGINT.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -94,6 +97,11 @@ pub struct Args {
     /// Decides the parts, the initial weights and the order of the rows.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    privacy: PrivacyArgs,
+    /// Where to compute: cpu, vulkan[:N] or cuda[:N].
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
+    device: Device,
     /// Go on from NAME.checkpoint. The other arguments must be those of the interrupted run; only the
     /// number of epochs may differ.
     #[arg(long)]
@@ -122,26 +130,33 @@ enum NetworkKind {
 /// When an argument, a row or a file is wrong, or the training diverges; nothing is written then.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    let recipe = args.recipe()?;
+    let PrivateRecipe { recipe, secret, notes } = args.privacy.apply(args.recipe()?)?;
     recipe.check()?;
+    notes.iter().for_each(|note| eprintln!("note: {note}"));
     let files = Files::beside(&args.out)?;
     files.check(&args)?;
     let dataset = Dataset::load(&args.data)?;
     let split = args.split(&dataset)?;
+    let device = args.device.open()?;
+    let task = Task::of_split(&dataset, &split)?;
     let mut trainer = if args.resume {
         let bytes = std::fs::read(&files.checkpoint)
             .with_context(|| format!("cannot read the checkpoint {}", files.checkpoint.display()))?;
-        Trainer::resume(&dataset, &split, recipe.clone(), &bytes)?
+        Trainer::resume(task, recipe.clone(), &device, &bytes)?
     } else {
-        Trainer::new(&dataset, &split, recipe.clone())?
+        Trainer::new(task, recipe.clone(), &device)?
     };
+    if let Some(secret) = secret {
+        trainer = trainer.with_secret(secret)?;
+    }
     let mut bar = Bar::new(&recipe, split.part(Part::Train).len());
     let stop = Stop::listen()?;
     let outcome = trainer.run(&stop.flag, &mut bar);
     bar.close();
     let outcome = outcome?;
 
-    let sitting = Sitting { args: &args, files: &files, dataset: &dataset, split: &split, trainer: &trainer, started };
+    let sitting =
+        Sitting { args: &args, files: &files, dataset: &dataset, split: &split, trainer: &trainer, notes, started };
     sitting.write(&recipe, outcome)?;
     match outcome {
         Outcome::Finished => {
@@ -169,16 +184,16 @@ impl Args {
                 };
                 Architecture::Cnn { channels, hidden }
             }
-            NetworkKind::Mlp if self.hidden.is_empty() => Architecture::Mlp { hidden: vec![256, 128] },
-            NetworkKind::Mlp => Architecture::Mlp { hidden: self.hidden.clone() },
+            NetworkKind::Mlp if self.hidden.is_empty() => {
+                Architecture::Mlp { hidden: vec![256, 128], activation: Activation::Relu }
+            }
+            NetworkKind::Mlp => Architecture::Mlp { hidden: self.hidden.clone(), activation: Activation::Relu },
         };
         Ok(Recipe {
-            network,
-            epochs: self.epochs,
             batch_size: self.batch_size,
             learning_rate: self.learning_rate,
             weight_decay: self.weight_decay,
-            seed: self.seed,
+            ..Recipe::plain(network, self.epochs, self.seed)
         })
     }
 
@@ -278,6 +293,8 @@ struct Sitting<'a> {
     dataset: &'a Dataset,
     split: &'a Split,
     trainer: &'a Trainer<'a>,
+    /// What a private recipe changed.
+    notes: Vec<String>,
     started: Instant,
 }
 
@@ -289,9 +306,9 @@ impl Sitting<'_> {
             write(&files.checkpoint, &self.trainer.checkpoint()?)?;
         }
         let network = self.trainer.network();
-        let model = onnx::export(&network.layers(), self.dataset.row_shape(), self.dataset.class_names());
+        let model = onnx::export(&network, self.dataset.class_names(), false);
         let rows = self.dataset.batch(self.parity_rows());
-        let logits = network.logits(rows.clone(), self.dataset.row_shape(), &Default::default());
+        let logits = network.logits(rows.clone());
         let off = onnx::disagreement(&model, &rows, &logits).context("cannot run the exported graph")?;
         if off > PARITY_TOLERANCE {
             bail!("a logit of the exported graph is off by {off}, expected at most {PARITY_TOLERANCE}");
@@ -301,7 +318,8 @@ impl Sitting<'_> {
         if let Some(path) = &self.args.parity_out {
             write_parity(path, &rows, &logits)?;
         }
-        let record = self.record(recipe, outcome, &model);
+        let privacy = self.trainer.privacy(self.notes.clone())?;
+        let record = RunRecord { privacy, ..self.record(recipe, outcome, &model) };
         write(&files.card, record.card().as_bytes())?;
         write(&files.record, &record.to_json())?;
         print_results(&record, &files.model);
@@ -322,8 +340,10 @@ impl Sitting<'_> {
         let machine = Machine::here();
         let (status, results) = match outcome {
             Outcome::Finished => {
+                let network = self.trainer.network();
                 let parts = [Part::Train, Part::Validation, Part::Calibration, Part::Test];
-                let [train, validation, calibration, test] = parts.map(|part| self.trainer.evaluate(part));
+                let [train, validation, calibration, test] =
+                    parts.map(|part| evaluate(&network, self.dataset, self.split.part(part)));
                 (Status::Finished, Some(Results { train, validation, calibration, test }))
             }
             Outcome::Interrupted => {
@@ -353,10 +373,11 @@ impl Sitting<'_> {
                 file: name(&self.files.model),
                 sha256: hex(&Sha256::digest(model)),
                 n_bytes: model.len(),
-                n_parameters: self.trainer.n_parameters(),
+                n_parameters: self.trainer.network().n_parameters(),
                 input: onnx::input_name(self.dataset.row_shape()).to_owned(),
                 output: onnx::OUTPUT.to_owned(),
             },
+            privacy: None,
             results,
             history: position.history.clone(),
             wall_seconds: (self.started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
@@ -394,17 +415,20 @@ fn print_results(record: &RunRecord, model: &Path) {
             }
         }
     }
+    if let Some(privacy) = &record.privacy {
+        println!("privacy      epsilon {:.4} at delta {:.3e}, {} steps", privacy.epsilon, privacy.delta, privacy.steps);
+    }
     println!("{:.1} s", record.wall_seconds);
 }
 
 /// Raised by the first Ctrl-C or SIGTERM; the second ends the process at once.
-struct Stop {
-    flag: Arc<AtomicBool>,
-    exit_code: Arc<AtomicU8>,
+pub(super) struct Stop {
+    pub(super) flag: Arc<AtomicBool>,
+    pub(super) exit_code: Arc<AtomicU8>,
 }
 
 impl Stop {
-    fn listen() -> anyhow::Result<Self> {
+    pub(super) fn listen() -> anyhow::Result<Self> {
         let stop =
             Self { flag: Arc::new(AtomicBool::new(false)), exit_code: Arc::new(AtomicU8::new(EXIT_INTERRUPTED)) };
         let (flag, exit_code) = (Arc::clone(&stop.flag), Arc::clone(&stop.exit_code));
@@ -491,7 +515,7 @@ impl Watcher for Bar {
         ));
     }
 
-    fn epoch(&mut self, score: &EpochScore) {
+    fn epoch(&mut self, score: &EpochScore, _: &Trainer<'_>) -> anyhow::Result<()> {
         let mut line = format!(
             "epoch {}/{}  loss {:.4}  accuracy {:.4}",
             score.epoch, self.n_epochs, score.train.loss, score.train.accuracy
@@ -504,5 +528,6 @@ impl Watcher for Bar {
         } else {
             self.bar.println(line);
         }
+        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The offline side: trains small classifiers with burn on the CPU and exports them as ONNX.
+//! The offline side: trains classifiers with burn and exports them as ONNX.
 //!
 //! ```text
 //!  Dataset + Split ──▶ Training ──▶ Trained ──▶ NAME.onnx, NAME.json, NAME.split.json, NAME.md
@@ -14,16 +14,18 @@
 //! `ChaCha8Rng` and never through burn's global generator. On one machine the same recipe gives the same ONNX
 //! bytes; another processor may add in another order and so differ in the last bits.
 
+pub mod accountant;
+mod autodiff;
+pub mod bank;
 pub mod checkpoint;
+pub mod device;
+pub mod dp;
 pub mod network;
 pub mod onnx;
+pub mod recipe;
 pub mod record;
+pub mod streams;
 pub mod train;
 
-use burn::backend::{Autodiff, Flex};
-
-/// The backend for evaluation: burn's own CPU kernels.
-pub type Cpu = Flex;
-
-/// The backend for training: the same, with gradients.
-pub type Training = Autodiff<Flex>;
+/// What every tensor of the lab lives on: the device is a value that is chosen at run time.
+pub type Compute = burn::Dispatch;

@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::train::{EpochScore, Recipe, Score};
+use super::dp::PrivacyRecord;
+use super::recipe::Recipe;
+use super::train::{EpochScore, Score};
 use crate::data::PartSizes;
 
 /// The format that a run record names.
@@ -34,6 +36,9 @@ pub struct RunRecord {
     pub split: SplitRecord,
     /// The model file.
     pub model: ModelRecord,
+    /// What differential privacy the training gives; absent where it gives none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<PrivacyRecord>,
     /// Loss and accuracy at the end; absent when interrupted.
     pub results: Option<Results>,
     /// Loss and accuracy of each epoch.
@@ -252,10 +257,13 @@ impl RunRecord {
             }
             _ => {}
         }
-        text.push_str(
-            "The training gives no differential privacy, and the weights themselves are not protected: a defence in \
-             front of the model protects its answers, not this file.\n",
-        );
+        match &self.privacy {
+            Some(privacy) => text.push_str(&privacy.card()),
+            None => text.push_str(
+                "The training gives no differential privacy, and the weights themselves are not protected: a defence \
+                 in front of the model protects its answers, not this file.\n",
+            ),
+        }
         let _ = write!(text, "\nSHA-256 of the model: `{}`.\n", self.model.sha256);
     }
 }

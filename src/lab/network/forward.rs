@@ -1,0 +1,300 @@
+//! The forward pass: walks over the plan once, for evaluation or for training.
+
+use burn::tensor::activation::{relu, tanh};
+use burn::tensor::module::{avg_pool2d, conv2d, max_pool2d};
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Tensor, TensorData};
+use rand::RngCore;
+use rand_chacha::ChaCha8Rng;
+
+use super::Network;
+use super::plan::{Op, ParameterId, Place, ValueId};
+use crate::lab::Compute;
+
+/// Added to variances: torch's default.
+pub(in crate::lab) const NORM_EPSILON: f64 = 1e-5;
+
+/// A value on its way through a network.
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// `(n_rows, features)`.
+    Flat(Tensor<Compute, 2>),
+    /// `(n_rows, channels, height, width)`.
+    Image(Tensor<Compute, 4>),
+}
+
+impl Value {
+    fn flat(self) -> Tensor<Compute, 2> {
+        match self {
+            Self::Flat(values) => values,
+            Self::Image(values) => values.flatten(1, 3),
+        }
+    }
+
+    fn image(self) -> Tensor<Compute, 4> {
+        match self {
+            Self::Image(values) => values,
+            Self::Flat(_) => unreachable!("a plan gives images to the operators of images"),
+        }
+    }
+
+    fn map(self, flat: impl FnOnce(Tensor<Compute, 2>) -> Tensor<Compute, 2>, image: ImageMap) -> Self {
+        match self {
+            Self::Flat(values) => Self::Flat(flat(values)),
+            Self::Image(values) => Self::Image(image(values)),
+        }
+    }
+}
+
+type ImageMap = fn(Tensor<Compute, 4>) -> Tensor<Compute, 4>;
+
+/// Rates of dropout by place; 0 does nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Dropout {
+    /// On the rows.
+    pub input: f64,
+    /// Behind hidden activations.
+    pub hidden: f64,
+}
+
+impl Dropout {
+    fn rate(self, place: Place) -> f64 {
+        match place {
+            Place::Input => self.input,
+            Place::Hidden => self.hidden,
+        }
+    }
+}
+
+/// What a batch said of one batch normalisation.
+#[derive(Debug, Clone)]
+pub struct Statistics {
+    /// The running mean that follows it.
+    pub mean: (ParameterId, Tensor<Compute, 1>),
+    /// The running variance that follows it; unbiased.
+    pub variance: (ParameterId, Tensor<Compute, 1>),
+}
+
+/// Looks at, and may change, what the operators with weights give while training.
+pub trait Hook {
+    /// `input` went into the step `at`, `output` came out; what is returned goes on.
+    fn after(&mut self, at: ValueId, op: &Op, input: &Value, output: Value) -> Value;
+}
+
+/// A pass for training: what it draws from and what it leaves behind.
+pub struct Pass<'a> {
+    /// How much is dropped.
+    pub dropout: Dropout,
+    /// Draws what is dropped.
+    pub rng: &'a mut ChaCha8Rng,
+    /// Filled by the pass.
+    pub statistics: Vec<Statistics>,
+    /// Called behind each operator with weights.
+    pub hook: Option<&'a mut dyn Hook>,
+}
+
+impl Network {
+    /// The logits of a batch while training: with dropout and the batch's own statistics.
+    ///
+    /// # Shapes
+    ///
+    /// `(n_rows, n_features)` to `(n_rows, n_classes)`.
+    #[must_use]
+    pub fn forward_training(&self, rows: Tensor<Compute, 2>, pass: &mut Pass<'_>) -> Tensor<Compute, 2> {
+        self.run(rows, self.plan.steps().len() - 1, Some(pass))
+    }
+
+    /// The value of one step.
+    pub(super) fn run(
+        &self,
+        rows: Tensor<Compute, 2>,
+        wanted: ValueId,
+        mut pass: Option<&mut Pass<'_>>,
+    ) -> Tensor<Compute, 2> {
+        let steps = &self.plan.steps()[..=wanted];
+        let mut uses = vec![0usize; steps.len()];
+        steps.iter().flat_map(|step| &step.inputs).for_each(|&input| uses[input] += 1);
+        let mut values: Vec<Option<Value>> = vec![None; steps.len()];
+        let mut rows = Some(rows);
+        for (at, step) in steps.iter().enumerate() {
+            let mut inputs = step.inputs.iter().map(|&input| {
+                uses[input] -= 1;
+                let value = if uses[input] == 0 { values[input].take() } else { values[input].clone() };
+                value.expect("a step comes behind its inputs")
+            });
+            let value = match (inputs.next(), inputs.next()) {
+                (None, _) => input(rows.take().expect("a plan has one input"), &step.shape),
+                (Some(one), Some(other)) => two(&step.op, one, other),
+                (Some(value), None) => match pass.as_deref_mut() {
+                    Some(pass) => self.train_one(at, &step.op, value, pass),
+                    None => self.one(&step.op, value),
+                },
+            };
+            values[at] = Some(value);
+        }
+        values[wanted].take().map(Value::flat).expect("the wanted step was run")
+    }
+
+    /// An operator of one input, in evaluation.
+    fn one(&self, op: &Op, value: Value) -> Value {
+        let weights = &self.weights;
+        let vector = |id: &ParameterId| weights.vectors[*id].val();
+        match op {
+            Op::Input | Op::Add | Op::Concatenate => unreachable!("they have no or two inputs"),
+            Op::Normalise { mean, deviation } => normalise(value, mean, deviation),
+            Op::Convolution { kernel, bias, stride, padding, .. } => {
+                let options = ConvOptions::new([*stride; 2], [*padding; 2], [1, 1], 1);
+                let bias = bias.as_ref().map(vector);
+                Value::Image(conv2d(value.image(), weights.kernels[*kernel].val(), bias, options))
+            }
+            Op::BatchNorm { scale, shift, mean, variance } => {
+                let (mean, variance) = (weights.running[*mean].val(), weights.running[*variance].val());
+                // One product and one sum a value.
+                let factor = vector(scale) / variance.add_scalar(NORM_EPSILON).sqrt();
+                let offset = vector(shift) - mean * factor.clone();
+                Value::Image(value.image() * channels(factor) + channels(offset))
+            }
+            Op::GroupNorm { scale, shift, groups } => {
+                let normal = group_normal(value.image(), *groups);
+                Value::Image(normal * channels(vector(scale)) + channels(vector(shift)))
+            }
+            Op::Relu => value.map(relu, relu),
+            Op::Tanh => value.map(tanh, tanh),
+            Op::MaxPool2 => Value::Image(max_pool2d(value.image(), [2, 2], [2, 2], [0, 0], [1, 1], false)),
+            Op::AveragePool2 => Value::Image(avg_pool2d(value.image(), [2, 2], [2, 2], [0, 0], true, false)),
+            Op::GlobalAveragePool => {
+                let [n_rows, n_channels, height, width] = value.clone().image().dims();
+                let lines = value.image().reshape([n_rows, n_channels, height * width]);
+                Value::Flat(lines.mean_dim(2).reshape([n_rows, n_channels]))
+            }
+            Op::Dropout(_) => value,
+            Op::Flatten => Value::Flat(value.flat()),
+            Op::Linear { matrix, bias } => {
+                let sums = value.flat().matmul(weights.matrices[*matrix].val());
+                Value::Flat(sums + vector(bias).unsqueeze::<2>())
+            }
+        }
+    }
+
+    /// The same while training.
+    fn train_one(&self, at: ValueId, op: &Op, value: Value, pass: &mut Pass<'_>) -> Value {
+        // A hook wants to see it; without one the operator may have it to itself.
+        let input = pass.hook.is_some().then(|| value.clone());
+        let output = match op {
+            Op::Dropout(place) => return drop_out(value, pass.dropout.rate(*place), pass.rng),
+            Op::BatchNorm { scale, shift, mean, variance } => {
+                let vector = |id: &ParameterId| self.weights.vectors[*id].val();
+                let (normal, batch_mean, batch_variance) = batch_normal(value.image());
+                pass.statistics.push(Statistics { mean: (*mean, batch_mean), variance: (*variance, batch_variance) });
+                Value::Image(normal * channels(vector(scale)) + channels(vector(shift)))
+            }
+            _ => self.one(op, value),
+        };
+        let weighted =
+            matches!(op, Op::Convolution { .. } | Op::Linear { .. } | Op::GroupNorm { .. } | Op::BatchNorm { .. });
+        match (&mut pass.hook, input) {
+            (Some(hook), Some(input)) if weighted => hook.after(at, op, &input, output),
+            _ => output,
+        }
+    }
+}
+
+fn input(rows: Tensor<Compute, 2>, shape: &[usize]) -> Value {
+    match *shape {
+        [channels, height, width] => {
+            let n_rows = rows.dims()[0];
+            Value::Image(rows.reshape([n_rows, channels, height, width]))
+        }
+        _ => Value::Flat(rows),
+    }
+}
+
+fn two(op: &Op, one: Value, other: Value) -> Value {
+    match (op, one, other) {
+        (Op::Add, Value::Image(one), Value::Image(other)) => Value::Image(one + other),
+        (Op::Add, Value::Flat(one), Value::Flat(other)) => Value::Flat(one + other),
+        (Op::Concatenate, Value::Image(one), Value::Image(other)) => Value::Image(Tensor::cat(vec![one, other], 1)),
+        (Op::Concatenate, Value::Flat(one), Value::Flat(other)) => Value::Flat(Tensor::cat(vec![one, other], 1)),
+        _ => unreachable!("a plan gives two values of one kind to an operator of two"),
+    }
+}
+
+/// One number a channel, to be broadcast over images.
+fn channels(values: Tensor<Compute, 1>) -> Tensor<Compute, 4> {
+    let n_channels = values.dims()[0];
+    values.reshape([1, n_channels, 1, 1])
+}
+
+fn normalise(value: Value, mean: &[f32], deviation: &[f32]) -> Value {
+    let constant = |device: &_, values: Vec<f32>, shape: [usize; 4]| -> Tensor<Compute, 4> {
+        Tensor::from_data(TensorData::new(values, shape), device)
+    };
+    let factor: Vec<f32> = deviation.iter().map(|deviation| 1.0 / deviation).collect();
+    match value {
+        Value::Image(values) => {
+            let [_, n_channels, height, width] = values.dims();
+            let shape = if mean.len() == n_channels { [1, n_channels, 1, 1] } else { [1, n_channels, height, width] };
+            let device = values.device();
+            Value::Image((values - constant(&device, mean.to_vec(), shape)) * constant(&device, factor, shape))
+        }
+        Value::Flat(values) => {
+            let (device, shape) = (values.device(), [1, 1, 1, mean.len()]);
+            let flat = |values| constant(&device, values, shape).reshape([1, shape[3]]);
+            Value::Flat((values - flat(mean.to_vec())) * flat(factor))
+        }
+    }
+}
+
+/// Values of mean 0 and variance 1 a channel over the batch, with the mean and the unbiased variance.
+fn batch_normal(values: Tensor<Compute, 4>) -> (Tensor<Compute, 4>, Tensor<Compute, 1>, Tensor<Compute, 1>) {
+    let [n_rows, n_channels, height, width] = values.dims();
+    let n_values = (n_rows * height * width) as f64;
+    let mean_of = |values: Tensor<Compute, 4>| -> Tensor<Compute, 1> {
+        let lines = values.reshape([n_rows, n_channels, height * width]);
+        lines.sum_dim(2).reshape([n_rows, n_channels]).sum_dim(0).reshape([n_channels]).div_scalar(n_values)
+    };
+    let mean = mean_of(values.clone());
+    let centred = values - channels(mean.clone());
+    let variance = mean_of(centred.clone() * centred.clone());
+    let normal = centred * channels(variance.clone().add_scalar(NORM_EPSILON).sqrt().recip());
+    let unbiased = variance.mul_scalar(n_values / (n_values - 1.0).max(1.0));
+    (normal, mean, unbiased)
+}
+
+/// Values of mean 0 and variance 1 a group of channels within a row.
+pub(in crate::lab) fn group_normal(values: Tensor<Compute, 4>, groups: usize) -> Tensor<Compute, 4> {
+    let shape: [usize; 4] = values.dims();
+    let n_values = shape[1] / groups * shape[2] * shape[3];
+    let lines = values.reshape([shape[0] * groups, n_values]);
+    let centred = lines.clone() - lines.mean_dim(1);
+    let variance = (centred.clone() * centred.clone()).mean_dim(1);
+    (centred * variance.add_scalar(NORM_EPSILON).sqrt().recip()).reshape(shape)
+}
+
+/// Sets values to zero with probability `rate` and scales the rest, so that the mean stays. The rate is kept to
+/// 1/65,536.
+fn drop_out(value: Value, rate: f64, rng: &mut ChaCha8Rng) -> Value {
+    let threshold = (rate * 65_536.0).round() as u32;
+    if threshold == 0 {
+        return value;
+    }
+    let kept = 65_536.0 / f64::from(65_536 - threshold.min(65_535));
+    let mut mask = |n_values: usize| -> Vec<f32> {
+        let mut bytes = vec![0u8; 2 * n_values];
+        rng.fill_bytes(&mut bytes);
+        let drawn = bytes.as_chunks::<2>().0.iter().map(|pair| u32::from(u16::from_le_bytes(*pair)));
+        drawn.map(|drawn| if drawn < threshold { 0.0 } else { kept as f32 }).collect()
+    };
+    match value {
+        Value::Flat(values) => {
+            let shape = values.dims();
+            let mask = Tensor::from_data(TensorData::new(mask(shape.iter().product()), shape), &values.device());
+            Value::Flat(values * mask)
+        }
+        Value::Image(values) => {
+            let shape = values.dims();
+            let mask = Tensor::from_data(TensorData::new(mask(shape.iter().product()), shape), &values.device());
+            Value::Image(values * mask)
+        }
+    }
+}
