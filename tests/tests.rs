@@ -3,6 +3,8 @@
 #![allow(unreachable_pub, reason = "a test binary has one crate and nobody outside")]
 
 mod audit;
+#[cfg(feature = "lab")]
+mod banks;
 mod http;
 mod http_abuse;
 mod http_golden;
@@ -10,4 +12,6 @@ mod http_limits;
 mod http_support;
 #[cfg(feature = "lab")]
 mod lab;
+#[cfg(feature = "lab")]
+mod lab_devices;
 mod layering;

@@ -3,14 +3,20 @@
 #[cfg(feature = "lab")]
 pub mod accountant;
 pub mod audit;
+#[cfg(feature = "lab")]
+mod bank;
 pub mod bench;
 pub mod centroids;
+#[cfg(feature = "lab")]
+pub mod devices;
 pub mod healthcheck;
 pub mod inspect;
 mod origin;
 #[cfg(feature = "lab")]
 mod privacy;
 pub mod serve;
+#[cfg(feature = "lab")]
+pub mod shadows;
 pub mod split;
 #[cfg(feature = "lab")]
 pub mod train;
@@ -38,6 +44,10 @@ enum Command {
     Split(Box<split::Args>),
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
+    #[cfg(feature = "lab")]
+    Devices(devices::Args),
+    #[cfg(feature = "lab")]
+    Shadows(shadows::Args),
     #[cfg(feature = "lab")]
     Accountant(accountant::Args),
     Bench(bench::Args),
@@ -87,6 +97,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Split(args) => split::run(&args),
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
+        #[cfg(feature = "lab")]
+        Command::Devices(args) => devices::run(&args),
+        #[cfg(feature = "lab")]
+        Command::Shadows(args) => shadows::run(args),
         #[cfg(feature = "lab")]
         Command::Accountant(args) => accountant::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -425,13 +425,13 @@ fn print_results(record: &RunRecord, model: &Path) {
 }
 
 /// Raised by the first Ctrl-C or SIGTERM; the second ends the process at once.
-struct Stop {
-    flag: Arc<AtomicBool>,
-    exit_code: Arc<AtomicU8>,
+pub(super) struct Stop {
+    pub(super) flag: Arc<AtomicBool>,
+    pub(super) exit_code: Arc<AtomicU8>,
 }
 
 impl Stop {
-    fn listen() -> anyhow::Result<Self> {
+    pub(super) fn listen() -> anyhow::Result<Self> {
         let stop =
             Self { flag: Arc::new(AtomicBool::new(false)), exit_code: Arc::new(AtomicU8::new(EXIT_INTERRUPTED)) };
         let (flag, exit_code) = (Arc::clone(&stop.flag), Arc::clone(&stop.exit_code));

@@ -68,13 +68,31 @@ fn load(payload: &[u8], device: &burn::DispatchDevice) -> anyhow::Result<(Weight
         .map_err(|error| anyhow::anyhow!("cannot read the checkpoint: {error}"))
 }
 
-pub(super) fn read(bytes: &[u8], identity: &Identity, device: &OpenDevice) -> anyhow::Result<Saved> {
+/// The recipe that a checkpoint was made with.
+///
+/// # Errors
+///
+/// When the bytes are no checkpoint.
+pub fn recipe(bytes: &[u8]) -> anyhow::Result<Recipe> {
+    let device = super::device::Device::Cpu.open()?;
+    let (_, _, state) = load(payload(bytes)?, &device.evaluation())?;
+    let State { identity, .. } = serde_json::from_str(&state).context("the checkpoint's state")?;
+    Ok(identity.recipe)
+}
+
+/// What is behind the format's name and the digest.
+fn payload(bytes: &[u8]) -> anyhow::Result<&[u8]> {
     let Some((digest, payload)) = bytes.strip_prefix(MAGIC).and_then(|rest| rest.split_at_checked(DIGEST_BYTES)) else {
         bail!("expected a checkpoint of format version 2, got other bytes");
     };
     if Sha256::digest(payload).as_slice() != digest {
         bail!("the checkpoint is damaged: its bytes do not have the digest that it names");
     }
+    Ok(payload)
+}
+
+pub(super) fn read(bytes: &[u8], identity: &Identity, device: &OpenDevice) -> anyhow::Result<Saved> {
+    let payload = payload(bytes)?;
     // Weights live where gradients are kept, the optimizer's state where they are not.
     let (weights, _, state) = load(payload, &device.training())?;
     let (_, optimizer, _) = load(payload, &device.evaluation())?;

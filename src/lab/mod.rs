@@ -16,6 +16,7 @@
 
 pub mod accountant;
 mod autodiff;
+pub mod bank;
 pub mod checkpoint;
 pub mod device;
 pub mod dp;

@@ -2,6 +2,8 @@
 //!
 //! burn exports no ONNX; the message types of `onnx.proto` come with tract, and the operators of a plan need no more. The last operator is `Gemm`, by which the engine knows that the output holds logits (R2).
 
+pub mod join;
+
 use anyhow::{Context, bail};
 use ndarray::{Array2, ArrayD};
 use prost::Message;

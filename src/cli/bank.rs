@@ -1,0 +1,315 @@
+//! What the commands that train many models share: the flags of a design, a recipe's file, the progress lines.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, bail, ensure};
+
+use super::origin::{Commit, Machine};
+use super::train::Stop;
+use crate::data::{DataSource, Dataset, Part, Split};
+use crate::lab::bank::inclusion::{Design, Inclusion, Pool};
+use crate::lab::bank::member::MemberRecord;
+use crate::lab::bank::merge::{Manifest, seal};
+use crate::lab::bank::place::Place;
+use crate::lab::bank::plan::Planned;
+use crate::lab::bank::run::{Ended, Event, Run, Shard};
+use crate::lab::bank::trainer::MemberTrainer;
+use crate::lab::device::Device;
+use crate::lab::recipe::Recipe;
+use crate::lab::record::{CodeRecord, DataRecord, MachineRecord, RunRecord};
+use crate::lab::train::Score;
+
+/// How rows are dealt to models: one of these.
+#[derive(Debug, Clone, clap::Args)]
+#[group(required = true, multiple = false, id = "design")]
+pub(super) struct DesignFlags {
+    /// So many models, each on its own random share of the rows (--share).
+    #[arg(long, value_name = "MODELS", group = "design")]
+    ensemble: Option<usize>,
+    /// Cut the rows into so many folds; one model for each choice of left-out folds (--leave).
+    #[arg(long, value_name = "FOLDS", group = "design")]
+    folds: Option<usize>,
+    /// So many models, each row in exactly half of them (LiRA), or in --of of them.
+    #[arg(long, value_name = "MODELS", group = "design")]
+    balanced: Option<usize>,
+    /// So many models on bootstrap samples (bagging).
+    #[arg(long, value_name = "MODELS", group = "design")]
+    bootstrap: Option<usize>,
+    /// Cut the rows into so many disjoint shards, one model each (SISA): see `sordino forget`.
+    #[arg(long, value_name = "SHARDS", group = "design")]
+    sisa: Option<usize>,
+    /// So many models on all rows, which differ by their seeds.
+    #[arg(long, value_name = "MODELS", group = "design")]
+    whole: Option<usize>,
+}
+
+/// The numbers that belong to a design, and how it is drawn.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct DealFlags {
+    #[command(flatten)]
+    design: DesignFlags,
+    /// The share of the rows of each model of --ensemble.
+    #[arg(long, value_name = "X", default_value_t = 0.6)]
+    share: f64,
+    /// Folds that each model of --folds leaves out: with 2 any two records are unknown to some model.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    leave: usize,
+    /// Models that each row trains, of --balanced [default: half].
+    #[arg(long, value_name = "N")]
+    of: Option<usize>,
+    /// Deal class by class, so that each model sees each class in its share.
+    #[arg(long)]
+    stratified: bool,
+    /// Parts of the split whose rows are dealt.
+    #[arg(long, value_name = "PART,..", value_delimiter = ',', default_values_t = ["train".to_owned()])]
+    pool: Vec<String>,
+}
+
+impl DealFlags {
+    fn design(&self) -> anyhow::Result<Design> {
+        let flags = &self.design;
+        let designs = [
+            flags.ensemble.map(|models| Design::Share { models, share: self.share }),
+            flags.folds.map(|folds| Design::Folds { folds, leave: self.leave }),
+            flags.balanced.map(|models| Design::Balanced { models, of: self.of.unwrap_or(models / 2) }),
+            flags.bootstrap.map(|models| Design::Bootstrap { models }),
+            flags.sisa.map(|shards| Design::Shards { shards }),
+            flags.whole.map(|models| Design::Whole { models }),
+        ];
+        designs
+            .into_iter()
+            .flatten()
+            .next()
+            .context("expected one of --ensemble, --folds, --balanced, --bootstrap, --sisa, --whole")
+    }
+}
+
+/// Where rows, their split and the recipe come from.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct SourceFlags {
+    /// Labelled rows, as in `sordino train`.
+    #[arg(long, value_name = "SOURCE")]
+    pub(super) data: DataSource,
+    /// The split file of the rows.
+    #[arg(long, value_name = "FILE")]
+    split: PathBuf,
+    /// How each model is trained: a recipe (.toml or .json), or the run record of a model that `sordino train` wrote
+    /// (NAME.json), whose recipe is taken.
+    #[arg(long, value_name = "FILE")]
+    recipe: PathBuf,
+    /// Decides the deal and the seed of each model [default: the recipe's].
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+/// Rows with their split.
+pub(super) struct Source {
+    pub(super) dataset: Dataset,
+    pub(super) split: Split,
+    pub(super) recipe: Recipe,
+    pub(super) data: DataRecord,
+}
+
+impl SourceFlags {
+    pub(super) fn load(&self) -> anyhow::Result<Source> {
+        let recipe = read_recipe(&self.recipe)?;
+        let recipe = Recipe { seed: self.seed.unwrap_or(recipe.seed), ..recipe };
+        recipe.check()?;
+        let split = Split::read(&self.split)?;
+        let dataset = Dataset::load(&self.data)?;
+        split.check(&dataset)?;
+        let data = data_record(&self.data, &dataset);
+        Ok(Source { dataset, split, recipe, data })
+    }
+}
+
+impl Source {
+    /// The plan of a bank over these rows.
+    pub(super) fn plan(&self, deal: &DealFlags) -> anyhow::Result<Planned> {
+        let parts = deal.pool.iter().map(|name| part(name)).collect::<anyhow::Result<Vec<_>>>()?;
+        self.plan_with(deal.design()?, &parts, deal.stratified)
+    }
+
+    pub(super) fn plan_with(&self, design: Design, parts: &[Part], stratified: bool) -> anyhow::Result<Planned> {
+        let rows: Vec<usize> = parts.iter().flat_map(|part| self.split.part(*part)).copied().collect();
+        let mut pool = Pool::new(&rows)?;
+        if stratified {
+            let labels: Vec<u32> = rows.iter().map(|&row| self.dataset.labels()[row]).collect();
+            pool = pool.stratified(&labels)?;
+        }
+        let inclusion = Inclusion::draw(design, &pool, self.recipe.seed)?;
+        let names = parts.iter().map(|part| part.name().to_owned()).collect();
+        Planned::new(self.recipe.clone(), (&self.dataset, self.data.clone()), self.split.clone(), names, inclusion)
+    }
+}
+
+pub(super) fn data_record(source: &DataSource, dataset: &Dataset) -> DataRecord {
+    DataRecord {
+        source: source.to_string(),
+        digest: dataset.digest(),
+        n_rows: dataset.n_rows(),
+        row_shape: dataset.row_shape().to_vec(),
+        labels: dataset.class_names().to_vec(),
+    }
+}
+
+fn part(name: &str) -> anyhow::Result<Part> {
+    Part::ALL.into_iter().find(|part| part.name() == name).with_context(|| {
+        let names = Part::ALL.map(Part::name).join(", ");
+        format!("--pool: expected parts out of {names}, got '{}'", name.escape_debug())
+    })
+}
+
+/// A recipe out of a TOML or JSON file, or out of a run record.
+fn read_recipe(path: &Path) -> anyhow::Result<Recipe> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the recipe {shown}"))?;
+    if path.extension().is_some_and(|ending| ending == "toml") {
+        return toml::from_str(&text).with_context(|| format!("the recipe {shown}"));
+    }
+    let value: serde_json::Value = serde_json::from_str(&text).with_context(|| format!("the recipe {shown}"))?;
+    if value.get("format").is_some() {
+        let record: RunRecord = serde_json::from_value(value).with_context(|| format!("the run record {shown}"))?;
+        return Ok(record.recipe);
+    }
+    serde_json::from_value(value).with_context(|| format!("the recipe {shown}"))
+}
+
+/// How much of the machine a bank is trained on.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct WorkFlags {
+    /// Models at a time.
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    jobs: usize,
+    /// Threads of each of them [default: the cores divided by --jobs].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Where to compute: cpu, vulkan[:N] or cuda[:N].
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
+    pub(super) device: Device,
+}
+
+/// How a bank's training ended.
+pub(super) enum Trained {
+    /// All models of the bank stand: its manifest was written.
+    Whole(Manifest),
+    /// All models of the shard stand.
+    Shard,
+    /// Ctrl-C or SIGTERM: the exit code that it asks for.
+    Interrupted(ExitCode),
+}
+
+impl WorkFlags {
+    /// Trains what is missing of a bank, telling of each model on standard error.
+    pub(super) fn train(
+        &self,
+        place: &Place,
+        planned: &Planned,
+        dataset: &Dataset,
+        shard: Shard,
+    ) -> anyhow::Result<Trained> {
+        ensure!((1..=1024).contains(&self.jobs), "--jobs: expected 1 to 1024, got {}", self.jobs);
+        let device = self.device.open()?;
+        let worker = MemberTrainer::new(dataset, planned, &device)?;
+        let machine = Machine::here();
+        let threads = self.threads.unwrap_or(machine.n_cores / self.jobs).max(1);
+        let run = Run {
+            place,
+            planned,
+            worker: &worker,
+            shard,
+            jobs: self.jobs,
+            threads,
+            code: Commit::of_build().map(|Commit { id, dirty }| CodeRecord { commit: id.to_owned(), dirty }),
+            machine: MachineRecord { cpu: machine.cpu, n_cores: machine.n_cores },
+        };
+        let stop = Stop::listen()?;
+        let lines = Lines::new(shard.members(planned.plan.n_models()).count(), self.jobs);
+        match run.run(&stop.flag, &|event| lines.tell(&event))? {
+            Ended::Interrupted => {
+                eprintln!("interrupted; the same command goes on");
+                Ok(Trained::Interrupted(ExitCode::from(stop.exit_code.load(Ordering::Relaxed))))
+            }
+            Ended::Complete if shard == Shard::ALL => Ok(Trained::Whole(seal(place, planned)?)),
+            Ended::Complete => Ok(Trained::Shard),
+        }
+    }
+}
+
+/// One line a model, with the rate and the time that is left.
+struct Lines {
+    n_models: usize,
+    jobs: usize,
+    n_standing: AtomicUsize,
+    n_trained: AtomicUsize,
+    started: Instant,
+}
+
+impl Lines {
+    fn new(n_models: usize, jobs: usize) -> Self {
+        let zero = || AtomicUsize::new(0);
+        Self { n_models, jobs, n_standing: zero(), n_trained: zero(), started: Instant::now() }
+    }
+
+    fn tell(&self, event: &Event) {
+        match event {
+            Event::Stands(_) => {
+                self.n_standing.fetch_add(1, Ordering::Relaxed);
+            }
+            Event::Unfit(member, why) => eprintln!("model {member} is trained anew: {why}"),
+            Event::Started(member, true) => eprintln!("model {member} goes on from its checkpoint"),
+            Event::Started(_, false) => {}
+            Event::Interrupted(member) => eprintln!("model {member} was left where it stands"),
+            Event::Failed(member, why) => eprintln!("model {member} failed: {why}"),
+            Event::Done(record) => eprintln!("{}", self.done(record)),
+        }
+    }
+
+    fn done(&self, record: &MemberRecord) -> String {
+        let trained = self.n_trained.fetch_add(1, Ordering::Relaxed) + 1;
+        let standing = trained + self.n_standing.load(Ordering::Relaxed);
+        let score = |name: &str, score: Option<Score>| {
+            score.map_or(String::new(), |score| format!("  {name} {:.4}", score.accuracy))
+        };
+        let left = self.n_models.saturating_sub(standing);
+        // The first models of several at a time end together: until then there is no rate.
+        let left = match left {
+            0 => String::new(),
+            _ if trained < self.jobs => String::new(),
+            _ => {
+                let each = self.started.elapsed().as_secs_f64() / trained as f64;
+                format!(", about {} s left", (each * left as f64).ceil())
+            }
+        };
+        format!(
+            "model {:>5}  accuracy: own rows{}{}{}  {} s  ({standing} of {}{left})",
+            record.member,
+            record.results.members.map_or(String::new(), |own| format!(" {:.4}", own.accuracy)),
+            score("other rows", record.results.strangers),
+            score("test", record.results.test),
+            record.wall_seconds,
+            self.n_models,
+        )
+    }
+}
+
+/// What a complete bank is, on standard output.
+pub(super) fn print_bank(place: &Place, manifest: &Manifest) {
+    println!("{place}  {} models  bank {}", manifest.models.len(), manifest.digest);
+    println!("{}; {} s of training", manifest.design, manifest.train_seconds);
+}
+
+/// Stops where a bank's folder would hold one of the inputs: nothing is written over them, but it is a mistake.
+pub(super) fn expect_no_input(place: &Place, data: &DataSource) -> anyhow::Result<()> {
+    #[allow(irrefutable_let_patterns, reason = "there are object stores in builds with the feature cloud")]
+    let Place::Folder(folder) = place else { return Ok(()) };
+    for name in ["plan.json", "split.json", "inclusion.safetensors", "bank.json"] {
+        if data.reads(&folder.join(name)) {
+            bail!("{} is an input: name another folder for the bank", folder.join(name).display());
+        }
+    }
+    Ok(())
+}
