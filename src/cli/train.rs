@@ -116,6 +116,13 @@ pub struct Args {
     /// safetensors file, to check another runtime against.
     #[arg(long, value_name = "FILE")]
     parity_out: Option<PathBuf>,
+    /// Give the exported model a second output with the penultimate features ("penultimate_features"), for the offline
+    /// side; no server of ours serves it.
+    #[arg(long)]
+    with_features: bool,
+    /// Make each batch normalisation right behind a convolution part of it in the exported model.
+    #[arg(long)]
+    fold_batch_norm: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -309,7 +316,8 @@ impl Sitting<'_> {
             write(&files.checkpoint, &self.trainer.checkpoint()?)?;
         }
         let network = self.trainer.network();
-        let model = onnx::export(&network, self.dataset.class_names(), false);
+        let options = onnx::Export { features: self.args.with_features, fold_batch_norm: self.args.fold_batch_norm };
+        let model = onnx::export(&network, self.dataset.class_names(), options);
         let rows = self.dataset.batch(self.parity_rows());
         let logits = network.logits(rows.clone());
         let off = onnx::disagreement(&model, &rows, &logits).context("cannot run the exported graph")?;
