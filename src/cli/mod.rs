@@ -7,6 +7,7 @@ pub mod audit;
 mod bank;
 pub mod bench;
 pub mod centroids;
+pub mod data;
 #[cfg(feature = "lab")]
 pub mod devices;
 pub mod healthcheck;
@@ -42,6 +43,7 @@ enum Command {
     Inspect(inspect::Args),
     Centroids(centroids::Args),
     Split(Box<split::Args>),
+    Data(data::Args),
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
     #[cfg(feature = "lab")]
@@ -52,6 +54,11 @@ enum Command {
     Accountant(accountant::Args),
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
+}
+
+/// The help of an argument that takes a source of rows.
+fn data_help(what: &str) -> String {
+    format!("{what}: {}", crate::data::DataSource::FORMS)
 }
 
 /// Exit code after a panic, as Rust has it.
@@ -95,6 +102,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Centroids(args) => centroids::run(&args),
         Command::Split(args) => split::run(&args),
+        Command::Data(args) => data::run(&args),
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
         #[cfg(feature = "lab")]

@@ -49,10 +49,7 @@ const PARITY_TOLERANCE: f32 = 1e-4;
 /// on from there and ends with the model that an undisturbed run gives.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Labelled rows: fashion-mnist (Debian's dataset-fashion-mnist), fashion-mnist:DIR, idx:DIR (four IDX files,
-    /// plain or .gz), folder:DIR (train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg; .png too) or csv:FILE (the label
-    /// first, then numbers).
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(long, value_name = "SOURCE", help = super::data_help("Labelled rows"))]
     data: DataSource,
     /// Where the model goes: DIR/NAME.onnx. The other files are named after it.
     #[arg(long, value_name = "DIR/NAME.onnx")]
