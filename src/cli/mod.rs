@@ -7,6 +7,10 @@ pub mod audit;
 mod bank;
 pub mod bench;
 pub mod centroids;
+#[cfg(feature = "lab")]
+pub mod ensemble;
+#[cfg(feature = "lab")]
+pub mod forget;
 pub mod healthcheck;
 pub mod inspect;
 mod origin;
@@ -44,6 +48,10 @@ enum Command {
     Train(Box<train::Args>),
     #[cfg(feature = "lab")]
     Shadows(shadows::Args),
+    #[cfg(feature = "lab")]
+    Ensemble(ensemble::Args),
+    #[cfg(feature = "lab")]
+    Forget(forget::Args),
     #[cfg(feature = "lab")]
     Accountant(accountant::Args),
     Bench(bench::Args),
@@ -95,6 +103,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Train(args) => train::run(*args),
         #[cfg(feature = "lab")]
         Command::Shadows(args) => shadows::run(args),
+        #[cfg(feature = "lab")]
+        Command::Ensemble(args) => ensemble::run(args),
+        #[cfg(feature = "lab")]
+        Command::Forget(args) => forget::run(&args),
         #[cfg(feature = "lab")]
         Command::Accountant(args) => accountant::run(&args),
         Command::Bench(args) => bench::run(&args),
