@@ -10,6 +10,10 @@ pub mod centroids;
 pub mod data;
 #[cfg(feature = "lab")]
 pub mod devices;
+#[cfg(feature = "lab")]
+pub mod ensemble;
+#[cfg(feature = "lab")]
+pub mod forget;
 pub mod healthcheck;
 pub mod inspect;
 mod origin;
@@ -50,6 +54,10 @@ enum Command {
     Devices(devices::Args),
     #[cfg(feature = "lab")]
     Shadows(shadows::Args),
+    #[cfg(feature = "lab")]
+    Ensemble(ensemble::Args),
+    #[cfg(feature = "lab")]
+    Forget(forget::Args),
     #[cfg(feature = "lab")]
     Accountant(accountant::Args),
     Bench(bench::Args),
@@ -109,6 +117,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Devices(args) => devices::run(&args),
         #[cfg(feature = "lab")]
         Command::Shadows(args) => shadows::run(args),
+        #[cfg(feature = "lab")]
+        Command::Ensemble(args) => ensemble::run(args),
+        #[cfg(feature = "lab")]
+        Command::Forget(args) => forget::run(&args),
         #[cfg(feature = "lab")]
         Command::Accountant(args) => accountant::run(&args),
         Command::Bench(args) => bench::run(&args),

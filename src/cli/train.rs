@@ -386,6 +386,7 @@ impl Sitting<'_> {
                 output: onnx::OUTPUT.to_owned(),
             },
             privacy: None,
+            made_from: None,
             results,
             history: position.history.clone(),
             wall_seconds: (self.started.elapsed().as_secs_f64() * 10.0).round() / 10.0,

@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use super::bank::distil::TeacherRecord;
+use super::bank::inclusion::Design;
 use super::dp::PrivacyRecord;
 use super::recipe::Recipe;
 use super::train::{EpochScore, Score};
@@ -39,6 +41,9 @@ pub struct RunRecord {
     /// What differential privacy the training gives; absent where it gives none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<PrivacyRecord>,
+    /// The other models that it was made from, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_from: Option<MadeFrom>,
     /// Loss and accuracy at the end; absent when interrupted.
     pub results: Option<Results>,
     /// Loss and accuracy of each epoch.
@@ -49,6 +54,42 @@ pub struct RunRecord {
     pub code: Option<CodeRecord>,
     /// The machine, in words.
     pub machine: MachineRecord,
+}
+
+/// The models that a model was made from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "how", deny_unknown_fields)]
+pub enum MadeFrom {
+    /// It is several models in one graph; recipe and parameters are those of its members.
+    Joined {
+        /// Digest of their bank.
+        bank: String,
+        /// How many there are.
+        n_models: usize,
+        /// Which rows trained which of them.
+        design: Design,
+        /// How their answers become one, in words.
+        combine: String,
+    },
+    /// It learned what others say of its rows.
+    Taught(TeacherRecord),
+}
+
+impl MadeFrom {
+    /// One paragraph of a model card.
+    fn card(&self) -> String {
+        match self {
+            Self::Joined { bank, n_models, design, combine } => format!(
+                "{n_models} models of one bank (`{bank}`: {design}) in one graph: {combine}. Recipe and results of \
+                 epochs are those of its members.\n\n"
+            ),
+            Self::Taught(teacher) => format!(
+                "Its targets are not labels but the answers of {} models (`{}`, {}, temperature {}) on {} rows, of which \
+                 {:.4} are the label.\n\n",
+                teacher.n_models, teacher.digest, teacher.kind, teacher.temperature, teacher.n_rows, teacher.accuracy
+            ),
+        }
+    }
 }
 
 /// How a run ended.
@@ -207,6 +248,9 @@ impl RunRecord {
             recipe.batch_size,
             recipe.seed,
         );
+        if let Some(made_from) = &self.made_from {
+            text.push_str(&made_from.card());
+        }
         self.write_results(&mut text);
         text
     }
