@@ -85,7 +85,8 @@ fn rows(n_rows: usize) -> Result<Dataset> {
 
 /// Milliseconds of one epoch.
 fn epoch(dataset: &Dataset, recipe: &Recipe, device: &OpenDevice) -> Result<f64> {
-    let task = Task { dataset, train: (0..dataset.n_rows()).collect(), validation: vec![], teacher: None };
+    let task =
+        Task { dataset, train: (0..dataset.n_rows()).collect(), validation: vec![], teacher: None, difficulty: None };
     let mut trainer = Trainer::new(task, recipe.clone(), device)?;
     let start = Instant::now();
     trainer.run(&AtomicBool::new(false), &mut ())?;
@@ -121,8 +122,7 @@ impl Parts {
     fn ghost(&self) {
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
         let rows = self.tensor(&self.rows, 600);
-        let clipped =
-            clipped_sum(&self.network, rows, self.losses(0, BATCH), 1.0, (Dropout::default(), &mut rng));
+        let clipped = clipped_sum(&self.network, rows, self.losses(0, BATCH), 1.0, (Dropout::default(), &mut rng));
         let _ = clipped.norms.into_data();
     }
 

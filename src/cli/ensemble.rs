@@ -429,7 +429,7 @@ fn teach(
     let device = work.device.open()?;
     let taught: std::collections::HashSet<usize> = rows.iter().copied().collect();
     let validation = split.part(Part::Validation).iter().copied().filter(|row| !taught.contains(row)).collect();
-    let task = Task { dataset, train: rows.clone(), validation, teacher: Some(targets) };
+    let task = Task { dataset, train: rows.clone(), validation, teacher: Some(targets), difficulty: None };
     let checkpoint = match std::fs::read(&files.checkpoint) {
         Ok(bytes) => Some(bytes),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,

@@ -5,9 +5,9 @@
 //! penultimate features is for the offline side: the file then says itself which output holds the scores, and the
 //! server serves no other.
 
-pub mod join;
 mod fold;
 mod graph;
+pub mod join;
 mod proto;
 #[cfg(test)]
 mod tests;
