@@ -15,3 +15,5 @@ mod lab;
 #[cfg(feature = "lab")]
 mod lab_devices;
 mod layering;
+#[cfg(feature = "lab")]
+mod privacy;
