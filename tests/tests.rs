@@ -10,4 +10,8 @@ mod http_limits;
 mod http_support;
 #[cfg(feature = "lab")]
 mod lab;
+#[cfg(feature = "lab")]
+mod lab_features;
+#[cfg(feature = "lab")]
+mod lab_golden;
 mod layering;

@@ -4,8 +4,10 @@
 //! Not responsible for how weights are learned (`train`) or how a network leaves as ONNX (`onnx`): both walk over the
 //! same plan. The device is a value ([`crate::lab::device`]); nothing here is generic over it.
 
+mod cpu;
 mod forward;
 pub mod plan;
+mod record;
 mod weights;
 pub mod zoo;
 
@@ -18,6 +20,7 @@ use ndarray::{Array2, ArrayD};
 pub use forward::{Dropout, Hook, Pass, Statistics, Value};
 pub(super) use forward::{NORM_EPSILON, group_normal};
 pub use plan::{Op, Plan};
+pub use record::Recorded;
 pub use weights::{Plain, Weights};
 pub use zoo::{Activation, Architecture, NetworkError, Norm, Normalisation};
 
@@ -91,7 +94,7 @@ impl Network {
     /// `(n_rows, row_shape…)` to `(n_rows, n_classes)`.
     #[must_use]
     pub fn logits(&self, rows: ArrayD<f32>) -> Array2<f32> {
-        to_array(self.forward(to_tensor(rows, &self.device)))
+        to_array(self.evaluate(rows, self.plan.steps().len() - 1))
     }
 
     /// What goes into the last linear layer: the paper's latent features.
@@ -101,7 +104,7 @@ impl Network {
     /// `(n_rows, row_shape…)` to `(n_rows, n_penultimate)`.
     #[must_use]
     pub fn features(&self, rows: ArrayD<f32>) -> Array2<f32> {
-        to_array(self.run(to_tensor(rows, &self.device), self.plan.features(), None))
+        to_array(self.evaluate(rows, self.plan.features()))
     }
 
     /// What a step of the plan gives: for Grad-CAM the activations of a convolution.
@@ -117,9 +120,34 @@ impl Network {
         let steps = self.plan.steps();
         let shape =
             &steps.get(step).with_context(|| format!("expected a step below {}, got {step}", steps.len()))?.shape;
-        let values = to_array(self.run(to_tensor(rows, &self.device), step, None));
+        let values = to_array(self.evaluate(rows, step));
         let shape: Vec<usize> = std::iter::once(values.nrows()).chain(shape.iter().copied()).collect();
         Ok(values.into_shape_with_order(shape)?)
+    }
+
+    /// The value of a step in evaluation, `(n_rows, product of step.shape)`.
+    fn evaluate(&self, rows: ArrayD<f32>, step: plan::ValueId) -> Tensor<Compute, 2> {
+        let n_rows = rows.shape().first().copied().unwrap_or(0);
+        if n_rows == 0 || !self.is_on_cpu() {
+            return self.run(to_tensor(rows, &self.device), step, None);
+        }
+        let arrays = cpu::Arrays::of(&self.plan, &self.weights);
+        let rows = rows.as_standard_layout();
+        let rows = rows.as_slice().expect("rows that lie in one piece");
+        let values = cpu::evaluate(&self.plan, arrays, rows, n_rows, step);
+        let size = values.len() / n_rows;
+        Tensor::from_data(TensorData::new(values, [n_rows, size]), &self.device)
+    }
+
+    /// Whether the walk of [`cpu`] is the faster one.
+    fn is_on_cpu(&self) -> bool {
+        let is_processor = match &self.device {
+            burn::DispatchDevice::Flex(_) => true,
+            burn::DispatchDevice::Autodiff(inner) => matches!(**inner, burn::DispatchDevice::Flex(_)),
+            #[allow(unreachable_patterns, reason = "more devices come with features")]
+            _ => false,
+        };
+        is_processor && cpu::takes(&self.plan)
     }
 
     /// How many rows an evaluation takes at once.

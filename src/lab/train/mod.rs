@@ -341,11 +341,11 @@ impl<'a> Trainer<'a> {
         let mut rng = self.rng(streams::DROPOUT, self.position.steps);
         let dropout = self.recipe.dropout.into();
         let mut pass = Pass { dropout, rng: &mut rng, statistics: vec![], hook: None };
-        let logits = self.network.forward_training(inputs, &mut pass);
-        let statistics = pass.statistics;
+        let recorded = self.network.record(inputs, &mut pass);
+        let (logits, statistics) = (recorded.logits(), pass.statistics);
         let loss = loss::cross_entropies(logits.clone(), &targets).mean();
         self.pending.push((loss.clone().inner(), right_answers(logits.inner(), &labels), rows.len()));
-        let gradients = GradientsParams::from_grads(loss.backward(), self.network.weights());
+        let gradients = recorded.gradients(&self.network, loss.backward());
         self.apply(gradients, statistics);
         Ok(())
     }
