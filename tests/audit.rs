@@ -125,7 +125,7 @@ fn a_planted_leak_in_the_labels_reaches_through_every_defence() {
         assert!(headline.fixed.value > 0.2 && headline.leak == Leak::Seen, "{}: {headline:?}", found.name);
         // A threshold that was fitted to noise loses a little against reading the label alone.
         assert!(headline.fixed_minus_floor.value > -0.05, "{}: {headline:?}", found.name);
-        assert_eq!(found.utility.label_agreement, 1.0, "{}", found.name);
+        assert_eq!(found.utility.label_agreement.value, Some(1.0), "{}", found.name);
     }
 }
 
@@ -207,7 +207,7 @@ fn one_seed_gives_one_report() {
         let mut findings =
             planted(300, Side { margin: 4.0, errors: 0.1 }, EQUAL, 6).audit(&Settings { seed, ..settings() });
         // Time is all that two runs may differ in.
-        findings.before_and_after.iter_mut().for_each(|row| row.overhead_seconds = 0.0);
+        findings.before_and_after.iter_mut().for_each(|row| row.overhead_seconds = Figure::known(0.0));
         serde_json::to_string(&findings).unwrap()
     };
     assert_eq!(audit(7), audit(7));
@@ -307,8 +307,11 @@ fn a_target_needs_both_sides_and_rows_that_fit() {
     let refused = |n_rows, labels: Vec<u32>, n_members| {
         Target::new(vec![seal(n_rows)], labels, n_members, (Vec::new(), Vec::new())).err().unwrap()
     };
-    assert!(matches!(refused(4, vec![0; 4], 1), TargetError::EmptyPart { part: "train", .. }));
-    assert!(matches!(refused(4, vec![0; 4], 3), TargetError::EmptyPart { part: "test", .. }));
+    let too_few = refused(4, vec![0; 4], 1);
+    assert!(matches!(too_few, TargetError::TooFewRows { part: "members", n_rows: 1, .. }));
+    assert_eq!(too_few.to_string(), "the members have 1 row: the audit needs two members at least");
+    assert!(matches!(refused(4, vec![0; 4], 3), TargetError::TooFewRows { part: "non-members", n_rows: 1, .. }));
+    assert!(matches!(refused(4, vec![1; 4], 2), TargetError::OneClass { n_rows: 4, label: 1 }));
     assert!(matches!(refused(4, vec![0; 5], 2), TargetError::Mismatch { .. }));
     assert!(matches!(refused(4, vec![0, 0, 3, 0], 2), TargetError::Label { row: 2, label: 3, n_classes: 3 }));
 }
@@ -454,7 +457,7 @@ fn check_nulls(value: &serde_json::Value, path: &str) {
 #[test]
 fn no_figure_is_null_without_a_reason() {
     let json = serde_json::to_value(small_report()).unwrap();
-    assert_eq!((json["format"].as_str(), json["format_version"].as_u64()), (Some("sordino.audit"), Some(2)));
+    assert_eq!((json["format"].as_str(), json["format_version"].as_u64()), (Some("sordino.audit"), Some(3)));
     check_nulls(&json, "report");
     // 150 non-members cannot resolve a rate of .001, and the report says so.
     let tpr = &json["findings"]["systems"][0]["attacks"][0]["tpr_at_fpr"][1]["tpr"];

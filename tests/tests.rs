@@ -12,4 +12,6 @@ mod http_limits;
 mod http_support;
 #[cfg(feature = "lab")]
 mod lab;
+#[cfg(feature = "lab")]
+mod lab_devices;
 mod layering;

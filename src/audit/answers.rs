@@ -1,6 +1,7 @@
-//! What a system answered on the audit's rows, as an attacker reads it.
+//! What a system answered on the audit's rows, as an attacker reads it, and what a source of answers allows.
 
 use ndarray::{Array2, ArrayView1};
+use serde::Serialize;
 
 /// Answers of one system: probabilities of shape (n_rows, n_classes) and the label that each carries.
 ///
@@ -22,10 +23,54 @@ impl Answers {
         Self { probabilities, predicted }
     }
 
+    /// Answers that hold a label and nothing else: probability 1 for it. Labels must be below `n_classes`.
+    #[must_use]
+    pub fn of_labels(predicted: Vec<u32>, n_classes: usize) -> Self {
+        let mut probabilities = Array2::zeros((predicted.len(), n_classes));
+        for (row, &label) in predicted.iter().enumerate() {
+            probabilities[(row, label as usize)] = 1.0;
+        }
+        Self { probabilities, predicted }
+    }
+
     /// Number of rows.
     #[must_use]
     pub fn n_rows(&self) -> usize {
         self.predicted.len()
+    }
+}
+
+/// What a source of answers allows an attacker to do; also what an attack needs of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Allows {
+    /// Answers hold a score for each class, and not the label alone.
+    pub scores: bool,
+    /// The model's own scores are there, so that defences can be applied to them here.
+    pub logits: bool,
+    /// More questions can be asked: the same rows again, or changed inputs.
+    pub queries: bool,
+    /// Shadow models are there.
+    pub shadows: bool,
+}
+
+impl Allows {
+    /// The label of each row and nothing else.
+    pub const LABELS: Self = Self { scores: false, logits: false, queries: false, shadows: false };
+    /// One answer of scores a row.
+    pub const SCORES: Self = Self { scores: true, ..Self::LABELS };
+
+    /// What of `needs` is not there, in words; `None` where all of it is.
+    #[must_use]
+    pub fn lacks(&self, needs: &Self) -> Option<String> {
+        let all = [
+            (self.scores, needs.scores, "a score for each class"),
+            (self.logits, needs.logits, "the model's own scores"),
+            (self.queries, needs.queries, "answers to further questions"),
+            (self.shadows, needs.shadows, "shadow models"),
+        ];
+        let missing: Vec<&str> =
+            all.into_iter().filter(|(there, needed, _)| *needed && !there).map(|(_, _, words)| words).collect();
+        (!missing.is_empty()).then(|| missing.join(", "))
     }
 }
 

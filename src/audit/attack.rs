@@ -7,6 +7,7 @@
 use ndarray::ArrayView1;
 use serde::Serialize;
 
+use crate::audit::answers::Allows;
 use crate::audit::invert::Inversion;
 
 /// An exact zero is read as this in every logarithm: a mask or a label-only answer holds such. It is the smallest
@@ -54,6 +55,17 @@ impl Attack {
             Attack::ModifiedEntropy => "modified entropy",
             Attack::Correctness => "correctness",
             Attack::InvertedLoss => "inverted loss",
+        }
+    }
+
+    /// What the attack needs of a source of answers.
+    #[must_use]
+    pub fn needs(self) -> Allows {
+        match self {
+            Attack::Correctness => Allows::LABELS,
+            Attack::Loss | Attack::Confidence | Attack::Entropy | Attack::ModifiedEntropy | Attack::InvertedLoss => {
+                Allows::SCORES
+            }
         }
     }
 

@@ -29,9 +29,7 @@ impl Target {
         let mut infer = |rows: &[usize]| raw_batches(pipeline, dataset, rows, batch_rows, progress);
         let batches = infer(&rows)?;
         let calibration = (infer(calibration)?, label_of(calibration));
-        let mut target = Self::new(batches, label_of(&rows), members.len(), calibration)?;
-        target.dataset_rows = rows;
-        Ok(target)
+        Ok(Self::new(batches, label_of(&rows), members.len(), calibration)?.with_dataset_rows(rows))
     }
 }
 

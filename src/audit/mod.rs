@@ -7,7 +7,8 @@
 //! Pipeline + Dataset + Split ─▶ Target ─▶ Answers (per System) ─▶ scores (per Attack) ─▶ Findings ─▶ Report ─▶ tables, JSON
 //! ```
 //!
-//! - [`target`]: sealed scores of members, non-members and calibration rows;
+//! - [`target`]: the rows: members, non-members and calibration rows, with the model's own scores still sealed;
+//! - [`source`]: where answers come from: the pipeline that serves, a running endpoint, a file of predictions;
 //! - [`system`]: what is compared: the undefended model, its temperature-scaled rival (R15), defences, label-only;
 //! - [`attack`]: an answer to a number that is higher for members;
 //! - [`invert`]: the attacker who knows the defence, and what it recovers;
@@ -34,6 +35,7 @@ pub mod render;
 pub mod report;
 pub mod roc;
 pub mod rows;
+pub mod source;
 pub mod study;
 pub mod system;
 pub mod target;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::audit::interval::Estimate;
 use crate::audit::null::Null;
 use crate::audit::report::{AttackFindings, Figure, Findings, Report, SystemFindings, TprAt};
-use crate::defence::Method;
+use crate::audit::system::Role;
 
 /// How a report is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,7 +169,7 @@ fn before_and_after(report: &Report) -> Table {
             row.system.clone(),
             percent(row.train_accuracy),
             percent(row.test_accuracy),
-            format!("{:.4}", row.overhead_seconds),
+            row.overhead_seconds.value.map_or("n/a".to_owned(), |seconds| format!("{seconds:.4}")),
             percent(row.auc),
             percent(row.advantage),
             percent(row.gap),
@@ -202,7 +202,7 @@ fn utility(findings: &Findings) -> Table {
             utility.nll_minus_rival.value.map_or("n/a".to_owned(), |difference| signed_estimate(&difference)),
             utility.n_floored.to_string(),
             format!("{:.4}", utility.ece),
-            format!("{:.4}", utility.label_agreement),
+            utility.label_agreement.value.map_or("n/a".to_owned(), |share| format!("{share:.4}")),
         ]
     });
     Table {
@@ -278,7 +278,7 @@ fn headlines(findings: &Findings) -> Table {
 
 /// Whether a system answers with the label alone, so that a comparison with the floor says nothing.
 fn is_floor(system: &SystemFindings) -> bool {
-    system.defence.as_ref().is_some_and(|config| config.method == Method::LabelOnly)
+    system.role == Role::Floor
 }
 
 fn battery(findings: &Findings) -> Table {

@@ -4,19 +4,20 @@
 
 use serde::Serialize;
 
+use crate::audit::answers::Allows;
 use crate::audit::attack::Attack;
 use crate::audit::duplicates::Duplicates;
 use crate::audit::interval::Estimate;
 use crate::audit::null::Null;
 use crate::audit::rows::AllocationRecord;
-use crate::audit::system::Skipped;
+use crate::audit::system::{Role, Skipped};
 use crate::audit::temperature::Temperature;
 use crate::defence::DefenceConfig;
 
 /// Format name of the JSON report.
 pub const FORMAT: &str = "sordino.audit";
 /// Version of that format.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// A figure, or `null` with the reason why there is none.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -106,6 +107,12 @@ pub struct Findings {
     pub n_non_members: usize,
     /// Classes.
     pub n_classes: usize,
+    /// What the source of the answers allows an attacker to do.
+    pub allows: Allows,
+    /// Attacks that these answers do not allow.
+    pub not_allowed: Vec<NotAllowed>,
+    /// The system on which it is told which attacks count (R16).
+    pub reference: Reference,
     /// Who played which part (R17).
     pub rows: AllocationRecord,
     /// R15's temperature.
@@ -143,12 +150,31 @@ pub struct Settings {
     pub attack_floor: f64,
 }
 
+/// An attack that the answers do not allow.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NotAllowed {
+    /// The attack.
+    pub attack: Attack,
+    /// What it needs and these answers have not.
+    pub lacks: String,
+}
+
+/// The system whose answers tell which attacks count.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Reference {
+    /// Its name.
+    pub system: String,
+    /// It is the undefended model, as R16 asks. Where it is not, an attack that is held off counts as one that does
+    /// not work, and "no leak seen" may be a weakness of the attacks.
+    pub is_undefended: bool,
+}
+
 /// R16: whether an attack counts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Validity {
     /// The attack.
     pub attack: Attack,
-    /// Its AUC on the undefended model, on the attack-fit rows, with DeLong's interval.
+    /// Its AUC on the reference, the undefended model where it is there, on the attack-fit rows, with DeLong's interval.
     pub auc_undefended: Estimate,
     /// Its (a) there.
     pub widest_undefended: f64,
@@ -163,6 +189,8 @@ pub struct Validity {
 pub struct SystemFindings {
     /// Name in tables.
     pub name: String,
+    /// The part that it plays.
+    pub role: Role,
     /// Settings of its defence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub defence: Option<DefenceConfig>,
@@ -192,7 +220,7 @@ pub struct Utility {
     /// Expected calibration error of non-members, 15 bins of equal mass.
     pub ece: f64,
     /// Share of all rows whose label is the undefended model's; 1 by R1.
-    pub label_agreement: f64,
+    pub label_agreement: Figure<f64>,
 }
 
 /// One attack on one system, on the verdict rows.
@@ -339,7 +367,7 @@ fn half_width(estimate: &Estimate) -> f64 {
 /// One row of the paper's table 4.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BeforeAfter {
-    /// `before` for the undefended model, else `after`.
+    /// `before` for the undefended model, `after` for what was made of it, `answered` where there is no undefended one.
     pub stage: &'static str,
     /// Name of the system.
     pub system: String,
@@ -348,7 +376,7 @@ pub struct BeforeAfter {
     /// Accuracy on all non-members.
     pub test_accuracy: f64,
     /// Seconds that the defence takes for all these rows, on one thread.
-    pub overhead_seconds: f64,
+    pub overhead_seconds: Figure<f64>,
     /// Rows over which it was measured.
     pub n_rows: usize,
     /// AUC of the loss attack.

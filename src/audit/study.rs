@@ -1,5 +1,7 @@
 //! The study: every system under every attack, on the same rows, against the floor.
 
+use std::time::Duration;
+
 use ndarray::Array2;
 
 use crate::audit::answers::Answers;
@@ -9,12 +11,12 @@ use crate::audit::interval::{Bootstrap, BootstrapDraws, Estimate, Placements, Ro
 use crate::audit::invert::Inversion;
 use crate::audit::null::{NullDraws, Permutations};
 use crate::audit::report::{
-    AttackFindings, BeforeAfter, Figure, Findings, Headline, Leak, Settings, Standing, SystemFindings, TprAt, Utility,
-    Validity,
+    AttackFindings, BeforeAfter, Figure, Findings, Headline, Leak, NotAllowed, Reference, Settings, Standing,
+    SystemFindings, TprAt, Utility, Validity,
 };
 use crate::audit::roc::{Ranking, Roc, RocError, TprAtFpr};
 use crate::audit::rows::Allocation;
-use crate::audit::system::{Skipped, System, SystemKind};
+use crate::audit::system::{Role, Skipped, System};
 use crate::audit::target::Target;
 use crate::audit::temperature::Temperature;
 use crate::audit::utility;
@@ -97,6 +99,9 @@ struct Measured {
 /// The rows of a study, in the forms in which its steps need them.
 struct Bench<'a> {
     target: &'a Target,
+    /// The attacks that the answers allow.
+    battery: Vec<Attack>,
+    has_undefended: bool,
     settings: &'a Settings,
     allocation: Allocation,
     fit_memberships: Vec<bool>,
@@ -105,8 +110,9 @@ struct Bench<'a> {
     verdict_non_members: Vec<usize>,
 }
 
-/// Attacks `systems` on `target`. `systems` must hold an undefended and a label-only one; a temperature-scaled one
-/// is left out, with its reason, where the target has no calibration rows.
+/// Attacks `systems` on `target`. `systems` must hold a label-only one, and one that is undefended or served: the
+/// first such, the undefended before the served, is the reference of R16. A temperature-scaled one is left out, with
+/// its reason, where the target has no calibration rows.
 ///
 /// The same seed, systems and scores give the same findings (the overhead, which is time, excepted).
 ///
@@ -118,13 +124,13 @@ pub fn run(
     mut skipped: Vec<Skipped>,
     settings: &Settings,
 ) -> Result<Findings, StudyError> {
-    let bench = Bench::new(target, settings);
+    let reference = reference(systems)?;
+    let bench = Bench::new(target, settings, reference.role() == Role::Undefended);
     let (calibration_logits, calibration_labels) = target.calibration();
     let temperature = Temperature::fit(calibration_logits, calibration_labels);
     let logits = target.logits();
-    let undefended = find(systems, "undefended", |kind| matches!(kind, SystemKind::Undefended))?;
-    let undefended_answers = bench.answer(undefended, &logits, temperature.as_ref())?;
-    let undefended_answers = undefended_answers.ok_or(StudyError::Missing { missing: "undefended" })?;
+    let reference_answers = bench.answer(reference, &logits, temperature.as_ref())?;
+    let reference_answers = reference_answers.ok_or(StudyError::Missing { missing: "undefended" })?;
 
     let mut measured: Vec<(&System, Measured)> = Vec::with_capacity(systems.len());
     for system in systems {
@@ -135,7 +141,7 @@ pub fn run(
                 let overhead =
                     overhead.map_err(|source| StudyError::Defence { system: system.name.clone(), source })?;
                 let inversion = system.inversion(temperature.as_ref());
-                let one = bench.measure(system, &answers, &inversion, &undefended_answers, overhead.as_secs_f64())?;
+                let one = bench.measure(system, &answers, &inversion, &reference_answers, overhead)?;
                 measured.push((system, one));
             }
         }
@@ -147,6 +153,9 @@ pub fn run(
         n_members: target.n_members(),
         n_non_members: target.n_rows() - target.n_members(),
         n_classes: target.n_classes(),
+        allows: target.allows(),
+        not_allowed: not_allowed(target),
+        reference: Reference { system: reference.name.clone(), is_undefended: bench.has_undefended },
         rows: bench.allocation.record(target.dataset_rows()),
         temperature: Figure::or(temperature, NO_CALIBRATION),
         validity,
@@ -156,32 +165,35 @@ pub fn run(
     })
 }
 
+const NO_UNDEFENDED: &str = "there are no answers of the undefended model";
 const NO_CALIBRATION: &str = "the split has no calibration rows to fit a temperature on";
 
-fn find<'a>(
-    systems: &'a [System],
-    missing: &'static str,
-    is: impl Fn(&SystemKind) -> bool,
-) -> Result<&'a System, StudyError> {
-    systems.iter().find(|system| is(&system.kind)).ok_or(StudyError::Missing { missing })
+/// The system on which it is told which attacks count (R16).
+fn reference(systems: &[System]) -> Result<&System, StudyError> {
+    let of = |role| systems.iter().find(|system| system.role() == role);
+    of(Role::Undefended).or_else(|| of(Role::Served)).ok_or(StudyError::Missing { missing: "undefended" })
 }
 
-fn position(
-    measured: &[(&System, Measured)],
-    missing: &'static str,
-    is: impl Fn(&SystemKind) -> bool,
-) -> Result<usize, StudyError> {
-    measured.iter().position(|(system, _)| is(&system.kind)).ok_or(StudyError::Missing { missing })
+fn not_allowed(target: &Target) -> Vec<NotAllowed> {
+    let lacking = |attack: Attack| target.allows().lacks(&attack.needs()).map(|lacks| NotAllowed { attack, lacks });
+    Attack::ALL.into_iter().filter_map(lacking).collect()
+}
+
+fn position(measured: &[(&System, Measured)], name: &'static str, role: Role) -> Result<usize, StudyError> {
+    measured.iter().position(|(system, _)| system.role() == role).ok_or(StudyError::Missing { missing: name })
 }
 
 impl<'a> Bench<'a> {
-    fn new(target: &'a Target, settings: &'a Settings) -> Self {
+    fn new(target: &'a Target, settings: &'a Settings, has_undefended: bool) -> Self {
         let (n_members, n_rows) = (target.n_members(), target.n_rows());
         let allocation = Allocation::deal(n_members, n_rows - n_members, settings.seed);
         let split = allocation.verdict.partition_point(|&row| row < n_members);
+        let allowed = |attack: &Attack| target.allows().lacks(&attack.needs()).is_none();
         Self {
             target,
             settings,
+            has_undefended,
+            battery: Attack::ALL.into_iter().filter(allowed).collect(),
             fit_memberships: allocation.memberships(&allocation.attack_fit),
             verdict_memberships: allocation.memberships(&allocation.verdict),
             verdict_members: allocation.verdict[..split].to_vec(),
@@ -205,16 +217,17 @@ impl<'a> Bench<'a> {
         system: &System,
         answers: &Answers,
         inversion: &Inversion,
-        undefended: &Answers,
-        overhead_seconds: f64,
+        reference: &Answers,
+        overhead: Option<Duration>,
     ) -> Result<Measured, StudyError> {
-        let mut attacks = Vec::with_capacity(Attack::ALL.len());
+        let mut attacks = Vec::with_capacity(self.battery.len());
         let mut loss_on_all = None;
-        for attack in Attack::ALL {
+        for &attack in &self.battery {
             let named = |source| StudyError::Curve { system: system.name.clone(), attack: attack.name(), source };
             let scores = self.scores(attack, answers, inversion);
             attacks.push(self.attack(&scores).map_err(named)?);
-            if attack == Attack::Loss {
+            // Without scores the loss of a label is whether it is right.
+            if attack == Attack::Loss || attack == Attack::Correctness && loss_on_all.is_none() {
                 let everybody: Vec<usize> = (0..self.target.n_rows()).collect();
                 loss_on_all = Some(Roc::new(&scores, &self.allocation.memberships(&everybody)).map_err(named)?);
             }
@@ -230,25 +243,32 @@ impl<'a> Bench<'a> {
             n_floored,
             nll_minus_rival: Figure::missing(NO_CALIBRATION),
             ece: utility::expected_calibration_error(answers, labels, &self.verdict_non_members).unwrap_or_default(),
-            label_agreement: utility::label_agreement(answers, undefended).unwrap_or_default(),
+            label_agreement: match self.has_undefended {
+                true => Figure::or(utility::label_agreement(answers, reference), "no rows"),
+                false => Figure::missing(NO_UNDEFENDED),
+            },
         };
         let loss_on_all = loss_on_all.ok_or(StudyError::Missing { missing: "loss attack" })?;
-        let before_after = self.before_after(system, answers, &loss_on_all, overhead_seconds);
+        let before_after = self.before_after(system, answers, &loss_on_all, overhead);
         Ok(Measured { utility, nll_of_rows, attacks, before_after })
     }
 
-    fn before_after(&self, system: &System, answers: &Answers, loss: &Roc, overhead_seconds: f64) -> BeforeAfter {
+    fn before_after(&self, system: &System, answers: &Answers, loss: &Roc, overhead: Option<Duration>) -> BeforeAfter {
         let n_members = self.target.n_members();
         let members: Vec<usize> = (0..n_members).collect();
         let non_members: Vec<usize> = (n_members..self.target.n_rows()).collect();
         let accuracy = |rows: &[usize]| utility::accuracy(answers, self.target.labels(), rows).unwrap_or_default();
         let (train_accuracy, test_accuracy) = (accuracy(&members), accuracy(&non_members));
         BeforeAfter {
-            stage: if matches!(system.kind, SystemKind::Undefended) { "before" } else { "after" },
+            stage: match system.role() {
+                Role::Undefended => "before",
+                _ if self.has_undefended => "after",
+                _ => "answered",
+            },
             system: system.name.clone(),
             train_accuracy,
             test_accuracy,
-            overhead_seconds,
+            overhead_seconds: Figure::or(overhead.map(|time| time.as_secs_f64()), "the answers came from elsewhere"),
             n_rows: self.target.n_rows(),
             auc: loss.auc(),
             advantage: loss.two_sided_advantage(),
@@ -300,8 +320,9 @@ impl<'a> Bench<'a> {
 /// R16, on the undefended system's attack-fit rows: the AUC is not one half, in either direction, and (a) is none
 /// that the null would give. Both without a stated size, so that a weak leak on many rows is a leak.
 fn validity(bench: &Bench<'_>, measured: &[(&System, Measured)]) -> Result<Vec<Validity>, StudyError> {
-    let undefended = position(measured, "undefended", |kind| matches!(kind, SystemKind::Undefended))?;
-    let fits: Vec<&FitCurve> = measured[undefended].1.attacks.iter().map(|attacked| &attacked.fit).collect();
+    let reference = position(measured, "undefended", Role::Undefended)
+        .or_else(|missing| position(measured, "undefended", Role::Served).map_err(|_| missing))?;
+    let fits: Vec<&FitCurve> = measured[reference].1.attacks.iter().map(|attacked| &attacked.fit).collect();
     let rankings: Vec<&Ranking> = fits.iter().map(|fit| &fit.ranking).collect();
     let permutations = Permutations { n: bench.settings.n_permutations, seed: bench.settings.seed };
     let n_members = bench.fit_memberships.iter().filter(|&&member| member).count();
@@ -318,7 +339,7 @@ fn validity(bench: &Bench<'_>, measured: &[(&System, Measured)]) -> Result<Vec<V
             counts: beyond_null && !fit.auc.interval().covers(0.5),
         }
     };
-    Ok(Attack::ALL.into_iter().enumerate().map(judge).collect())
+    Ok(bench.battery.iter().copied().enumerate().map(judge).collect())
 }
 
 /// The label-only floor (R14): the strongest attack that counts on label-only answers. The correctness attack
@@ -330,8 +351,9 @@ struct Floor {
 
 impl Floor {
     fn find(measured: &[(&System, Measured)], validity: &[Validity]) -> Result<Self, StudyError> {
-        let system = position(measured, "label-only", |kind| matches!(kind, SystemKind::LabelOnly(_)))?;
-        let correctness = Attack::ALL.iter().position(|&attack| attack == Attack::Correctness).unwrap_or_default();
+        let system = position(measured, "label-only", Role::Floor)?;
+        let is_correctness = |validity: &Validity| validity.attack == Attack::Correctness;
+        let correctness = validity.iter().position(is_correctness).unwrap_or_default();
         let on_fit = |attack: usize| measured[system].1.attacks[attack].fit.widest;
         // Among equals the correctness attack: it is the floor's plainest reading.
         let counted = (0..validity.len()).filter(|&attack| validity[attack].counts);
@@ -354,7 +376,7 @@ fn compare(
     let permutations = Permutations { n: settings.n_permutations, seed: settings.seed };
     let null = permutations.draw(&rankings, bench.verdict_members.len());
 
-    let rival = measured.iter().position(|(system, _)| matches!(system.kind, SystemKind::TemperatureScaled));
+    let rival = measured.iter().position(|(system, _)| system.role() == Role::Rival);
     let mut quantities: Vec<RowValues> = measured
         .iter()
         .flat_map(|(_, one)| one.attacks.iter())
@@ -369,7 +391,7 @@ fn compare(
         }));
     }
     let draws = Bootstrap { n_resamples: settings.n_resamples, seed: settings.seed }.draw(&quantities);
-    let first_nll = measured.len() * Attack::ALL.len();
+    let first_nll = measured.len() * bench.battery.len();
 
     let comparison = Comparison { bench, validity, floor: &floor_attack.placements, null: &null, draws: &draws };
     let found = measured.iter().enumerate().map(|(index, (system, one))| {
@@ -380,11 +402,11 @@ fn compare(
             utility.nll_minus_rival = Figure::known(draws.estimate(first_nll + index, settings.level));
         }
         let mut flags = flags(system, &utility, &attacks, headline.value.as_ref());
-        if matches!(system.kind, SystemKind::TemperatureScaled) {
+        if system.role() == Role::Rival {
             flags.extend(rival_flags(temperature, bench.target.n_classes()));
         }
         let defence = system.config().cloned();
-        SystemFindings { name: system.name.clone(), defence, utility, attacks, headline, flags }
+        SystemFindings { name: system.name.clone(), role: system.role(), defence, utility, attacks, headline, flags }
     });
     Ok(found.collect())
 }
@@ -405,7 +427,7 @@ impl Comparison<'_> {
         let settings = self.bench.settings;
         let each = one.attacks.iter().zip(self.validity).enumerate();
         each.map(|(index, (attacked, validity))| {
-            let column = system * Attack::ALL.len() + index;
+            let column = system * self.bench.battery.len() + index;
             let widest = attacked.roc.two_sided_advantage();
             let null = self.null.of_maximum(&[column], widest);
             AttackFindings {
@@ -437,7 +459,7 @@ impl Comparison<'_> {
             return Figure::missing("no attack works on the undefended model: this battery cannot tell (R16)");
         };
         let settings = self.bench.settings;
-        let columns: Vec<usize> = counted.iter().map(|attack| system * Attack::ALL.len() + attack).collect();
+        let columns: Vec<usize> = counted.iter().map(|attack| system * self.bench.battery.len() + attack).collect();
         let null = self.null.of_maximum(&columns, attacks[widest].widest);
         let difference = attacks[fixed].fixed_minus_floor;
         let only_labels = counted.iter().all(|&attack| attacks[attack].attack == Attack::Correctness);
@@ -493,10 +515,10 @@ fn flags(system: &System, utility: &Utility, attacks: &[AttackFindings], headlin
                 .to_owned(),
         );
     }
-    if utility.label_agreement < 1.0 {
+    if utility.label_agreement.value.is_some_and(|share| share < 1.0) {
         flags.push("some labels are not the undefended model's: R1 is broken".to_owned());
     }
-    if utility.n_floored > 0 && !matches!(system.kind, SystemKind::LabelOnly(_)) {
+    if utility.n_floored > 0 && system.role() != Role::Floor {
         flags.push(format!(
             "{} non-members have less than 1e-12 for their true class: the NLL depends on where it is floored",
             utility.n_floored

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ndarray::{Array2, Axis};
+use serde::Serialize;
 
 use crate::audit::answers::{Answers, argmax};
 use crate::audit::invert::Inversion;
@@ -22,6 +23,29 @@ pub enum SystemKind {
     Defended(Box<Defence>),
     /// The floor (R14): a defence that answers with the label alone.
     LabelOnly(Box<Defence>),
+    /// Answers that came from elsewhere: an endpoint, a file.
+    Answered {
+        /// The part that it plays.
+        role: Role,
+        /// What it answered, a row for each of the target's.
+        answers: Answers,
+        /// How an attacker who knows the system reads its answers back.
+        inversion: Inversion,
+    },
+}
+
+/// The part that a system plays in a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The model as it is: attacks are tried on it first (R16).
+    Undefended,
+    /// The rival of R15.
+    Rival,
+    /// What is judged.
+    Served,
+    /// The label alone (R14).
+    Floor,
 }
 
 /// A system with the name that it has in tables.
@@ -35,7 +59,7 @@ pub struct System {
 }
 
 /// A system that could not be built for this target, and why.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Skipped {
     /// Name in tables.
     pub name: String,
@@ -103,11 +127,23 @@ fn summary(defence: &Defence) -> String {
 }
 
 impl System {
-    /// The settings of its defence, if it has one.
+    /// The part that it plays.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        match &self.kind {
+            SystemKind::Undefended => Role::Undefended,
+            SystemKind::TemperatureScaled => Role::Rival,
+            SystemKind::Defended(_) => Role::Served,
+            SystemKind::LabelOnly(_) => Role::Floor,
+            SystemKind::Answered { role, .. } => *role,
+        }
+    }
+
+    /// The settings of its defence, if it has one that is known.
     #[must_use]
     pub fn config(&self) -> Option<&DefenceConfig> {
         match &self.kind {
-            SystemKind::Undefended | SystemKind::TemperatureScaled => None,
+            SystemKind::Undefended | SystemKind::TemperatureScaled | SystemKind::Answered { .. } => None,
             SystemKind::Defended(defence) | SystemKind::LabelOnly(defence) => Some(defence.config()),
         }
     }
@@ -116,6 +152,7 @@ impl System {
     #[must_use]
     pub fn inversion(&self, temperature: Option<&Temperature>) -> Inversion {
         match (&self.kind, &self.fitted, temperature) {
+            (SystemKind::Answered { inversion, .. }, ..) => inversion.clone(),
             (SystemKind::Defended(defence), Some(fitted), _) => Inversion::of(defence.config(), fitted),
             (SystemKind::TemperatureScaled, _, Some(fitted)) => Inversion::temperature(fitted.value),
             _ => Inversion::as_is(),
@@ -137,12 +174,13 @@ impl System {
             SystemKind::Undefended => Some(at_temperature(undefended, 1.0)),
             SystemKind::TemperatureScaled => temperature.map(|fitted| at_temperature(undefended, fitted.value)),
             SystemKind::Defended(defence) | SystemKind::LabelOnly(defence) => Some(defended(defence, target)?),
+            SystemKind::Answered { answers, .. } => Some(answers.clone()),
         })
     }
 
     /// What the system adds to the model, in time over all rows of `target`: the defence alone, in the batches in
     /// which the scores came, on this thread; the median of `n_passes` passes. Zero for the undefended model;
-    /// for the rival the offline softmax.
+    /// for the rival the offline softmax; `None` for answers that came from elsewhere.
     ///
     /// # Errors
     /// As [`System::answer`].
@@ -152,10 +190,11 @@ impl System {
         undefended: &Array2<f32>,
         temperature: Option<&Temperature>,
         n_passes: usize,
-    ) -> Result<Duration, DefendError> {
+    ) -> Result<Option<Duration>, DefendError> {
         let mut passes = Vec::with_capacity(n_passes);
         for _ in 0..n_passes {
             passes.push(match &self.kind {
+                SystemKind::Answered { .. } => return Ok(None),
                 SystemKind::Undefended => Duration::ZERO,
                 SystemKind::TemperatureScaled => {
                     let start = Instant::now();
@@ -177,7 +216,7 @@ impl System {
             });
         }
         passes.sort_unstable();
-        Ok(passes.get(passes.len() / 2).copied().unwrap_or_default())
+        Ok(passes.get(passes.len() / 2).copied())
     }
 }
 

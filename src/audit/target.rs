@@ -2,6 +2,7 @@
 
 use ndarray::{Array2, Axis, concatenate};
 
+use crate::audit::answers::Allows;
 use crate::defence::offline;
 use crate::defence::{RawScores, ScoreKind};
 use crate::engine::EngineError;
@@ -10,12 +11,14 @@ use crate::tensor::InputError;
 /// Why a target cannot be attacked.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    /// A part of the split that the audit needs has no rows.
-    #[error("the split's part {part:?} has no rows: the audit needs {what}")]
-    EmptyPart {
+    /// A part has fewer rows than the audit can do with.
+    #[error("the {part} have {n_rows} row{}: the audit needs {what}", if *.n_rows == 1 { "" } else { "s" })]
+    TooFewRows {
         /// Name of the part.
         part: &'static str,
-        /// What the part is needed for.
+        /// Rows that it has.
+        n_rows: usize,
+        /// What is needed.
         what: &'static str,
     },
     /// A label is not among the model's classes.
@@ -27,6 +30,14 @@ pub enum TargetError {
         label: u32,
         /// Number of classes of the model.
         n_classes: usize,
+    },
+    /// All rows are of one class: nothing can be told about answers to the others.
+    #[error("all {n_rows} rows are of class {label}: the audit needs rows of two classes at least")]
+    OneClass {
+        /// Number of rows.
+        n_rows: usize,
+        /// The class.
+        label: u32,
     },
     /// Batches and labels are not of the same rows, or the batches are not of one kind.
     #[error("the scores do not fit the rows: {what}")]
@@ -55,16 +66,19 @@ pub enum TargetError {
     },
 }
 
-/// Undefended scores of the audit's rows, still sealed, with the true labels.
+/// The audit's rows: true labels, membership, and, where the model's own scores are at hand, those, still sealed.
 ///
 /// Rows are members (the split's `train`), then non-members (`test`); the calibration rows stand apart.
 pub struct Target {
     batches: Vec<RawScores>,
     labels: Vec<u32>,
     n_members: usize,
+    n_classes: usize,
+    kind: ScoreKind,
+    allows: Allows,
     calibration_logits: Array2<f32>,
     calibration_labels: Vec<u32>,
-    pub(super) dataset_rows: Vec<usize>,
+    dataset_rows: Vec<usize>,
 }
 
 impl Target {
@@ -72,22 +86,15 @@ impl Target {
     /// row; and the calibration rows with theirs (may be empty: then there is no temperature).
     ///
     /// # Errors
-    /// [`TargetError::EmptyPart`] with fewer than two members or two non-members, [`TargetError::Mismatch`] where
-    /// rows, classes or kinds differ, [`TargetError::Label`].
+    /// [`TargetError::TooFewRows`] with fewer than two members or two non-members, [`TargetError::OneClass`],
+    /// [`TargetError::Mismatch`] where rows, classes or kinds differ, [`TargetError::Label`].
     pub fn new(
         batches: Vec<RawScores>,
         labels: Vec<u32>,
         n_members: usize,
         calibration: (Vec<RawScores>, Vec<u32>),
     ) -> Result<Self, TargetError> {
-        let dataset_rows = (0..labels.len()).collect();
         let (calibration_batches, calibration_labels) = calibration;
-        if n_members < 2 {
-            return Err(TargetError::EmptyPart { part: "train", what: "at least two members" });
-        }
-        if labels.len() < n_members + 2 {
-            return Err(TargetError::EmptyPart { part: "test", what: "at least two non-members" });
-        }
         let (kind, n_classes) = batches.first().map_or((ScoreKind::Logits, 0), |raw| (raw.kind(), raw.n_classes()));
         for raw in batches.iter().chain(&calibration_batches) {
             if (raw.kind(), raw.n_classes()) != (kind, n_classes) {
@@ -106,8 +113,56 @@ impl Target {
                 return Err(TargetError::Label { row, label: labels[row], n_classes });
             }
         }
+        let allows = Allows { logits: true, ..Allows::SCORES };
+        let rows = Self::answered(labels, n_members, n_classes, allows)?;
         let calibration_logits = open(&calibration_batches, n_classes);
-        Ok(Self { batches, labels, n_members, calibration_logits, calibration_labels, dataset_rows })
+        Ok(Self { batches, kind, calibration_logits, calibration_labels, ..rows })
+    }
+
+    /// Rows whose answers come from elsewhere (an endpoint, a file): members first, with `labels` for each row. The
+    /// model's own scores are not there, whatever `allows` says of queries and shadows.
+    ///
+    /// # Errors
+    /// [`TargetError::TooFewRows`], [`TargetError::Label`], [`TargetError::OneClass`].
+    pub fn answered(labels: Vec<u32>, n_members: usize, n_classes: usize, allows: Allows) -> Result<Self, TargetError> {
+        let n_non_members = labels.len().saturating_sub(n_members);
+        let sides = [
+            ("members", n_members, "two members at least"),
+            ("non-members", n_non_members, "two non-members at least"),
+        ];
+        if let Some(&(part, n_rows, what)) = sides.iter().find(|(_, n_rows, _)| *n_rows < 2) {
+            return Err(TargetError::TooFewRows { part, n_rows, what });
+        }
+        if let Some(row) = labels.iter().position(|&label| label as usize >= n_classes) {
+            return Err(TargetError::Label { row, label: labels[row], n_classes });
+        }
+        if labels.iter().all(|&label| label == labels[0]) {
+            return Err(TargetError::OneClass { n_rows: labels.len(), label: labels[0] });
+        }
+        Ok(Self {
+            batches: Vec::new(),
+            dataset_rows: (0..labels.len()).collect(),
+            labels,
+            n_members,
+            n_classes,
+            kind: ScoreKind::Probabilities,
+            allows,
+            calibration_logits: Array2::zeros((0, n_classes)),
+            calibration_labels: Vec::new(),
+        })
+    }
+
+    /// The same rows with their numbers in the data set that they come from, one for each row.
+    #[must_use]
+    pub fn with_dataset_rows(self, dataset_rows: Vec<usize>) -> Self {
+        debug_assert_eq!(dataset_rows.len(), self.labels.len());
+        Self { dataset_rows, ..self }
+    }
+
+    /// What the source of the answers allows.
+    #[must_use]
+    pub fn allows(&self) -> Allows {
+        self.allows
     }
 
     /// Number of rows, calibration rows not counted.
@@ -125,13 +180,13 @@ impl Target {
     /// Number of classes.
     #[must_use]
     pub fn n_classes(&self) -> usize {
-        self.batches.first().map_or(0, RawScores::n_classes)
+        self.n_classes
     }
 
-    /// What the model ends in (R2).
+    /// What the model ends in (R2), or what its answers are.
     #[must_use]
     pub fn kind(&self) -> ScoreKind {
-        self.batches.first().map_or(ScoreKind::Logits, RawScores::kind)
+        self.kind
     }
 
     /// True label of each row.
@@ -152,7 +207,7 @@ impl Target {
         (&self.calibration_logits, &self.calibration_labels)
     }
 
-    /// The logits (R2) of all rows, shape (n_rows, n_classes).
+    /// The logits (R2) of all rows, shape (n_rows, n_classes); no rows where the model's own scores are not there.
     #[must_use]
     pub fn logits(&self) -> Array2<f32> {
         open(&self.batches, self.n_classes())

@@ -8,6 +8,8 @@ mod bank;
 pub mod bench;
 pub mod centroids;
 #[cfg(feature = "lab")]
+pub mod devices;
+#[cfg(feature = "lab")]
 pub mod ensemble;
 #[cfg(feature = "lab")]
 pub mod forget;
@@ -46,6 +48,8 @@ enum Command {
     Split(Box<split::Args>),
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
+    #[cfg(feature = "lab")]
+    Devices(devices::Args),
     #[cfg(feature = "lab")]
     Shadows(shadows::Args),
     #[cfg(feature = "lab")]
@@ -101,6 +105,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Split(args) => split::run(&args),
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
+        #[cfg(feature = "lab")]
+        Command::Devices(args) => devices::run(&args),
         #[cfg(feature = "lab")]
         Command::Shadows(args) => shadows::run(args),
         #[cfg(feature = "lab")]

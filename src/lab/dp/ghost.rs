@@ -19,9 +19,9 @@ use burn::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
 
 use super::gradients::Gradients;
-use crate::lab::Compute;
 use crate::lab::network::plan::{ParameterId, ValueId};
 use crate::lab::network::{Dropout, Hook, Network, Op, Pass, Value, Weights, group_normal};
+use crate::lab::{Compute, autodiff};
 
 /// Added to a norm before the clipping norm is divided by it, as Opacus has it.
 const NORM_MARGIN: f64 = 1e-6;
@@ -62,9 +62,11 @@ pub fn clipped_sum(
     let frozen = Network::with(network.plan().clone(), freeze(network.weights()), network.device().clone());
     let mut ghost = Ghost { taps: vec![] };
     let mut pass = Pass { dropout, rng, statistics: vec![], hook: Some(&mut ghost) };
+    let alone = autodiff::one_at_a_time();
     let logits = frozen.forward_training(rows, &mut pass);
     let losses = losses(logits.clone());
     let gradients = losses.clone().sum().backward();
+    drop(alone);
     let layers: Vec<Layer> = ghost.taps.into_iter().map(|tap| tap.layer(&gradients)).collect();
     drop(gradients);
     let squares = layers.iter().map(Layer::squared_norms).reduce(|sum, squares| sum + squares);

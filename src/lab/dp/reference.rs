@@ -6,9 +6,9 @@ use burn::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::lab::Compute;
 use crate::lab::network::plan::At;
 use crate::lab::network::{Dropout, Network, Pass};
+use crate::lab::{Compute, autodiff};
 
 /// The gradient of one row's loss: every learned number, in the order of the plan. Without dropout.
 ///
@@ -23,6 +23,7 @@ pub fn gradient_of_row(
 ) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let mut pass = Pass { dropout: Dropout::default(), rng: &mut rng, statistics: vec![], hook: None };
+    let _alone = autodiff::one_at_a_time();
     let loss = losses(network.forward_training(row, &mut pass)).sum();
     numbers(network, &GradientsParams::from_grads(loss.backward(), network.weights()))
 }

@@ -1,26 +1,42 @@
 //! `sordino centroids build`: fit what the defence needs, from a model and its training rows.
 //!
-//! Two passes over the rows, in batches: the first sums logits by true label in f64 (R3), the second measures each
-//! row's cosine distance to its class (R4's gate) and picks the inlier rows (R9).
+//! Every row goes through the model once, in batches on all cores. The first pass sums logits by true label in f64,
+//! in the order of the rows (R3), and keeps them; the second reads them back, measures each row's cosine distance to
+//! its class (R4's gate) and picks the inlier rows (R9). What comes out does not depend on the number of threads,
+//! and memory does not grow with the number of rows: logits beyond 64 MiB wait in a file without a name.
+
+mod answers;
+#[cfg(feature = "lab")]
+mod network;
+mod spool;
+mod stream;
+mod thin;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::Array2;
 
+use self::answers::{Answers, TractAnswers};
+use self::spool::{Spool, SpooledRows};
+use self::stream::in_order;
+use self::thin::Thinned;
 use super::inspect::ScoreArgs;
 use crate::artifact::ModelDigest;
 use crate::artifact::centroids::{CentroidFile, CentroidMetadata, DataOrigin, FORMAT, FORMAT_VERSION, write};
 use crate::data::{DataSource, Dataset, Part, Split, check_writable, is_same_file, write_atomic};
 use crate::defence::{
-    Bank, CentroidSums, Centroids, ClassFallback, DistanceQuantiles, Fitted, N_QUANTILES, offline, quantiles_of,
+    Bank, CentroidSums, Centroids, ClassFallback, DistanceQuantiles, Fitted, N_QUANTILES, ScoreKind, offline,
+    quantiles_of,
 };
 use crate::engine::Engine;
 use crate::engine::tract::TractEngine;
-use crate::tensor::Inputs;
+#[cfg(feature = "lab")]
+use crate::lab::device::Device;
 
 /// Build and look at the artifacts that the defence is fitted to.
 #[derive(Debug, clap::Args)]
@@ -61,9 +77,22 @@ struct BuildArgs {
     /// keeps none.
     #[arg(long, value_name = "N", default_value_t = 128)]
     inlier_rows: usize,
-    /// Rows per inference.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    batch_size: u32,
+    /// Run the network of this checkpoint of the training on --device, in place of the ONNX graph on the processor.
+    /// The data and the split must be the training's.
+    #[cfg(feature = "lab")]
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Where to run the checkpoint's network: cpu, vulkan[:N] or cuda[:N]; see `sordino devices`.
+    #[cfg(feature = "lab")]
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, requires = "checkpoint")]
+    device: Device,
+    /// Rows per inference [default: 64, with --checkpoint 256].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch_size: Option<u32>,
+    /// Inferences at a time [default: one for each core; with --checkpoint one, and the next being prepared]. The
+    /// file does not depend on it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// No progress bar.
     #[arg(long)]
     quiet: bool,
@@ -91,10 +120,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// The rows to fit to, with the model that they go through.
 struct Fit<'a> {
-    engine: &'a TractEngine,
+    answers: &'a dyn Answers,
     dataset: &'a Dataset,
     rows: &'a [usize],
     batch_size: usize,
+    n_threads: usize,
     quiet: bool,
 }
 
@@ -113,9 +143,23 @@ fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let labels = fitting_labels(&engine, &dataset)?;
-    let fit = Fit { engine: &engine, dataset: &dataset, rows, batch_size: args.batch_size as usize, quiet: args.quiet };
-    let (sums, centroids, fell_back) = fit.centroids(args.class_fallback, &labels)?;
-    let (quantiles, bank) = fit.distances(&centroids, args.inlier_rows)?;
+    let tract = TractAnswers { engine: &engine, dataset: &dataset };
+    let network = args.network(&dataset, split.as_ref(), &tract, rows)?;
+    let answers: &dyn Answers = network.as_deref().unwrap_or(&tract);
+    let fit = Fit {
+        answers,
+        dataset: &dataset,
+        rows,
+        batch_size: args.batch_size.map_or(answers.batch_size(), |n| n as usize),
+        n_threads: args.threads.map_or(answers.n_threads(), usize::from),
+        quiet: args.quiet,
+    };
+    let started = Instant::now();
+    let folder = args.out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let spool = Spool::new(folder, engine.spec().n_classes);
+    let (sums, centroids, fell_back, mut spooled) = fit.centroids(args.class_fallback, &labels, spool)?;
+    let inferred = started.elapsed();
+    let (quantiles, bank) = fit.distances(&centroids, args.inlier_rows, &mut spooled)?;
     let kind = engine.spec().score_kind;
     let fallback_classes =
         labels.iter().zip(&fell_back).filter(|(_, fell)| **fell).map(|(name, _)| name.clone()).collect();
@@ -140,10 +184,47 @@ fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     let file = write(&CentroidFile { metadata, fitted })?;
     write_atomic(&args.out, &file).with_context(|| format!("cannot write {}", args.out.display()))?;
     report(&args.out, &sums, &fell_back, rows.len(), n_inliers, file.len());
+    let rate = rows.len() as f64 / inferred.as_secs_f64().max(1e-9);
+    println!(
+        "  {:.1} s for the model's answers on {} threads: {rate:.0} rows/s",
+        inferred.as_secs_f64(),
+        fit.n_threads
+    );
     Ok(ExitCode::SUCCESS)
 }
 
 impl BuildArgs {
+    /// The network that answers in place of the graph.
+    #[cfg(feature = "lab")]
+    fn network<'a>(
+        &self,
+        dataset: &'a Dataset,
+        split: Option<&Split>,
+        model: &TractAnswers<'_>,
+        rows: &[usize],
+    ) -> anyhow::Result<Option<Box<dyn Answers + 'a>>> {
+        let Some(path) = &self.checkpoint else { return Ok(None) };
+        ensure!(
+            model.engine.spec().score_kind == ScoreKind::Logits,
+            "--checkpoint: the model ends in probabilities, its network in logits"
+        );
+        let network = network::NetworkAnswers::read(path, self.device, dataset, split)?;
+        network.check_same(model, rows)?;
+        eprintln!("the network runs on {}", network.device());
+        Ok(Some(Box::new(network)))
+    }
+
+    #[cfg(not(feature = "lab"))]
+    fn network(
+        &self,
+        _: &Dataset,
+        _: Option<&Split>,
+        _: &TractAnswers<'_>,
+        _: &[usize],
+    ) -> anyhow::Result<Option<Box<dyn Answers>>> {
+        Ok(None)
+    }
+
     /// Stops before the passes where the file could not be written, or would replace one that is read.
     fn check_out(&self) -> anyhow::Result<()> {
         let inputs = [Some(&self.model), self.split.as_ref()];
@@ -187,86 +268,99 @@ fn fitting_labels(engine: &TractEngine, dataset: &Dataset) -> anyhow::Result<Vec
 }
 
 impl Fit<'_> {
-    /// The first pass.
+    /// The first pass: the centroids, and the logits of all rows.
     fn centroids(
         &self,
         fallback: FallbackArg,
         labels: &[String],
-    ) -> anyhow::Result<(CentroidSums, Centroids, Vec<bool>)> {
-        let mut sums = CentroidSums::new(self.engine.spec().n_classes);
-        self.for_each("centroids", |logits, label| Ok(sums.add(logits, label)?))?;
+        mut spool: Spool,
+    ) -> anyhow::Result<(CentroidSums, Centroids, Vec<bool>, SpooledRows)> {
+        let mut sums = CentroidSums::new(labels.len());
+        let bar = progress(self.rows.len(), self.quiet);
+        let batches: Vec<&[usize]> = self.rows.chunks(self.batch_size).collect();
+        in_order(
+            batches.len(),
+            self.n_threads,
+            |batch| self.answers.logits(batches[batch]),
+            |batch, logits| {
+                for (z, &row) in logits.rows().into_iter().zip(batches[batch]) {
+                    let z = z.as_slice().context("logits do not lie row by row")?;
+                    sums.add(z, self.label(row)).with_context(|| format!("row {row} of the data"))?;
+                    spool.push(z)?;
+                }
+                bar.inc(batches[batch].len() as u64);
+                Ok(())
+            },
+        )?;
+        bar.finish_and_clear();
         let fallback = match fallback {
             FallbackArg::Refuse => ClassFallback::Refuse,
             FallbackArg::CorrectRows => ClassFallback::CorrectRows,
         };
         let (centroids, fell_back) = sums.finish(fallback, labels)?;
-        Ok((sums, centroids, fell_back))
+        Ok((sums, centroids, fell_back, spool.finish()?))
     }
 
-    /// The second pass.
-    fn distances(&self, centroids: &Centroids, n_inliers: usize) -> anyhow::Result<(DistanceQuantiles, Bank)> {
+    /// The second pass, without the model.
+    fn distances(
+        &self,
+        centroids: &Centroids,
+        n_inliers: usize,
+        spooled: &mut SpooledRows,
+    ) -> anyhow::Result<(DistanceQuantiles, Bank)> {
         let n = centroids.n_classes();
-        let values = centroids.values();
-        let mut distances = vec![Vec::new(); n];
-        let mut candidates: Vec<Vec<(f32, Vec<f32>)>> = vec![Vec::new(); n];
-        self.for_each("distances", |logits, label| {
-            let centroid = values.row(label).to_vec();
-            let distance = (offline::cosine_distance(logits, &centroid) as f32).clamp(0.0, 2.0);
+        let values: Vec<Vec<f32>> = centroids.values().rows().into_iter().map(|row| row.to_vec()).collect();
+        let mut distances = vec![Thinned::new(thin::MOST); n];
+        let mut candidates = vec![Thinned::new(thin::MOST); n];
+        spooled.for_each(|place, z| {
+            let label = self.label(self.rows[place]);
+            let distance = (offline::cosine_distance(z, &values[label]) as f32).clamp(0.0, 2.0);
             distances[label].push(distance);
-            if n_inliers > 0 && Bank::admits(logits, label) {
-                candidates[label].push((distance, logits.to_vec()));
+            if n_inliers > 0 && Bank::admits(z, label) {
+                candidates[label].push((distance, place as u64));
             }
             Ok(())
         })?;
-        let tables: Vec<[f32; N_QUANTILES]> = distances.iter_mut().map(|d| quantiles_of(d)).collect();
+        let tables: Vec<[f32; N_QUANTILES]> =
+            distances.into_iter().map(|sample| quantiles_of(&mut sample.into_items())).collect();
         let table = Array2::from_shape_fn((n, N_QUANTILES), |(class, step)| tables[class][step]);
-        Ok((DistanceQuantiles::new(table, n)?, bank(candidates, n_inliers, n)?))
+        let candidates = candidates.into_iter().map(Thinned::into_items).collect();
+        Ok((DistanceQuantiles::new(table, n)?, bank(candidates, n_inliers, n, spooled)?))
     }
 
-    /// Runs every row through the model and hands over its logits (R2) and true label.
-    fn for_each(
-        &self,
-        what: &'static str,
-        mut take: impl FnMut(&[f32], usize) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        let bar = progress(what, self.rows.len(), self.quiet);
-        for rows in self.rows.chunks(self.batch_size) {
-            let inputs = Inputs::from_f32(&self.engine.spec().inputs[0], self.dataset.batch(rows))?;
-            let logits = offline::logits(self.engine.infer(&inputs)?);
-            for (z, &row) in logits.rows().into_iter().zip(rows) {
-                let label = self.dataset.labels()[row] as usize;
-                take(&z.to_vec(), label).with_context(|| format!("row {row} of the data"))?;
-            }
-            bar.inc(rows.len() as u64);
-        }
-        bar.finish_and_clear();
-        Ok(())
+    fn label(&self, row: usize) -> usize {
+        self.dataset.labels()[row] as usize
     }
 }
 
 /// Keeps `n_inliers` rows of each class, evenly over their distances to the centroid, the nearest first.
-fn bank(candidates: Vec<Vec<(f32, Vec<f32>)>>, n_inliers: usize, n_classes: usize) -> anyhow::Result<Bank> {
+fn bank(
+    candidates: Vec<Vec<(f32, u64)>>,
+    n_inliers: usize,
+    n_classes: usize,
+    spooled: &mut SpooledRows,
+) -> anyhow::Result<Bank> {
     let (mut logits, mut labels, mut distances) = (Vec::new(), Vec::new(), Vec::new());
     for (class, mut rows) in candidates.into_iter().enumerate() {
         rows.sort_by(|a, b| a.0.total_cmp(&b.0));
         let n = rows.len().min(n_inliers);
         for place in 0..n {
-            let (distance, z) = &rows[place * rows.len() / n];
-            logits.extend_from_slice(z);
+            let (distance, row) = rows[place * rows.len() / n];
+            logits.extend(spooled.row(row)?);
             labels.push(class as u32);
-            distances.push(*distance);
+            distances.push(distance);
         }
     }
     let logits = Array2::from_shape_vec((labels.len(), n_classes), logits)?;
     Ok(Bank::new(logits, labels, distances)?)
 }
 
-fn progress(what: &'static str, n_rows: usize, quiet: bool) -> ProgressBar {
+fn progress(n_rows: usize, quiet: bool) -> ProgressBar {
     if quiet {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{msg:10} {wide_bar} {pos}/{len} rows, {per_sec}, {eta} left");
-    let bar = ProgressBar::new(n_rows as u64).with_message(what);
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} rows, {per_sec}, {eta} left");
+    let bar = ProgressBar::new(n_rows as u64);
     match style {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
