@@ -258,11 +258,13 @@ fn a_student_learns_from_a_model_or_a_bank_without_labels() {
     let dir = dir.path();
     ensemble(dir, "train", &["--whole", "2", "--out", "bank"]);
     for (teacher, n_models) in [("target.onnx", 1), ("bank", 2)] {
-        let words = ["--teacher", teacher, "--rows", "test", "--temperature", "2", "--out", "student.onnx"];
+        let words =
+            ["--teacher", teacher, "--rows", "test", "--temperature", "2", "--weight", "0.9", "--out", "student.onnx"];
         ensemble(dir, "distil", &words);
         let record = json(dir, "student.json");
         assert_eq!(record["made_from"]["n_models"], n_models);
         assert_eq!(record["made_from"]["n_rows"], 100);
+        assert_eq!(record["recipe"]["distillation"]["temperature"], 2.0);
     }
     let stderr = refuse(
         dir,
@@ -323,4 +325,25 @@ fn forgetting_a_row_trains_one_shard_anew_and_carries_the_others_over() {
     // Once forgotten, a row cannot be forgotten again; nor one that was never known.
     let again = ["forget", "without", "--data", "csv:table.csv", "--rows", "rows.txt", "--out", "again"];
     assert!(refuse(dir, &again).contains(&format!("row {row} is not in the bank's pool")));
+}
+
+#[test]
+fn processes_that_train_stop_with_the_one_that_started_them_and_leave_their_checkpoints() {
+    let dir = workshop();
+    let dir = dir.path();
+    // More epochs than any machine does before the kill comes.
+    fs::write(dir.join("recipe.toml"), RECIPE.replace("epochs = 8", "epochs = 1000000")).unwrap();
+    plan(dir, "bank", &["--whole", "2"]);
+    let mut command = sordino(dir, &["shadows", "run", "bank", "--data", "csv:table.csv", "--jobs", "2"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // Until both have begun nothing tells that they run: a second is plenty, and if it was not, they end before they begin.
+    std::thread::sleep(Duration::from_secs(1));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let left = |member: usize| dir.join(format!("bank/model-{member:05}.checkpoint")).exists();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !(left(0) && left(1)) {
+        assert!(Instant::now() < deadline, "no checkpoint came: {} {}", left(0), left(1));
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

@@ -10,11 +10,11 @@ use clap::ValueEnum;
 use ndarray::{Array2, Axis, concatenate};
 
 use super::bank::{
-    DealFlags, ModelFiles, Source, SourceFlags, Trained, WorkFlags, code, expect_no_input, machine, part, print_bank,
-    run_record,
+    DealFlags, ModelFiles, Rows, Source, SourceFlags, Trained, WorkFlags, code, expect_no_input, machine, part,
+    print_bank, run_record,
 };
 use super::train::Stop;
-use crate::data::{DataSource, Dataset, Part, Split};
+use crate::data::{Dataset, Part, Split};
 use crate::lab::bank::answers::{Answerer, Averaged, softmax};
 use crate::lab::bank::boost_run::Boosting;
 use crate::lab::bank::distil::{Teacher, TeacherRecord};
@@ -27,6 +27,7 @@ use crate::lab::bank::run::{Assignment, Shard};
 use crate::lab::bank::stack;
 use crate::lab::bank::trainer::{Ended, MemberTrainer, export, train_member};
 use crate::lab::onnx::join::{Combine, join};
+use crate::lab::recipe::{Distillation, Recipe};
 use crate::lab::record::MadeFrom;
 use crate::lab::train::{Score, Task};
 
@@ -80,7 +81,7 @@ struct JoinArgs {
     bank: String,
     /// The rows of the bank.
     #[arg(long, value_name = "SOURCE")]
-    data: DataSource,
+    data: Rows,
     /// How the answers become one.
     #[arg(long, value_enum, default_value = "probabilities")]
     combine: CombineKind,
@@ -150,12 +151,16 @@ struct DistilArgs {
     /// Each row is answered by those models of the bank that never saw it.
     #[arg(long)]
     strangers: bool,
-    /// Parts of the split that are taught; their labels are not used.
+    /// Parts of the split that are taught.
     #[arg(long, value_name = "PART,..", value_delimiter = ',', default_values_t = ["train".to_owned()])]
     rows: Vec<String>,
-    /// What the teacher's logits are divided by: above 1 for softer targets, which the student then learns as they are.
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    temperature: f64,
+    /// The temperature T of Hinton's distillation: the teacher's answers and the student's logits are softened by it
+    /// [default: the recipe's, else 1].
+    #[arg(long, value_name = "T")]
+    temperature: Option<f64>,
+    /// The teacher's weight beside the labels' [default: the recipe's, else 1: no labels].
+    #[arg(long, value_name = "W")]
+    weight: Option<f64>,
     /// Where the model goes: DIR/NAME.onnx.
     #[arg(long, value_name = "DIR/NAME.onnx")]
     out: PathBuf,
@@ -184,7 +189,7 @@ fn train(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let source = args.source.load()?;
     let planned = source.plan(&args.deal)?;
     planned.write(&place)?;
-    match args.work.train(&place, &planned, &source.dataset, Shard::ALL)? {
+    match args.work.train(&place, &planned, (&args.source.data, &source.dataset), Shard::ALL)? {
         Trained::Interrupted(code) => Ok(code),
         Trained::Shard => bail!("the whole bank is one shard here"),
         Trained::Whole(manifest) => {
@@ -230,7 +235,7 @@ fn join_bank(args: &JoinArgs) -> anyhow::Result<ExitCode> {
     let files = ModelFiles::beside(&args.out, &args.data)?;
     let place = Place::open(&args.bank)?;
     let bank = Bank::read(&place)?;
-    let dataset = Dataset::load(&args.data)?;
+    let dataset = Dataset::load(&args.data.source)?;
     bank.planned.check(&dataset)?;
     let models =
         (0..bank.manifest.models.len()).map(|member| bank.model(&place, member)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -335,7 +340,8 @@ fn boost(args: &BoostArgs) -> anyhow::Result<ExitCode> {
     let inclusion = Inclusion::from_parts(design, source.recipe.seed, rows, counts)?;
     let data = (&source.dataset, source.data.clone());
     let pool = vec![Part::Train.name().to_owned()];
-    let planned = Planned::new(source.recipe.clone(), data, source.split.clone(), pool, inclusion)?;
+    let recipe = Recipe { distillation: None, ..source.recipe.clone() };
+    let planned = Planned::new(recipe, data, source.split.clone(), pool, inclusion)?;
     let device = args.work.device.open()?;
     let worker = MemberTrainer::new(&source.dataset, &planned, &device)?;
     let boosting = Boosting {
@@ -372,6 +378,7 @@ fn selena(args: &SelenaArgs) -> anyhow::Result<ExitCode> {
     let place = Place::open(&args.bank)?;
     expect_no_input(&place, &args.source.data)?;
     let source = args.source.load()?;
+    // The members learn labels; the recipe's distillation is the student's.
     ensure!(
         args.leave_out >= 1 && args.leave_out < args.models,
         "--leave-out: expected 1 to {}, got {}",
@@ -381,7 +388,7 @@ fn selena(args: &SelenaArgs) -> anyhow::Result<ExitCode> {
     let design = Design::Balanced { models: args.models, of: args.models - args.leave_out };
     let planned = source.plan_with(design, &[Part::Train], false)?;
     planned.write(&place)?;
-    let manifest = match args.work.train(&place, &planned, &source.dataset, Shard::ALL)? {
+    let manifest = match args.work.train(&place, &planned, (&args.source.data, &source.dataset), Shard::ALL)? {
         Trained::Interrupted(code) => return Ok(code),
         Trained::Shard => bail!("the whole bank is one shard here"),
         Trained::Whole(manifest) => manifest,
@@ -390,13 +397,20 @@ fn selena(args: &SelenaArgs) -> anyhow::Result<ExitCode> {
     report(&place, &bank, &source.dataset)?;
     let parts = [Part::Train.name().to_owned()];
     let rows = source.split.part(Part::Train).to_vec();
-    let taught = Teacher::Strangers(&place, &bank).targets(&source.dataset, (&parts, &rows), 1.0)?;
+    let taught = Teacher::Strangers(&place, &bank).targets(&source.dataset, (&parts, &rows))?;
     teach(&source, rows, taught, &files, &args.work)
 }
 
 fn distil(args: &DistilArgs) -> anyhow::Result<ExitCode> {
     let files = ModelFiles::beside(&args.out, &args.source.data)?;
-    let source = args.source.load()?;
+    let mut source = args.source.load()?;
+    let given = source.recipe.distillation.unwrap_or_default();
+    let distillation = Distillation {
+        temperature: args.temperature.unwrap_or(given.temperature),
+        weight: args.weight.unwrap_or(given.weight),
+    };
+    source.recipe.distillation = Some(distillation);
+    source.recipe.check()?;
     let parts = args.rows.iter().map(|name| part(name)).collect::<anyhow::Result<Vec<_>>>()?;
     let rows: Vec<usize> = parts.iter().flat_map(|part| source.split.part(*part)).copied().collect();
     let about = (args.rows.as_slice(), rows.as_slice());
@@ -405,13 +419,13 @@ fn distil(args: &DistilArgs) -> anyhow::Result<ExitCode> {
         ensure!(!args.strangers, "--strangers: expected a bank as --teacher, got one model");
         let bytes =
             std::fs::read(&args.teacher).with_context(|| format!("cannot read the teacher {}", args.teacher))?;
-        Teacher::Model(&bytes).targets(&source.dataset, about, args.temperature)?
+        Teacher::Model(&bytes).targets(&source.dataset, about)?
     } else {
         let place = Place::open(&args.teacher)?;
         let bank = Bank::read(&place)?;
         bank.planned.check(&source.dataset)?;
         let teacher = if args.strangers { Teacher::Strangers(&place, &bank) } else { Teacher::Bank(&place, &bank) };
-        teacher.targets(&source.dataset, about, args.temperature)?
+        teacher.targets(&source.dataset, about)?
     };
     teach(&source, rows, taught, &files, &args.work)
 }
@@ -429,7 +443,7 @@ fn teach(
     let device = work.device.open()?;
     let taught: std::collections::HashSet<usize> = rows.iter().copied().collect();
     let validation = split.part(Part::Validation).iter().copied().filter(|row| !taught.contains(row)).collect();
-    let task = Task { dataset, train: rows.clone(), validation, teacher: Some(targets), difficulty: None };
+    let task = Task { teacher: Some(targets), ..Task::new(dataset, rows.clone(), validation) };
     let checkpoint = match std::fs::read(&files.checkpoint) {
         Ok(bytes) => Some(bytes),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{bail, ensure};
 
-use super::bank::{Trained, WorkFlags, expect_no_input, print_bank};
-use crate::data::{DataSource, Dataset, read_row_numbers};
+use super::bank::{Rows, Trained, WorkFlags, expect_no_input, print_bank};
+use crate::data::{Dataset, read_row_numbers};
 use crate::lab::bank::forget::{FORGET_FILE, Forgetting};
 use crate::lab::bank::merge::Bank;
 use crate::lab::bank::place::Place;
@@ -24,7 +24,7 @@ pub struct Args {
     bank: String,
     /// The rows of the bank.
     #[arg(long, value_name = "SOURCE")]
-    data: DataSource,
+    data: Rows,
     /// The rows to forget: one row number a line, counted from 0 as in a split file; `#` starts a comment.
     #[arg(long, value_name = "FILE")]
     rows: PathBuf,
@@ -46,12 +46,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     expect_no_input(&to, &args.data)?;
     let rows = read_row_numbers(&args.rows)?;
     let bank = Bank::read(&from)?;
-    let dataset = Dataset::load(&args.data)?;
+    let dataset = Dataset::load(&args.data.source)?;
     let forgetting = Forgetting::plan(&bank, &dataset, &rows)?;
     forgetting.carry((&from, &bank), &to)?;
     let (n_retrained, n_models) = (forgetting.retrain.len(), forgetting.planned.plan.n_models());
     eprintln!("{} rows are in {n_retrained} of {n_models} models", forgetting.n_rows);
-    let manifest = match args.work.train(&to, &forgetting.planned, &dataset, Shard::ALL)? {
+    let manifest = match args.work.train(&to, &forgetting.planned, (&args.data, &dataset), Shard::ALL)? {
         Trained::Interrupted(code) => return Ok(code),
         Trained::Shard => bail!("the whole bank is one shard here"),
         Trained::Whole(manifest) => manifest,

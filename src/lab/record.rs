@@ -84,9 +84,9 @@ impl MadeFrom {
                  epochs are those of its members.\n\n"
             ),
             Self::Taught(teacher) => format!(
-                "Its targets are not labels but the answers of {} models (`{}`, {}, temperature {}) on {} rows, of which \
+                "Its targets are not labels but the answers of {} models (`{}`, {}) on {} rows, of which \
                  {:.4} are the label.\n\n",
-                teacher.n_models, teacher.digest, teacher.kind, teacher.temperature, teacher.n_rows, teacher.accuracy
+                teacher.n_models, teacher.digest, teacher.kind, teacher.n_rows, teacher.accuracy
             ),
         }
     }
