@@ -315,8 +315,10 @@ pub(super) fn run_record(
         privacy: None,
         made_from: None,
         results: None,
+        best_epoch: None,
         history: vec![],
         wall_seconds: 0.0,
+        device: None,
         code: code(),
         machine: machine(),
     })

@@ -24,6 +24,7 @@ pub mod network;
 pub mod onnx;
 pub mod recipe;
 pub mod record;
+pub mod run;
 pub mod streams;
 pub mod train;
 
