@@ -5,6 +5,7 @@
 mod audit;
 #[cfg(feature = "lab")]
 mod banks;
+mod data;
 mod http;
 mod http_abuse;
 mod http_golden;
