@@ -14,4 +14,10 @@ mod http_support;
 mod lab;
 #[cfg(feature = "lab")]
 mod lab_devices;
+#[cfg(feature = "lab")]
+mod lab_features;
+#[cfg(feature = "lab")]
+mod lab_golden;
 mod layering;
+#[cfg(feature = "lab")]
+mod privacy;

@@ -7,6 +7,7 @@ pub mod audit;
 mod bank;
 pub mod bench;
 pub mod centroids;
+pub mod data;
 #[cfg(feature = "lab")]
 pub mod devices;
 #[cfg(feature = "lab")]
@@ -46,6 +47,7 @@ enum Command {
     Inspect(inspect::Args),
     Centroids(centroids::Args),
     Split(Box<split::Args>),
+    Data(data::Args),
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
     #[cfg(feature = "lab")]
@@ -60,6 +62,11 @@ enum Command {
     Accountant(accountant::Args),
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
+}
+
+/// The help of an argument that takes a source of rows.
+fn data_help(what: &str) -> String {
+    format!("{what}: {}", crate::data::DataSource::FORMS)
 }
 
 /// Exit code after a panic, as Rust has it.
@@ -103,6 +110,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Centroids(args) => centroids::run(&args),
         Command::Split(args) => split::run(&args),
+        Command::Data(args) => data::run(&args),
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
         #[cfg(feature = "lab")]

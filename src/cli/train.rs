@@ -49,10 +49,7 @@ const PARITY_TOLERANCE: f32 = 1e-4;
 /// on from there and ends with the model that an undisturbed run gives.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Labelled rows: fashion-mnist (Debian's dataset-fashion-mnist), fashion-mnist:DIR, idx:DIR (four IDX files,
-    /// plain or .gz), folder:DIR (train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg; .png too) or csv:FILE (the label
-    /// first, then numbers).
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(long, value_name = "SOURCE", help = super::data_help("Labelled rows"))]
     data: DataSource,
     /// Where the model goes: DIR/NAME.onnx. The other files are named after it.
     #[arg(long, value_name = "DIR/NAME.onnx")]
@@ -116,6 +113,13 @@ pub struct Args {
     /// safetensors file, to check another runtime against.
     #[arg(long, value_name = "FILE")]
     parity_out: Option<PathBuf>,
+    /// Give the exported model a second output with the penultimate features ("penultimate_features"), for the offline
+    /// side; no server of ours serves it.
+    #[arg(long)]
+    with_features: bool,
+    /// Make each batch normalisation right behind a convolution part of it in the exported model.
+    #[arg(long)]
+    fold_batch_norm: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -309,7 +313,8 @@ impl Sitting<'_> {
             write(&files.checkpoint, &self.trainer.checkpoint()?)?;
         }
         let network = self.trainer.network();
-        let model = onnx::export(&network, self.dataset.class_names(), false);
+        let options = onnx::Export { features: self.args.with_features, fold_batch_norm: self.args.fold_batch_norm };
+        let model = onnx::export(&network, self.dataset.class_names(), options);
         let rows = self.dataset.batch(self.parity_rows());
         let logits = network.logits(rows.clone());
         let off = onnx::disagreement(&model, &rows, &logits).context("cannot run the exported graph")?;

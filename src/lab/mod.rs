@@ -15,7 +15,7 @@
 //! bytes; another processor may add in another order and so differ in the last bits.
 
 pub mod accountant;
-mod autodiff;
+pub mod autodiff;
 pub mod bank;
 pub mod checkpoint;
 pub mod device;

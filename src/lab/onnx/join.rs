@@ -17,7 +17,8 @@ use prost::Message;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 
-use super::{OUTPUT, int, to_i64, value};
+use super::OUTPUT;
+use super::proto::{int, to_i64, value};
 
 /// The name of the output where it holds log-probabilities.
 pub const LOG_PROBABILITIES: &str = "log_probabilities";
@@ -248,7 +249,7 @@ mod tests {
 
     use ndarray::{Array1, Array2, ArrayD};
 
-    use super::super::{disagreement, export};
+    use super::super::{Export, disagreement, export};
     use super::*;
     use crate::defence::ScoreKind;
     use crate::engine::{LoadOptions, inspect};
@@ -267,7 +268,10 @@ mod tests {
         let cnn = Architecture::Cnn { channels: [2, 3], hidden: 4 };
         let networks: Vec<Network> =
             [mlp, resnet, cnn].iter().zip(1..).map(|(kind, seed)| network(kind, &[1, 8, 8], seed)).collect();
-        let models = networks.iter().map(|network| export(network, &NAMES.map(str::to_owned), features)).collect();
+        let models = networks
+            .iter()
+            .map(|network| export(network, &NAMES.map(str::to_owned), Export { features, ..Export::default() }))
+            .collect();
         (networks, models)
     }
 
@@ -317,8 +321,9 @@ mod tests {
     #[test]
     fn a_class_that_every_member_rules_out_has_a_finite_score() {
         let mlp = Architecture::Mlp { hidden: vec![], activation: Activation::Relu };
-        let mut model =
-            ModelProto::decode(export(&network(&mlp, &[2], 1), &NAMES.map(str::to_owned), false).as_slice());
+        let mut model = ModelProto::decode(
+            export(&network(&mlp, &[2], 1), &NAMES.map(str::to_owned), Export::default()).as_slice(),
+        );
         let graph = model.as_mut().unwrap().graph.as_mut().unwrap();
         let bias = graph.initializer.iter_mut().find(|tensor| tensor.dims == [3]).unwrap();
         bias.raw_data = [500.0f32, 0.0, -500.0].iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -332,7 +337,7 @@ mod tests {
     fn members_that_differ_in_what_must_be_alike_are_refused() {
         let names = NAMES.map(str::to_owned);
         let mlp = Architecture::Mlp { hidden: vec![], activation: Activation::Relu };
-        let model = |shape: &[usize], names: &[String]| export(&network(&mlp, shape, 1), names, false);
+        let model = |shape: &[usize], names: &[String]| export(&network(&mlp, shape, 1), names, Export::default());
         let first = model(&[4], &names);
         let renamed = model(&[4], &["x", "y", "z"].map(str::to_owned));
         for (other, expected) in [
