@@ -304,7 +304,7 @@ fn a_row_on_both_sides_is_counted() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("rows.csv");
     std::fs::write(&file, "1,0.5,1\n2,0.25,1\n1,0.5,1\n2,0.75,0\n2,0.5,1\n").unwrap();
-    let dataset = Dataset::load(&DataSource::Csv(file)).unwrap();
+    let dataset = Dataset::load(&DataSource::Csv(file.into())).unwrap();
     assert_eq!(Duplicates::count(&dataset, &[0, 1], &[2, 3, 4]), Duplicates { non_members: 2, members: 1 });
     assert_eq!(Duplicates::count(&dataset, &[0, 1], &[3]), Duplicates { non_members: 0, members: 0 });
 }
@@ -391,7 +391,7 @@ fn every_row_goes_through_the_pipeline_in_the_order_of_the_split() {
         format!("{},{}\n", rows.labels[row] + 1, values.join(","))
     };
     std::fs::write(&file, (0..120).map(line).collect::<String>()).unwrap();
-    let source = DataSource::Csv(file);
+    let source = DataSource::Csv(file.into());
     let dataset = Dataset::load(&source).unwrap();
     let sizes = PartSizes { train: 40, validation: 0, calibration: 20, test: 50, shadow: 0 };
     let split = Split::draw(&source, &dataset, sizes, 3).unwrap();

@@ -3,6 +3,9 @@
 #![allow(unreachable_pub, reason = "a test binary has one crate and nobody outside")]
 
 mod audit;
+#[cfg(feature = "lab")]
+mod banks;
+mod data;
 mod http;
 mod http_abuse;
 mod http_golden;
@@ -10,4 +13,12 @@ mod http_limits;
 mod http_support;
 #[cfg(feature = "lab")]
 mod lab;
+#[cfg(feature = "lab")]
+mod lab_devices;
+#[cfg(feature = "lab")]
+mod lab_features;
+#[cfg(feature = "lab")]
+mod lab_golden;
 mod layering;
+#[cfg(feature = "lab")]
+mod privacy;

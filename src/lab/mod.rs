@@ -15,12 +15,16 @@
 //! bytes; another processor may add in another order and so differ in the last bits.
 
 pub mod accountant;
+pub mod autodiff;
+pub mod bank;
 pub mod checkpoint;
 pub mod device;
+pub mod dp;
 pub mod network;
 pub mod onnx;
 pub mod recipe;
 pub mod record;
+pub mod run;
 pub mod streams;
 pub mod train;
 

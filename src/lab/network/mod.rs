@@ -7,23 +7,29 @@
 mod forward;
 pub mod plan;
 mod weights;
+pub mod weights_file;
 pub mod zoo;
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use burn::tensor::{Tensor, TensorData};
 use ndarray::{Array2, ArrayD};
 
-pub(super) use forward::NORM_EPSILON;
 pub use forward::{Dropout, Hook, Pass, Statistics, Value};
+pub(super) use forward::{NORM_EPSILON, group_normal};
 pub use plan::{Op, Plan};
 pub use weights::{Plain, Weights};
+pub use weights_file::{About, WeightsFileError};
 pub use zoo::{Activation, Architecture, NetworkError, Norm, Normalisation};
 
 use super::Compute;
 
-/// Rows in a batch of an evaluation; the result does not depend on it.
+/// Rows in a batch of an evaluation, where memory allows; the result does not depend on it.
 const EVALUATION_BATCH: usize = 256;
+
+/// Values that one step of an evaluation may give at once: 256 MiB.
+const EVALUATION_VALUES: usize = 1 << 26;
 
 /// A network with its weights.
 #[derive(Debug, Clone)]
@@ -87,7 +93,7 @@ impl Network {
     /// `(n_rows, row_shape…)` to `(n_rows, n_classes)`.
     #[must_use]
     pub fn logits(&self, rows: ArrayD<f32>) -> Array2<f32> {
-        to_array(self.forward(to_tensor(rows, &self.device)))
+        to_array(self.evaluate(rows, self.plan.steps().len() - 1))
     }
 
     /// What goes into the last linear layer: the paper's latent features.
@@ -97,7 +103,37 @@ impl Network {
     /// `(n_rows, row_shape…)` to `(n_rows, n_penultimate)`.
     #[must_use]
     pub fn features(&self, rows: ArrayD<f32>) -> Array2<f32> {
-        to_array(self.run(to_tensor(rows, &self.device), self.plan.features(), None))
+        to_array(self.evaluate(rows, self.plan.features()))
+    }
+
+    /// What a step of the plan gives: for Grad-CAM the activations of a convolution.
+    ///
+    /// # Shapes
+    ///
+    /// `(n_rows, row_shape…)` to `(n_rows, step.shape…)`.
+    ///
+    /// # Errors
+    ///
+    /// When the plan has no such step.
+    pub fn value(&self, rows: ArrayD<f32>, step: plan::ValueId) -> anyhow::Result<ArrayD<f32>> {
+        let steps = self.plan.steps();
+        let shape =
+            &steps.get(step).with_context(|| format!("expected a step below {}, got {step}", steps.len()))?.shape;
+        let values = to_array(self.evaluate(rows, step));
+        let shape: Vec<usize> = std::iter::once(values.nrows()).chain(shape.iter().copied()).collect();
+        Ok(values.into_shape_with_order(shape)?)
+    }
+
+    /// The value of a step in evaluation, `(n_rows, product of step.shape)`.
+    fn evaluate(&self, rows: ArrayD<f32>, step: plan::ValueId) -> Tensor<Compute, 2> {
+        self.run(to_tensor(rows, &self.device), step, None)
+    }
+
+    /// How many rows an evaluation takes at once.
+    #[must_use]
+    pub fn evaluation_batch(&self) -> usize {
+        let largest = self.plan.steps().iter().map(|step| step.shape.iter().product::<usize>()).max().unwrap_or(1);
+        (EVALUATION_VALUES / largest.max(1)).clamp(1, EVALUATION_BATCH)
     }
 
     /// Calls `each` with the logits of batches of the named rows, in their order.
@@ -111,7 +147,7 @@ impl Network {
         rows: &[usize],
         mut each: impl FnMut(&[usize], Array2<f32>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        rows.chunks(EVALUATION_BATCH).try_for_each(|rows| each(rows, self.logits(dataset.batch(rows))))
+        rows.chunks(self.evaluation_batch()).try_for_each(|rows| each(rows, self.logits(dataset.batch(rows))))
     }
 }
 

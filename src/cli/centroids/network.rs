@@ -1,0 +1,95 @@
+//! The logits of a network of the lab, from its checkpoint, on whatever device burn offers.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context as _, ensure};
+use ndarray::Array2;
+
+use super::answers::{Answers, TractAnswers};
+use crate::data::{Dataset, Split};
+use crate::lab::checkpoint;
+use crate::lab::device::{Device, OpenDevice};
+use crate::lab::network::Network;
+use crate::lab::train::{Task, Trainer};
+
+/// How far the network's logits may be from those of the ONNX graph, as a share of the largest: a matrix unit that
+/// rounds its factors to 11 bits stays within; another network does not.
+const SAME_NETWORK: f32 = 1e-2;
+
+/// Rows on which that is looked at.
+const COMPARED_ROWS: usize = 64;
+
+/// A network on a device.
+pub(super) struct NetworkAnswers<'a> {
+    /// One batch computes at a time; the next is prepared beside it.
+    network: Mutex<Network>,
+    device: OpenDevice,
+    dataset: &'a Dataset,
+}
+
+impl<'a> NetworkAnswers<'a> {
+    /// Reads a checkpoint of a training on these rows. `split` is the training's own; none: it used all rows.
+    ///
+    /// # Errors
+    /// When the device cannot be opened, or the bytes are no checkpoint of these rows.
+    pub(super) fn read(
+        path: &Path,
+        device: Device,
+        dataset: &'a Dataset,
+        split: Option<&Split>,
+    ) -> anyhow::Result<Self> {
+        let device = device.open()?;
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let task = match split {
+            Some(split) => Task::of_split(dataset, split)?,
+            None => Task::new(dataset, (0..dataset.n_rows()).collect(), Vec::new()),
+        };
+        let network = device.guard("reading the weights", || {
+            let recipe = checkpoint::recipe(&bytes)?;
+            anyhow::Ok(Trainer::resume(task, recipe, &device, &bytes)?.network())
+        })?;
+        let network = network.with_context(|| path.display().to_string())?;
+        Ok(Self { network: Mutex::new(network), device, dataset })
+    }
+
+    /// The device's name.
+    pub(super) fn device(&self) -> String {
+        format!("{} ({})", self.device.device(), self.device.name())
+    }
+
+    /// Makes sure that the checkpoint is of the model that the centroids will be used with.
+    ///
+    /// # Errors
+    /// When logits differ by more than rounding.
+    pub(super) fn check_same(&self, model: &TractAnswers<'_>, rows: &[usize]) -> anyhow::Result<()> {
+        let rows = &rows[..rows.len().min(COMPARED_ROWS)];
+        let (own, others) = (self.logits(rows)?, model.logits(rows)?);
+        let largest = others.iter().fold(1.0_f32, |largest, z| largest.max(z.abs()));
+        let apart = own.iter().zip(&others).map(|(a, b)| (a - b).abs()).fold(0.0_f32, f32::max);
+        ensure!(
+            own.dim() == others.dim() && apart <= SAME_NETWORK * largest,
+            "the checkpoint is not of this model: a logit differs by {:.1} % of the largest",
+            100.0 * apart / largest
+        );
+        Ok(())
+    }
+}
+
+impl Answers for NetworkAnswers<'_> {
+    fn logits(&self, rows: &[usize]) -> anyhow::Result<Array2<f32>> {
+        let batch = self.dataset.try_batch(rows)?;
+        let network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        let logits = self.device.guard("a batch", || network.logits(batch))?;
+        ensure!(logits.iter().all(|z| z.is_finite()), "the network answers with a value that is not finite");
+        Ok(logits)
+    }
+
+    fn n_threads(&self) -> usize {
+        2
+    }
+
+    fn batch_size(&self) -> usize {
+        256
+    }
+}

@@ -1,0 +1,145 @@
+//! The worker that trains a bank's models with the lab's trainer: one function, [`train_member`], for every bank.
+
+use std::collections::HashSet;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, ensure};
+use ndarray::Array2;
+
+use super::member::MemberResults;
+use super::plan::Planned;
+use super::run::{Assignment, Keep, Sitting, Trained, Worker};
+use crate::data::{Dataset, Part};
+use crate::lab::device::OpenDevice;
+use crate::lab::dp::PrivacyRecord;
+use crate::lab::network::Network;
+use crate::lab::onnx;
+use crate::lab::train::{EpochScore, Outcome, StepReport, Task, Trainer, Watcher, evaluate};
+
+/// Rows on which an exported graph is compared with its network.
+const PARITY_ROWS: usize = 32;
+/// How far a logit of the exported graph may be from the network's own.
+const PARITY_TOLERANCE: f32 = 1e-4;
+
+/// Trains members on the rows of one dataset.
+pub struct MemberTrainer<'a> {
+    dataset: &'a Dataset,
+    device: &'a OpenDevice,
+    /// Rows to look at after each epoch.
+    validation: Vec<usize>,
+    /// Rows to measure at the end.
+    test: Vec<usize>,
+}
+
+impl<'a> MemberTrainer<'a> {
+    /// A worker for a plan. Rows that are dealt to models are neither looked at while training nor counted as unseen,
+    /// whatever the split calls them.
+    ///
+    /// # Errors
+    ///
+    /// When the dataset is not the plan's.
+    pub fn new(dataset: &'a Dataset, planned: &Planned, device: &'a OpenDevice) -> anyhow::Result<Self> {
+        planned.check(dataset)?;
+        let pool: HashSet<usize> = planned.inclusion.rows().iter().copied().collect();
+        let outside = |part| planned.split.part(part).iter().copied().filter(|row| !pool.contains(row)).collect();
+        Ok(Self { dataset, device, validation: outside(Part::Validation), test: outside(Part::Test) })
+    }
+}
+
+impl Worker for MemberTrainer<'_> {
+    fn train(&self, assignment: Assignment, keep: &mut Keep<'_>, stop: &AtomicBool) -> anyhow::Result<Sitting> {
+        let task = Task::new(self.dataset, assignment.rows.clone(), self.validation.clone());
+        match train_member(task, &assignment, self.device, keep, stop)? {
+            Ended::Interrupted(checkpoint) => Ok(Sitting::Interrupted(checkpoint)),
+            Ended::Finished { network, history, privacy } => {
+                let members = distinct(assignment.rows);
+                let score = |rows: &[usize]| evaluate(&network, self.dataset, rows);
+                let results = MemberResults {
+                    members: score(&members),
+                    strangers: score(&assignment.strangers),
+                    validation: score(&self.validation),
+                    test: score(&self.test),
+                };
+                let model = export(&network, self.dataset, &members)?;
+                Ok(Sitting::Finished(Box::new(Trained { model, results, history, privacy })))
+            }
+        }
+    }
+}
+
+/// How [`train_member`] ended.
+pub enum Ended {
+    /// All epochs are done.
+    Finished {
+        /// For evaluation and export.
+        network: Network,
+        /// The course of the training.
+        history: Vec<EpochScore>,
+        /// What differential privacy it gives, if any.
+        privacy: Option<PrivacyRecord>,
+    },
+    /// It was asked to stop: a checkpoint.
+    Interrupted(Vec<u8>),
+}
+
+/// Trains one model on one task, from its checkpoint where there is one.
+///
+/// # Errors
+///
+/// When the training diverges, the checkpoint is of another training, or `keep` fails.
+pub fn train_member(
+    task: Task<'_>,
+    assignment: &Assignment,
+    device: &OpenDevice,
+    keep: &mut Keep<'_>,
+    stop: &AtomicBool,
+) -> anyhow::Result<Ended> {
+    let recipe = assignment.recipe.clone();
+    let mut trainer = match &assignment.checkpoint {
+        Some(bytes) => Trainer::resume(task, recipe, device, bytes)?,
+        None => Trainer::new(task, recipe, device)?,
+    };
+    match trainer.run(stop, &mut Keeper(keep))? {
+        Outcome::Interrupted => Ok(Ended::Interrupted(trainer.checkpoint()?)),
+        Outcome::Finished => Ok(Ended::Finished {
+            network: trainer.network(),
+            history: trainer.position().history.clone(),
+            privacy: trainer.privacy(vec![])?,
+        }),
+    }
+}
+
+/// Offers a checkpoint after each epoch.
+struct Keeper<'a, 'b>(&'a mut Keep<'b>);
+
+impl Watcher for Keeper<'_, '_> {
+    fn step(&mut self, _: StepReport) {}
+
+    fn epoch(&mut self, _: &EpochScore, trainer: &Trainer<'_>) -> anyhow::Result<()> {
+        (self.0)(&mut || trainer.checkpoint())
+    }
+}
+
+/// The ONNX file of a network, checked against the network itself on a few of these rows.
+///
+/// # Errors
+///
+/// When the graph cannot be run, or its logits are off.
+pub fn export(network: &Network, dataset: &Dataset, rows: &[usize]) -> anyhow::Result<Vec<u8>> {
+    let model = onnx::export(network, dataset.class_names(), onnx::Export::default());
+    let rows = dataset.batch(&rows[..rows.len().min(PARITY_ROWS)]);
+    let logits: Array2<f32> = network.logits(rows.clone());
+    let off = onnx::disagreement(&model, &rows, &logits).context("cannot run the exported graph")?;
+    ensure!(
+        off <= PARITY_TOLERANCE,
+        "a logit of the exported graph is off by {off}, expected at most {PARITY_TOLERANCE}"
+    );
+    Ok(model)
+}
+
+/// The rows without repetitions.
+fn distinct(mut rows: Vec<usize>) -> Vec<usize> {
+    rows.sort_unstable();
+    rows.dedup();
+    rows
+}

@@ -1,0 +1,349 @@
+//! Banks of models, seen from outside: shards, kills, merges.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+const RECIPE: &str = r#"
+epochs = 8
+batch_size = 16
+learning_rate = 0.01
+weight_decay = 0.0
+seed = 5
+
+[network]
+kind = "mlp"
+hidden = [12]
+"#;
+
+/// A folder with a table of three overlapping clusters, its split and a recipe.
+pub fn workshop() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let mut text = String::from("label,a,b,c,d,e,f,g,h\n");
+    for row in 0..300 {
+        text += &format!("\"{}\"", row % 3 + 1);
+        for column in 0..8 {
+            let centre = if column % 3 == row % 3 { 1.0 } else { 0.0 };
+            text += &format!(",{:.4}", centre + rng.random_range(-1.2..1.2));
+        }
+        text.push('\n');
+    }
+    fs::write(dir.path().join("table.csv"), text).unwrap();
+    fs::write(dir.path().join("recipe.toml"), RECIPE).unwrap();
+    let sizes = ["--train-rows", "160", "--validation-rows", "40", "--test-rows", "100"];
+    let train = [
+        "train",
+        "--data",
+        "csv:table.csv",
+        "--network",
+        "mlp",
+        "--hidden",
+        "12",
+        "--epochs",
+        "1",
+        "--out",
+        "target.onnx",
+    ];
+    succeed(dir.path(), &[&train[..], &sizes].concat());
+    dir
+}
+
+pub fn sordino(dir: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sordino"));
+    command.current_dir(dir).args(words).stdin(Stdio::null());
+    command
+}
+
+pub fn run(dir: &Path, words: &[&str]) -> Output {
+    sordino(dir, words).output().unwrap()
+}
+
+pub fn succeed(dir: &Path, words: &[&str]) -> String {
+    let output = run(dir, words);
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+pub fn refuse(dir: &Path, words: &[&str]) -> String {
+    let output = run(dir, words);
+    assert!(!output.status.success(), "{words:?} succeeded");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+const SOURCE: [&str; 6] = ["--data", "csv:table.csv", "--split", "target.split.json", "--recipe", "recipe.toml"];
+
+fn plan(dir: &Path, out: &str, design: &[&str]) -> String {
+    succeed(dir, &[&["shadows", "plan", "--out", out], &SOURCE[..], design].concat())
+}
+
+/// The digest of a bank, out of its manifest.
+fn bank_digest(dir: &Path, bank: &str) -> String {
+    let text = fs::read(dir.join(bank).join("bank.json")).unwrap();
+    serde_json::from_slice::<serde_json::Value>(&text).unwrap()["digest"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_bank_made_by_several_processes_of_which_one_was_killed_is_that_of_an_unbroken_run() {
+    let dir = workshop();
+    let dir = dir.path();
+    let design = ["--balanced", "6", "--pool", "train,test"];
+    for bank in ["whole", "shards"] {
+        plan(dir, bank, &design);
+    }
+    succeed(dir, &["shadows", "run", "whole", "--data", "csv:table.csv", "--jobs", "2"]);
+
+    let worker = |shard: &str| {
+        let mut command = sordino(dir, &["shadows", "run", "shards", "--data", "csv:table.csv", "--shard", shard]);
+        command.args(["--into", &format!("worker-{}", &shard[..1]), "--threads", "1"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let mut first = worker("0/2");
+    // Killed as soon as its first model stands: what it was doing is lost, what it had done is not.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !dir.join("worker-0/model-00000.json").exists() {
+        assert!(Instant::now() < deadline, "no model came");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(worker("1/2").wait().unwrap().success());
+
+    let stderr = refuse(dir, &["shadows", "merge", "worker-0", "worker-1", "--out", "merged"]);
+    if !dir.join("worker-0/model-00004.json").exists() {
+        assert!(stderr.contains("model 4: missing"), "{stderr}");
+    }
+    assert!(!dir.join("merged/bank.json").exists());
+    assert!(worker("0/2").wait().unwrap().success());
+    succeed(dir, &["shadows", "merge", "worker-0", "worker-1", "--out", "merged"]);
+    assert_eq!(bank_digest(dir, "merged"), bank_digest(dir, "whole"));
+    // Nothing half-written was left by the one that was killed, but for its temporary file.
+    let left: Vec<String> =
+        fs::read_dir(dir.join("merged")).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(left.len(), 2 * 6 + 4, "{left:?}");
+    assert!(succeed(dir, &["shadows", "status", "merged"]).contains("6 of 6 models stand"));
+}
+
+#[test]
+fn pods_of_a_job_find_their_shards_and_share_one_folder() {
+    let dir = workshop();
+    let dir = dir.path();
+    plan(dir, "bank", &["--folds", "4", "--leave", "2"]);
+    let children: Vec<_> = (0..3)
+        .map(|index| {
+            let words = ["shadows", "run", "bank", "--data", "csv:table.csv", "--shards", "3", "--threads", "1"];
+            let mut command = sordino(dir, &words);
+            command.env("JOB_COMPLETION_INDEX", index.to_string()).stdout(Stdio::null()).stderr(Stdio::null());
+            command.spawn().unwrap()
+        })
+        .collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let words = succeed(dir, &["shadows", "merge", "--out", "bank"]);
+    assert!(words.contains("6 models"), "{words}");
+    // The matrix says what the models were trained on, and a model of a run record's recipe is another one.
+    let again = ["shadows", "plan", "--out", "bank", "--data", "csv:table.csv", "--split", "target.split.json"];
+    let stderr = refuse(dir, &[&again[..], &["--recipe", "target.json", "--folds", "4", "--leave", "2"]].concat());
+    assert!(stderr.contains("the plan of another bank (its recipe differs"), "{stderr}");
+}
+
+#[test]
+fn mistakes_in_a_plan_are_told_before_anything_is_trained() {
+    let dir = workshop();
+    let dir = dir.path();
+    for (design, expected) in [
+        (["--folds", "1"].as_slice(), "folds: expected 2 to 1024, got 1"),
+        (&["--ensemble", "3", "--share", "1.5"], "share: expected a number above 0 and below 1"),
+        (&["--ensemble", "3", "--folds", "3"], "cannot be used with"),
+        (&["--sisa", "500"], "expected at least 500 rows"),
+        (&["--whole", "2", "--pool", "trains"], "expected parts out of train, validation"),
+        (&[], "required"),
+    ] {
+        let stderr = refuse(dir, &[&["shadows", "plan", "--out", "bank"], &SOURCE[..], design].concat());
+        assert!(stderr.contains(expected), "{design:?}: {stderr}");
+    }
+    let stderr = refuse(dir, &["shadows", "run", "nothing", "--data", "csv:table.csv"]);
+    assert!(stderr.contains("holds no plan.json"), "{stderr}");
+    plan(dir, "bank", &["--whole", "2"]);
+    fs::write(dir.join("other.csv"), "1,2\n2,3\n").unwrap();
+    let stderr = refuse(dir, &["shadows", "run", "bank", "--data", "csv:other.csv"]);
+    assert!(stderr.contains("expected a split of the dataset with digest"), "{stderr}");
+    fs::write(dir.join("bad.toml"), format!("{RECIPE}\nhiden = 4")).unwrap();
+    let words =
+        ["shadows", "plan", "--out", "b", "--data", "csv:table.csv", "--split", "target.split.json", "--whole", "2"];
+    let stderr = refuse(dir, &[&words[..], &["--recipe", "bad.toml"]].concat());
+    assert!(stderr.contains("the recipe bad.toml") && stderr.contains("hiden"), "{stderr}");
+}
+
+fn json(dir: &Path, file: &str) -> serde_json::Value {
+    serde_json::from_slice(&fs::read(dir.join(file)).unwrap()).unwrap()
+}
+
+/// `ensemble COMMAND` on the workshop's rows.
+fn ensemble(dir: &Path, command: &str, more: &[&str]) -> String {
+    succeed(dir, &[&["ensemble", command], &SOURCE[..], more].concat())
+}
+
+#[test]
+fn an_exclusion_ensemble_is_trained_measured_and_joined_into_graphs_that_the_engine_understands() {
+    let dir = workshop();
+    let dir = dir.path();
+    let words = ensemble(dir, "train", &["--folds", "4", "--leave", "2", "--stratified", "--out", "bank"]);
+    assert!(
+        words.contains("test, by as many") && words.contains("3 at least, 3.0 in the mean; none for 0 rows"),
+        "{words}"
+    );
+    let record = json(dir, "bank/ensemble.json");
+    assert_eq!(record["pool_by_strangers"]["n_rows"], 160);
+    // Rows that were trained on are answered no better than others, once their own models are left out.
+    let accuracy = |key: &str| record[key]["accuracy"].as_f64().unwrap();
+    assert!((accuracy("pool_by_strangers") - accuracy("test")).abs() < 0.2, "{record}");
+    for (combine, kind) in [("probabilities", "log_probabilities"), ("logits", "logits"), ("stack", "logits")] {
+        let out = format!("joined/{combine}.onnx");
+        succeed(dir, &["ensemble", "join", "bank", "--data", "csv:table.csv", "--combine", combine, "--out", &out]);
+        let words = succeed(dir, &["inspect", &out]);
+        assert!(words.contains(kind), "{combine}: {words}");
+        let record = json(dir, &format!("joined/{combine}.json"));
+        assert_eq!(record["made_from"]["n_models"], 6);
+        assert!(record["results"]["test"]["accuracy"].as_f64().unwrap() > 0.6, "{record}");
+        let split = format!("joined/{combine}.split.json");
+        let build = ["centroids", "build", "--quiet", "--data", "csv:table.csv", "--model", &out, "--split", &split];
+        succeed(dir, &[&build[..], &["--out", "c.safetensors"]].concat());
+    }
+    let other = refuse(dir, &["ensemble", "join", "nothing", "--data", "csv:table.csv", "--out", "x.onnx"]);
+    assert!(other.contains("holds no plan.json"), "{other}");
+}
+
+#[test]
+fn selena_teaches_a_student_what_models_say_that_never_saw_the_row() {
+    let dir = workshop();
+    let dir = dir.path();
+    let words = ["--models", "5", "--leave-out", "2", "--bank", "split-ai", "--out", "selena.onnx", "--jobs", "2"];
+    ensemble(dir, "selena", &words);
+    let (record, bank) = (json(dir, "selena.json"), json(dir, "split-ai/bank.json"));
+    let taught = &record["made_from"];
+    assert_eq!(
+        (&taught["kind"], &taught["digest"], &taught["n_rows"]),
+        (&"strangers".into(), &bank["digest"], &160.into())
+    );
+    assert_eq!(taught["design"]["of"], 3);
+    assert!(record["results"]["test"]["accuracy"].as_f64().unwrap() > 0.5, "{record}");
+    // The same command finds everything there and gives the same student.
+    let before = fs::read(dir.join("selena.onnx")).unwrap();
+    ensemble(dir, "selena", &words);
+    assert!(fs::read(dir.join("selena.onnx")).unwrap() == before);
+    let card = fs::read_to_string(dir.join("selena.md")).unwrap();
+    assert!(card.contains("the answers of 5 models") && !card.contains(dir.to_str().unwrap()), "{card}");
+    let stderr = refuse(
+        dir,
+        &[
+            &["ensemble", "selena"],
+            &SOURCE[..],
+            &["--models", "3", "--leave-out", "3", "--bank", "b", "--out", "x.onnx"],
+        ]
+        .concat(),
+    );
+    assert!(stderr.contains("--leave-out: expected 1 to 2, got 3"), "{stderr}");
+}
+
+#[test]
+fn a_student_learns_from_a_model_or_a_bank_without_labels() {
+    let dir = workshop();
+    let dir = dir.path();
+    ensemble(dir, "train", &["--whole", "2", "--out", "bank"]);
+    for (teacher, n_models) in [("target.onnx", 1), ("bank", 2)] {
+        let words =
+            ["--teacher", teacher, "--rows", "test", "--temperature", "2", "--weight", "0.9", "--out", "student.onnx"];
+        ensemble(dir, "distil", &words);
+        let record = json(dir, "student.json");
+        assert_eq!(record["made_from"]["n_models"], n_models);
+        assert_eq!(record["made_from"]["n_rows"], 100);
+        assert_eq!(record["recipe"]["distillation"]["temperature"], 2.0);
+    }
+    let stderr = refuse(
+        dir,
+        &[&["ensemble", "distil"], &SOURCE[..], &["--teacher", "bank", "--strangers", "--out", "x.onnx"]].concat(),
+    );
+    assert!(stderr.contains("160 rows were seen by every model of the bank"), "{stderr}");
+}
+
+#[test]
+fn boosting_goes_on_from_the_rounds_that_stand_and_leaves_a_bank() {
+    let dir = workshop();
+    let dir = dir.path();
+    let words = |out: &'static str| ["--rounds", "3", "--out", out];
+    ensemble(dir, "boost", &words("whole"));
+    let stderr =
+        refuse(dir, &[&["ensemble", "boost"], &SOURCE[..], &["--rounds", "3", "--rate", "0", "--out", "x"]].concat());
+    assert!(stderr.contains("rate: expected a positive number"), "{stderr}");
+    let mut child = sordino(dir, &[&["ensemble", "boost"], &SOURCE[..], &words("killed")].concat());
+    let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !dir.join("killed/rounds.json").exists() && !dir.join("killed/bank.json").exists() {
+        assert!(Instant::now() < deadline, "no round came");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    ensemble(dir, "boost", &words("killed"));
+    assert_eq!(bank_digest(dir, "killed"), bank_digest(dir, "whole"));
+    assert!(!dir.join("killed/rounds.json").exists());
+    let join = ["ensemble", "join", "whole", "--data", "csv:table.csv", "--combine", "logits", "--out", "boosted.onnx"];
+    succeed(dir, &join);
+}
+
+#[test]
+fn forgetting_a_row_trains_one_shard_anew_and_carries_the_others_over() {
+    let dir = workshop();
+    let dir = dir.path();
+    ensemble(dir, "train", &["--sisa", "4", "--stratified", "--out", "bank"]);
+    let split = json(dir, "bank/split.json");
+    let row = split["parts"]["train"][7].as_u64().unwrap();
+    fs::write(dir.join("rows.txt"), format!("# asked for on a Monday\n{row}\n")).unwrap();
+    let words = ["forget", "bank", "--data", "csv:table.csv", "--rows", "rows.txt", "--out", "without"];
+    let told = succeed(dir, &words);
+    assert!(told.contains("1 of 4 models trained anew"), "{told}");
+    let record = json(dir, "without/forget.json");
+    let [shard] = record["retrained"].as_array().unwrap().as_slice() else { panic!("{record}") };
+    let shard = shard.as_u64().unwrap();
+    for member in 0..4 {
+        let file = format!("model-{member:05}.onnx");
+        let same =
+            fs::read(dir.join("bank").join(&file)).unwrap() == fs::read(dir.join("without").join(&file)).unwrap();
+        assert_eq!(same, member != shard, "model {member}");
+    }
+    let new = json(dir, "without/split.json");
+    let holds = |part: &str| new["parts"][part].as_array().unwrap().contains(&row.into());
+    assert!(!holds("train") && !holds("test"), "the row is still in the split");
+    assert!(succeed(dir, &["shadows", "status", "without"]).contains("4 of 4 models stand"));
+    // Once forgotten, a row cannot be forgotten again; nor one that was never known.
+    let again = ["forget", "without", "--data", "csv:table.csv", "--rows", "rows.txt", "--out", "again"];
+    assert!(refuse(dir, &again).contains(&format!("row {row} is not in the bank's pool")));
+}
+
+#[test]
+fn processes_that_train_stop_with_the_one_that_started_them_and_leave_their_checkpoints() {
+    let dir = workshop();
+    let dir = dir.path();
+    // More epochs than any machine does before the kill comes.
+    fs::write(dir.join("recipe.toml"), RECIPE.replace("epochs = 8", "epochs = 1000000")).unwrap();
+    plan(dir, "bank", &["--whole", "2"]);
+    let mut command = sordino(dir, &["shadows", "run", "bank", "--data", "csv:table.csv", "--jobs", "2"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // Until both have begun nothing tells that they run: a second is plenty, and if it was not, they end before they begin.
+    std::thread::sleep(Duration::from_secs(1));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let left = |member: usize| dir.join(format!("bank/model-{member:05}.checkpoint")).exists();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !(left(0) && left(1)) {
+        assert!(Instant::now() < deadline, "no checkpoint came: {} {}", left(0), left(1));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
