@@ -69,7 +69,7 @@ fn trainer<'a>(dataset: &'a Dataset, split: &Split, recipe: Recipe) -> Trainer<'
 }
 
 fn export(trainer: &Trainer<'_>, dataset: &Dataset) -> Vec<u8> {
-    onnx::export(&trainer.network(), dataset.class_names(), false)
+    onnx::export(&trainer.network(), dataset.class_names(), onnx::Export::default())
 }
 
 fn resume<'a>(dataset: &'a Dataset, split: &Split, recipe: Recipe, bytes: &[u8]) -> anyhow::Result<Trainer<'a>> {
@@ -104,7 +104,7 @@ fn the_exported_graph_gives_the_logits_of_the_network_in_batches_of_any_size() {
         (mlp(&[]), vec![1, 4, 4]),
     ] {
         let network = Network::init(Arc::new(architecture.plan(&row_shape, 10, None).unwrap()), 7, &cpu().evaluation());
-        let model = onnx::export(&network, &names, false);
+        let model = onnx::export(&network, &names, onnx::Export::default());
         let mut shape = vec![256];
         shape.extend(&row_shape);
         let rows = ArrayD::from_shape_simple_fn(shape, || rng.random_range(0.0f32..1.0));

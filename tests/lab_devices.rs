@@ -149,7 +149,11 @@ fn trained() -> tempfile::TempDir {
     let mut trainer = Trainer::new(task, recipe(cnn()), &Device::Cpu.open().unwrap()).unwrap();
     let mut keep = Keep::default();
     trainer.run(&AtomicBool::new(false), &mut keep).unwrap();
-    fs::write(dir.path().join("m.onnx"), onnx::export(&trainer.network(), dataset.class_names(), false)).unwrap();
+    fs::write(
+        dir.path().join("m.onnx"),
+        onnx::export(&trainer.network(), dataset.class_names(), onnx::Export::default()),
+    )
+    .unwrap();
     split.write(&dir.path().join("m.split.json")).unwrap();
     fs::write(dir.path().join("m.checkpoint"), keep.0).unwrap();
     dir

@@ -18,7 +18,7 @@ use crate::audit::report::{self, Figure, Findings, Origin, Report, Settings};
 use crate::audit::system::{System, build_all};
 use crate::audit::target::Target;
 use crate::audit::{collect, study};
-use crate::data::{DataSource, Dataset, Part, Split, hex, write_atomic};
+use crate::data::{DataSource, Dataset, Part, Split, check_writable, hex, is_same_file, write_atomic};
 use crate::defence::{Defence, DefenceConfig, Fitted, Method};
 use crate::engine::Engine as _;
 use crate::engine::tract::TractEngine;
@@ -38,8 +38,7 @@ pub struct Args {
     /// The centroid file of that model; without it, only defences that need none.
     #[arg(long, value_name = "FILE", requires = "model")]
     centroids: Option<PathBuf>,
-    /// The labelled rows: `fashion-mnist`, `fashion-mnist:DIR`, `idx:DIR`, `folder:DIR` or `csv:FILE`.
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(long, value_name = "SOURCE", help = super::data_help("The labelled rows"))]
     data: Option<DataSource>,
     /// The split file of the training run.
     #[arg(long, value_name = "FILE", requires = "model")]
@@ -93,6 +92,7 @@ struct Subject {
 /// # Errors
 /// When a file cannot be read or written, or model, centroids, data and split do not belong together.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    args.check_outputs()?;
     let given = args.defence.iter().map(|path| read_defence(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let subject = Subject::load(args)?;
     let spec = subject.pipeline.engine().spec().clone();
@@ -114,6 +114,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let pipeline_agrees = subject.pipeline_agrees(args.batch_size as usize, &systems, &target)?;
     let report = subject.report(findings, pipeline_agrees, inference_seconds);
+    subject.dataset.check_read().map_err(|error| anyhow::anyhow!("{error}"))?;
 
     print!("{}", render::report(&report, Layout::Terminal));
     if let Some(path) = &args.json {
@@ -125,6 +126,26 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         write(path, render::report(&report, Layout::Markdown).as_bytes())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+impl Args {
+    /// Stops before the first inference where a report could not be written, or would replace an input or the other
+    /// report.
+    fn check_outputs(&self) -> anyhow::Result<()> {
+        let source = self.data.clone().unwrap_or(DataSource::FashionMnist(None));
+        let inputs = [&self.model, &self.centroids, &self.split].into_iter().flatten().chain(&self.defence);
+        let inputs: Vec<&PathBuf> = inputs.collect();
+        for (argument, out) in [("--json", &self.json), ("--markdown", &self.markdown)] {
+            let Some(out) = out else { continue };
+            let is_input = inputs.iter().any(|input| is_same_file(input, out)) || source.reads(out);
+            ensure!(!is_input, "{argument}: {} is an input", out.display());
+            check_writable(out).with_context(|| format!("cannot write {}", out.display()))?;
+        }
+        let is_twice = matches!((&self.json, &self.markdown), (Some(json), Some(markdown))
+            if json == markdown || is_same_file(json, markdown));
+        ensure!(!is_twice, "--json and --markdown name one file");
+        Ok(())
+    }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
@@ -355,15 +376,43 @@ mod tests {
         }
     }
 
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(words: &[&str]) -> Result<Args, clap::Error> {
+        <Line as clap::Parser>::try_parse_from([&["audit"], words].concat()).map(|line| line.args)
+    }
+
+    #[test]
+    fn a_report_replaces_no_input_and_no_other_report() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| {
+            std::fs::write(dir.path().join(name), "").unwrap();
+            dir.path().join(name).display().to_string()
+        };
+        let [model, centroids, split, table, defence] =
+            ["m.onnx", "c.safetensors", "s.json", "t.csv", "d.toml"].map(|name| at(name));
+        let data = format!("csv:{table}");
+        let out = dir.path().join("report").display().to_string();
+        let words =
+            ["--model", &model, "--centroids", &centroids, "--split", &split, "--data", &data, "--defence", &defence];
+        let check = |more: &[&str]| parse(&[&words, more].concat()).unwrap().check_outputs();
+        assert!(check(&["--json", &out]).is_ok());
+        for input in [&model, &centroids, &split, &table, &defence] {
+            for argument in ["--json", "--markdown"] {
+                let error = check(&[argument, input]).unwrap_err().to_string();
+                assert!(error.starts_with(argument) && error.ends_with("is an input"), "{error}");
+            }
+        }
+        assert!(check(&["--json", &out, "--markdown", &out]).unwrap_err().to_string().contains("one file"));
+        assert!(check(&["--json", &format!("{out}/none/r.json")]).is_err());
+    }
+
     #[test]
     fn the_arguments_hang_together() {
-        #[derive(Debug, clap::Parser)]
-        struct Line {
-            #[command(flatten)]
-            args: Args,
-        }
-        let parse =
-            |words: &[&str]| <Line as clap::Parser>::try_parse_from([&["audit"], words].concat()).map(|line| line.args);
         assert!(parse(&[]).is_ok());
         assert!(parse(&["--data", "fashion-mnist:d", "--permutations", "0"]).is_ok());
         assert!(parse(&["--model", "m.onnx", "--data", "idx:d"]).is_err());

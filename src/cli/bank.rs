@@ -6,10 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
+use prost::Message;
+use sha2::{Digest, Sha256};
+use tract_onnx::pb::ModelProto;
+use tract_onnx::pb::tensor_proto::DataType;
 
 use super::origin::{Commit, Machine};
 use super::train::Stop;
-use crate::data::{DataSource, Dataset, Part, Split};
+use crate::data::{DataSource, Dataset, Part, Split, check_writable, hex, write_atomic};
 use crate::lab::bank::inclusion::{Design, Inclusion, Pool};
 use crate::lab::bank::member::MemberRecord;
 use crate::lab::bank::merge::{Manifest, seal};
@@ -18,8 +22,9 @@ use crate::lab::bank::plan::Planned;
 use crate::lab::bank::run::{Ended, Event, Run, Shard};
 use crate::lab::bank::trainer::MemberTrainer;
 use crate::lab::device::Device;
+use crate::lab::onnx;
 use crate::lab::recipe::Recipe;
-use crate::lab::record::{CodeRecord, DataRecord, MachineRecord, RunRecord};
+use crate::lab::record::{self, CodeRecord, DataRecord, MachineRecord, ModelRecord, RunRecord, SplitRecord, Status};
 use crate::lab::train::Score;
 
 /// How rows are dealt to models: one of these.
@@ -156,10 +161,10 @@ pub(super) fn data_record(source: &DataSource, dataset: &Dataset) -> DataRecord 
     }
 }
 
-fn part(name: &str) -> anyhow::Result<Part> {
+pub(super) fn part(name: &str) -> anyhow::Result<Part> {
     Part::ALL.into_iter().find(|part| part.name() == name).with_context(|| {
         let names = Part::ALL.map(Part::name).join(", ");
-        format!("--pool: expected parts out of {names}, got '{}'", name.escape_debug())
+        format!("expected parts out of {names}, got '{}'", name.escape_debug())
     })
 }
 
@@ -176,6 +181,121 @@ fn read_recipe(path: &Path) -> anyhow::Result<Recipe> {
         return Ok(record.recipe);
     }
     serde_json::from_value(value).with_context(|| format!("the recipe {shown}"))
+}
+
+/// The source that this program was built from.
+pub(super) fn code() -> Option<CodeRecord> {
+    Commit::of_build().map(|Commit { id, dirty }| CodeRecord { commit: id.to_owned(), dirty })
+}
+
+/// The machine that this program runs on.
+pub(super) fn machine() -> MachineRecord {
+    let Machine { cpu, n_cores } = Machine::here();
+    MachineRecord { cpu, n_cores }
+}
+
+/// A model that is served, and the files beside it: the same as `sordino train` writes.
+pub(super) struct ModelFiles {
+    model: PathBuf,
+    pub(super) checkpoint: PathBuf,
+}
+
+impl ModelFiles {
+    /// Names the files and tries that they can be written.
+    pub(super) fn beside(out: &Path, data: &DataSource) -> anyhow::Result<Self> {
+        if out.extension().is_none_or(|ending| ending != "onnx") || out.file_stem().is_none() {
+            bail!("--out: expected the name of a file that ends in .onnx, got {}", out.display());
+        }
+        if let Some(dir) = out.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+        }
+        for ending in ["onnx", "json", "split.json", "md", "checkpoint"] {
+            let file = out.with_extension(ending);
+            ensure!(!data.reads(&file), "{} is an input and would be written to: give another name", file.display());
+            check_writable(&file).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Ok(Self { model: out.to_owned(), checkpoint: out.with_extension("checkpoint") })
+    }
+
+    /// Keeps a checkpoint.
+    pub(super) fn keep(&self, checkpoint: &[u8]) -> anyhow::Result<()> {
+        write_atomic(&self.checkpoint, checkpoint)
+            .with_context(|| format!("cannot write {}", self.checkpoint.display()))
+    }
+
+    fn name(&self, ending: &str) -> String {
+        let path = self.model.with_extension(ending);
+        path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    /// Writes model, split, card and record, the record last; removes the checkpoint; prints the results.
+    pub(super) fn write(&self, model: &[u8], record: &RunRecord, split: &Split) -> anyhow::Result<()> {
+        let (split, card) = (split.to_bytes(), record.card());
+        let files: [(&str, &[u8]); 4] =
+            [("split.json", &split), ("onnx", model), ("md", card.as_bytes()), ("json", &record.to_json())];
+        for (ending, bytes) in files {
+            let path = self.model.with_extension(ending);
+            write_atomic(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        let _ = std::fs::remove_file(&self.checkpoint);
+        println!("{}  {} bytes  sha256 {}", self.model.display(), record.model.n_bytes, record.model.sha256);
+        if let Some(results) = &record.results {
+            for (name, score) in [("train", results.train), ("validation", results.validation), ("test", results.test)]
+            {
+                if let Some(score) = score {
+                    println!(
+                        "{name:<12} rows {:>6}  accuracy {:.4}  loss {:.4}",
+                        score.n_rows, score.accuracy, score.loss
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The record of a model, without results.
+pub(super) fn run_record(
+    files: &ModelFiles,
+    recipe: Recipe,
+    data: DataRecord,
+    split: &Split,
+    model: &[u8],
+) -> anyhow::Result<RunRecord> {
+    let graph = ModelProto::decode(model)?.graph.context("a graph")?;
+    let n_parameters = graph.initializer.iter().filter(|tensor| tensor.data_type == DataType::Float as i32);
+    let n_parameters = n_parameters.map(|tensor| tensor.raw_data.len() / size_of::<f32>()).sum();
+    Ok(RunRecord {
+        format: record::FORMAT.to_owned(),
+        format_version: record::FORMAT_VERSION,
+        sordino: env!("CARGO_PKG_VERSION").to_owned(),
+        status: Status::Finished,
+        recipe,
+        split: SplitRecord {
+            file: files.name("split.json"),
+            digest: split.digest(),
+            seed: split.seed(),
+            sizes: split.sizes(),
+        },
+        model: ModelRecord {
+            file: files.name("onnx"),
+            sha256: hex(&Sha256::digest(model)),
+            n_bytes: model.len(),
+            n_parameters,
+            input: onnx::input_name(&data.row_shape).to_owned(),
+            output: graph.output.first().map(|output| output.name.clone()).unwrap_or_default(),
+        },
+        data,
+        privacy: None,
+        made_from: None,
+        results: None,
+        best_epoch: None,
+        history: vec![],
+        wall_seconds: 0.0,
+        device: None,
+        code: code(),
+        machine: machine(),
+    })
 }
 
 /// How much of the machine a bank is trained on.
@@ -214,18 +334,9 @@ impl WorkFlags {
         ensure!((1..=1024).contains(&self.jobs), "--jobs: expected 1 to 1024, got {}", self.jobs);
         let device = self.device.open()?;
         let worker = MemberTrainer::new(dataset, planned, &device)?;
-        let machine = Machine::here();
+        let machine = machine();
         let threads = self.threads.unwrap_or(machine.n_cores / self.jobs).max(1);
-        let run = Run {
-            place,
-            planned,
-            worker: &worker,
-            shard,
-            jobs: self.jobs,
-            threads,
-            code: Commit::of_build().map(|Commit { id, dirty }| CodeRecord { commit: id.to_owned(), dirty }),
-            machine: MachineRecord { cpu: machine.cpu, n_cores: machine.n_cores },
-        };
+        let run = Run { place, planned, worker: &worker, shard, jobs: self.jobs, threads, code: code(), machine };
         let stop = Stop::listen()?;
         let lines = Lines::new(shard.members(planned.plan.n_models()).count(), self.jobs);
         match run.run(&stop.flag, &|event| lines.tell(&event))? {

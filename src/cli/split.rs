@@ -19,8 +19,7 @@ use crate::data::{
 /// With --split no part is drawn: rows are taken out of the train part of an older split (--without).
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The labelled rows.
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(long, value_name = "SOURCE", help = super::data_help("The labelled rows"))]
     data: DataSource,
     /// Where to write the split file.
     #[arg(long, value_name = "FILE")]

@@ -6,10 +6,12 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use super::bank::distil::TeacherRecord;
+use super::bank::inclusion::Design;
 use super::device::Device;
 use super::dp::PrivacyRecord;
 use super::recipe::Recipe;
-use super::train::{EpochScore, Score};
+use super::train::{EpochScore, RowScores, Score};
 use crate::audit::interval::Placements;
 use crate::audit::null::Permutations;
 use crate::audit::roc::{Ranking, Roc};
@@ -43,6 +45,9 @@ pub struct RunRecord {
     /// What differential privacy the training gives; absent where it gives none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<PrivacyRecord>,
+    /// The other models that it was made from, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_from: Option<MadeFrom>,
     /// Loss and accuracy at the end; absent when interrupted.
     pub results: Option<Results>,
     /// The epoch that early stopping chose, counted from 1: the model's weights are of this one.
@@ -59,6 +64,42 @@ pub struct RunRecord {
     pub code: Option<CodeRecord>,
     /// The machine, in words.
     pub machine: MachineRecord,
+}
+
+/// The models that a model was made from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "how", deny_unknown_fields)]
+pub enum MadeFrom {
+    /// It is several models in one graph; recipe and parameters are those of its members.
+    Joined {
+        /// Digest of their bank.
+        bank: String,
+        /// How many there are.
+        n_models: usize,
+        /// Which rows trained which of them.
+        design: Design,
+        /// How their answers become one, in words.
+        combine: String,
+    },
+    /// It learned what others say of its rows.
+    Taught(TeacherRecord),
+}
+
+impl MadeFrom {
+    /// One paragraph of a model card.
+    fn card(&self) -> String {
+        match self {
+            Self::Joined { bank, n_models, design, combine } => format!(
+                "{n_models} models of one bank (`{bank}`: {design}) in one graph: {combine}. Recipe and results of \
+                 epochs are those of its members.\n\n"
+            ),
+            Self::Taught(teacher) => format!(
+                "Its targets are not labels but the answers of {} models (`{}`, {}, temperature {}) on {} rows, of which \
+                 {:.4} are the label.\n\n",
+                teacher.n_models, teacher.digest, teacher.kind, teacher.temperature, teacher.n_rows, teacher.accuracy
+            ),
+        }
+    }
 }
 
 /// How a run ended.
@@ -145,6 +186,19 @@ pub struct Results {
 }
 
 impl Results {
+    /// The results of the parts train, validation, calibration and test, each row by row, with the loss attack of the
+    /// first against the last; `seed` is that of its null.
+    ///
+    /// # Errors
+    ///
+    /// When a loss is NaN.
+    pub fn of_rows([train, validation, calibration, test]: [RowScores; 4], seed: u64) -> anyhow::Result<Self> {
+        let loss_attack = LossAttack::of(&train.losses, &test.losses, seed)?;
+        let [train, validation, calibration, test] = [train, validation, calibration, test].map(|rows| rows.mean());
+        let gap = train.zip(test).map(|(train, test)| train.accuracy - test.accuracy);
+        Ok(Self { train, validation, calibration, test, gap, loss_attack })
+    }
+
     /// The parts that were measured, by name.
     pub fn parts(&self) -> impl Iterator<Item = (&'static str, Score)> {
         let parts = [
@@ -246,7 +300,7 @@ impl RunRecord {
     #[must_use]
     pub fn gap(&self) -> Option<f64> {
         let results = self.results.as_ref()?;
-        Some(results.train?.accuracy - results.test?.accuracy)
+        results.gap.or_else(|| Some(results.train?.accuracy - results.test?.accuracy))
     }
 
     /// The model card: what the model is for, what it was made from, how good it is, and what it gives away.
@@ -292,6 +346,9 @@ impl RunRecord {
             recipe.batch_size,
             recipe.seed,
         );
+        if let Some(made_from) = &self.made_from {
+            text.push_str(&made_from.card());
+        }
         self.write_results(&mut text);
         text
     }

@@ -23,10 +23,9 @@ use super::network::{About, Network};
 use super::onnx;
 use super::recipe::Recipe;
 use super::record::{
-    CodeRecord, DataRecord, FORMAT, FORMAT_VERSION, LossAttack, MachineRecord, ModelRecord, Results, RunRecord,
-    SplitRecord, Status,
+    CodeRecord, DataRecord, FORMAT, FORMAT_VERSION, MachineRecord, ModelRecord, Results, RunRecord, SplitRecord, Status,
 };
-use super::train::{EpochScore, Outcome, RowScores, StepReport, Task, Trainer, Watcher, score};
+use super::train::{EpochScore, Outcome, StepReport, Task, Trainer, Watcher, score};
 use crate::data::{Dataset, Part, Split, hex, write_atomic};
 
 /// Rows on which the exported graph is compared with the network.
@@ -110,8 +109,8 @@ pub struct Job<'a> {
     pub checkpoint_after: Duration,
     /// Epochs whose weights are kept in files of their own.
     pub keep_epochs: BTreeSet<usize>,
-    /// Whether the graph has a second output with the penultimate features.
-    pub features: bool,
+    /// How the graph is written.
+    pub export: onnx::Export,
     /// The secret that a private recipe names.
     pub secret: Option<NoiseKey>,
     /// What was changed for a private recipe; goes into the record.
@@ -140,7 +139,7 @@ impl<'a> Job<'a> {
             machine,
             checkpoint_after: Duration::from_secs(300),
             keep_epochs: BTreeSet::new(),
-            features: false,
+            export: onnx::Export::default(),
             secret: None,
             notes: vec![],
         }
@@ -302,8 +301,13 @@ impl Watcher for Keeper<'_, '_> {
 /// # Errors
 ///
 /// When the graph cannot be run, or a logit is off.
-pub fn export(network: &Network, dataset: &Dataset, rows: &ArrayD<f32>, features: bool) -> anyhow::Result<Vec<u8>> {
-    let model = onnx::export(network, dataset.class_names(), features);
+pub fn export(
+    network: &Network,
+    dataset: &Dataset,
+    rows: &ArrayD<f32>,
+    options: onnx::Export,
+) -> anyhow::Result<Vec<u8>> {
+    let model = onnx::export(network, dataset.class_names(), options);
     let logits = network.logits(rows.clone());
     let off = onnx::disagreement(&model, rows, &logits).context("cannot run the exported graph")?;
     ensure!(
@@ -322,7 +326,7 @@ fn write_files(
 ) -> anyhow::Result<Done> {
     let network = trainer.network();
     let rows = job.dataset.batch(job.parity_rows());
-    let model = export(&network, job.dataset, &rows, job.features)?;
+    let model = export(&network, job.dataset, &rows, job.export)?;
     let (status, results) = match outcome {
         Outcome::Finished => (Status::Finished, Some(results(job, &network)?)),
         Outcome::Interrupted => {
@@ -362,6 +366,7 @@ fn write_files(
             output: onnx::OUTPUT.to_owned(),
         },
         privacy: trainer.privacy(job.notes.clone())?,
+        made_from: None,
         results,
         best_epoch: position.best.map(|best| best.epoch),
         history: position.history.clone(),
@@ -378,16 +383,6 @@ fn write_files(
 
 /// Scores of all parts, and the loss attack of the train rows against the test rows.
 fn results(job: &Job<'_>, network: &Network) -> anyhow::Result<Results> {
-    let of = |part| score(network, job.dataset, job.split.part(part));
-    let (train, test): (RowScores, RowScores) = (of(Part::Train), of(Part::Test));
-    let loss_attack = LossAttack::of(&train.losses, &test.losses, job.recipe.seed)?;
-    let (train, test) = (train.mean(), test.mean());
-    Ok(Results {
-        train,
-        validation: of(Part::Validation).mean(),
-        calibration: of(Part::Calibration).mean(),
-        test,
-        gap: train.zip(test).map(|(train, test)| train.accuracy - test.accuracy),
-        loss_attack,
-    })
+    let parts = [Part::Train, Part::Validation, Part::Calibration, Part::Test];
+    Results::of_rows(parts.map(|part| score(network, job.dataset, job.split.part(part))), job.recipe.seed)
 }

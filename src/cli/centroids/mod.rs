@@ -61,8 +61,7 @@ struct BuildArgs {
     /// The ONNX file.
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
-    /// The labelled rows: `fashion-mnist`, `idx:DIR`, `folder:DIR` or `csv:FILE`.
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(long, value_name = "SOURCE", help = super::data_help("The labelled rows"))]
     data: DataSource,
     /// The split file of the training run: only rows of its part `train` are used. Without it, all rows are.
     #[arg(long, value_name = "FILE")]

@@ -23,6 +23,7 @@ use crate::data::{
     DataSource, Dataset, PartSizes, Split, check_writable, is_same_file, read_row_numbers, write_atomic,
 };
 use crate::lab::device::Device;
+use crate::lab::onnx;
 use crate::lab::record::{CodeRecord, MachineRecord, RunRecord, Status};
 use crate::lab::run::{Begin, Done, Files, Job, train_and_write};
 use crate::lab::train::Outcome;
@@ -41,10 +42,12 @@ use crate::lab::train::Outcome;
 /// (143).
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Labelled rows: fashion-mnist (Debian's dataset-fashion-mnist), fashion-mnist:DIR, idx:DIR (four IDX files,
-    /// plain or .gz), folder:DIR (train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg; .png too) or csv:FILE (the label
-    /// first, then numbers).
-    #[arg(long, value_name = "SOURCE", required_unless_present = "print_recipe")]
+    #[arg(
+        long,
+        value_name = "SOURCE",
+        required_unless_present = "print_recipe",
+        help = super::data_help("Labelled rows")
+    )]
     data: Option<DataSource>,
     /// Where the model goes: DIR/NAME.onnx. The other files are named after it.
     #[arg(long, value_name = "DIR/NAME.onnx", required_unless_present = "print_recipe")]
@@ -104,9 +107,13 @@ pub struct Args {
     /// Also keep the weights behind these epochs, as NAME.epoch-0005.weights.safetensors.
     #[arg(long, value_name = "N,..", value_delimiter = ',')]
     keep_epochs: Vec<usize>,
-    /// Give the graph a second output, the penultimate features.
+    /// Give the exported model a second output with the penultimate features ("penultimate_features"), for the offline
+    /// side; no server of ours serves it.
     #[arg(long)]
-    features: bool,
+    with_features: bool,
+    /// Make each batch normalisation right behind a convolution part of it in the exported model.
+    #[arg(long)]
+    fold_batch_norm: bool,
     /// Also write up to 256 test rows ("input") and the network's own logits for them ("logits") to this
     /// safetensors file, to check another runtime against.
     #[arg(long, value_name = "FILE")]
@@ -149,7 +156,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         notes,
         checkpoint_after,
         keep_epochs: args.keep_epochs.iter().copied().collect(),
-        features: args.features,
+        export: onnx::Export { features: args.with_features, fold_batch_norm: args.fold_batch_norm },
         ..Job::new((&dataset, source.to_string()), &split, recipe, &device, origin())
     };
     let stop = Stop::listen()?;

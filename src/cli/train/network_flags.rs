@@ -13,7 +13,7 @@ pub(super) struct NetworkFlags {
     #[arg(long, value_enum)]
     network: Option<NetworkKind>,
     /// Channels: of the two convolutions of a cnn [default: 32,64], of each block of a convnet [default: 32,64,128], of
-    /// the first stage of a resnet18 [default: 64].
+    /// the first stage of a resnet18 or resnet9 [default: 64].
     #[arg(long, value_name = "N,..", value_delimiter = ',')]
     channels: Vec<usize>,
     /// Units of the hidden linear layers: one for a cnn [default: 128], any number for an mlp [default: 256,128] and a
@@ -23,7 +23,7 @@ pub(super) struct NetworkFlags {
     /// Side of the kernels of a convnet [default: 3].
     #[arg(long, value_name = "N")]
     side: Option<usize>,
-    /// Normalisation in a convnet, densenet or resnet18 [default: batch].
+    /// Normalisation in a convnet, densenet or resnet [default: batch].
     #[arg(long, value_parser = word::<Norm>)]
     norm: Option<Norm>,
     /// Between the layers of an mlp or a convnet: relu or tanh [default: relu].
@@ -49,6 +49,8 @@ enum NetworkKind {
     Densenet,
     /// ResNet-18 for small images.
     Resnet18,
+    /// ResNet-9 of the CIFAR-10 speed runs.
+    Resnet9,
     /// The network of ML-Leaks and of the CS2980 report.
     MlLeaks,
     /// Blocks of convolution, norm, activation and pooling, then linear layers.
@@ -63,6 +65,7 @@ impl NetworkKind {
             Self::Fcn => Architecture::fcn(),
             Self::Densenet => Architecture::densenet(),
             Self::Resnet18 => Architecture::resnet18(),
+            Self::Resnet9 => Architecture::resnet9(),
             Self::MlLeaks => Architecture::MlLeaks,
             Self::Convnet => Architecture::Convnet {
                 channels: vec![32, 64, 128],
@@ -83,6 +86,7 @@ impl NetworkKind {
             Architecture::Convnet { .. } => Self::Convnet,
             Architecture::Densenet { .. } => Self::Densenet,
             Architecture::Resnet { .. } => Self::Resnet18,
+            Architecture::Resnet9 { .. } => Self::Resnet9,
             Architecture::MlLeaks => Self::MlLeaks,
         }
     }
@@ -159,7 +163,7 @@ impl NetworkFlags {
                 set(growth, self.growth, "--growth", &mut given);
                 set(norm, self.norm, "--norm", &mut given);
             }
-            Architecture::Resnet { width, norm, .. } => {
+            Architecture::Resnet { width, norm, .. } | Architecture::Resnet9 { width, norm } => {
                 if let Some(new) = self.several("--channels", &self.channels, 1, &mut given)? {
                     *width = new[0];
                 }

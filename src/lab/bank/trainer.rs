@@ -126,7 +126,7 @@ impl Watcher for Keeper<'_, '_> {
 ///
 /// When the graph cannot be run, or its logits are off.
 pub fn export(network: &Network, dataset: &Dataset, rows: &[usize]) -> anyhow::Result<Vec<u8>> {
-    let model = onnx::export(network, dataset.class_names(), false);
+    let model = onnx::export(network, dataset.class_names(), onnx::Export::default());
     let rows = dataset.batch(&rows[..rows.len().min(PARITY_ROWS)]);
     let logits: Array2<f32> = network.logits(rows.clone());
     let off = onnx::disagreement(&model, &rows, &logits).context("cannot run the exported graph")?;

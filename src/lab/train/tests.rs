@@ -70,7 +70,7 @@ fn new<'a>(task: &Task<'a>, recipe: &Recipe) -> Trainer<'a> {
 }
 
 fn export(trainer: &Trainer<'_>) -> Vec<u8> {
-    onnx::export(&trainer.network(), trainer.task().dataset.class_names(), false)
+    onnx::export(&trainer.network(), trainer.task().dataset.class_names(), onnx::Export::default())
 }
 
 fn train(task: &Task<'_>, recipe: &Recipe) -> Vec<u8> {
