@@ -139,8 +139,8 @@ def train(table, tier, name, change, seed, device):
     if not (record.exists() and json.loads(record.read_text())["status"]["is"] == "finished"):
         split = folder / "rows.split.json"
         if not split.exists():
-            sordino("split", "--data", data, "--train-rows", str(n_train), "--validation-rows", str(n_validation),
-                    "--calibration-rows", str(n_calibration), "--test-rows", str(n_test), "--seed", str(seed),
+            sordino("split", "--data", data, "--train", str(n_train), "--validation", str(n_validation),
+                    "--calibration", str(n_calibration), "--test", str(n_test), "--seed", str(seed),
                     "--out", str(split), log=folder / "split.log")
         recipe = {**base, **change}
         if tier == "ci":

@@ -298,7 +298,7 @@ mod tests {
         damaged[last..].copy_from_slice(&f32::NAN.to_le_bytes());
         assert!(Network::from_safetensors(&damaged, &device()).err().unwrap().to_string().contains("finite numbers"));
         let normalisation = Normalisation { mean: vec![f32::NAN], deviation: vec![1.0] };
-        assert!(network(&about, Some(normalisation)).to_safetensors(&about).is_err());
+        assert!(about.architecture.plan(&about.row_shape, 3, Some(&normalisation)).is_err());
     }
 
     proptest! {
