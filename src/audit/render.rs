@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::audit::duplicates::Duplicates;
 use crate::audit::interval::Estimate;
 use crate::audit::null::Null;
 use crate::audit::report::{AttackFindings, Figure, Findings, Report, SystemFindings, TprAt};
@@ -100,12 +101,20 @@ fn origin(report: &Report, layout: Layout) -> String {
         ("command", origin.command.clone()),
         ("sordino", format!("{}, commit {}", origin.sordino_version, known_or_reason(&origin.commit, String::clone))),
         ("machine", origin.machine.clone()),
-        ("model", format!("{}, sha256 {}", origin.model, origin.model_digest)),
+        ("answers", origin.source.words()),
+        ("model", format!("{}, sha256 {}", origin.model, known_or_reason(&origin.model_digest, String::clone))),
         ("scores", origin.scores_decided.clone()),
         ("centroids", known_or_reason(&origin.artifact_digest, |digest| format!("sha256 {digest}"))),
-        ("data", format!("{}, sha256 {}", origin.data_source, origin.dataset_digest)),
-        ("duplicates", origin.duplicates.words()),
-        ("split", format!("seed {}, sha256 {}", origin.split_seed, origin.split_digest)),
+        ("data", format!("{}, sha256 {}", origin.data_source, known_or_reason(&origin.dataset_digest, String::clone))),
+        ("duplicates", known_or_reason(&origin.duplicates, Duplicates::words)),
+        (
+            "split",
+            format!(
+                "seed {}, sha256 {}",
+                known_or_reason(&origin.split_seed, u64::to_string),
+                known_or_reason(&origin.split_digest, String::clone)
+            ),
+        ),
         (
             "members",
             format!(
@@ -329,8 +338,8 @@ fn lists(report: &Report, layout: Layout) -> String {
         .iter()
         .flat_map(|system| system.flags.iter().map(move |flag| format!("{}: {flag}", system.name)))
         .collect();
-    let duplicates = &report.origin.duplicates;
-    let flags = (duplicates.non_members > 0).then(|| duplicates.words()).into_iter().chain(flags).collect();
+    let duplicates = report.origin.duplicates.value.iter().filter(|found| found.non_members > 0).map(Duplicates::words);
+    let flags = duplicates.chain(report.origin.doubts.iter().cloned()).chain(flags).collect();
     let skipped: Vec<String> = findings.skipped.iter().map(|one| format!("{}: {}", one.name, one.reason)).collect();
     let not_tried: Vec<String> = report.not_tried.iter().map(|&line| line.to_owned()).collect();
     let mut text = String::new();

@@ -15,8 +15,8 @@
 //! bytes; another processor may add in another order and so differ in the last bits.
 
 pub mod accountant;
-pub mod bank;
 mod autodiff;
+pub mod bank;
 pub mod checkpoint;
 pub mod device;
 pub mod dp;

@@ -6,6 +6,7 @@
 
 pub mod pipeline;
 pub mod predictions;
+pub mod sides;
 
 use ndarray::ArrayD;
 
