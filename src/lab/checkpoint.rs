@@ -1,7 +1,7 @@
 //! A training on disk: weights, the optimizer's state, and where it stands.
 //!
 //! One file: a line that names the format, the SHA-256 of the rest, then burn's record (named MessagePack,
-//! full precision) of `(weights, optimizer, identity and position as JSON)`. The digest finds a damaged file before
+//! full precision) of `((weights, weights of the best epoch), optimizer, identity and position as JSON)`. The digest finds a damaged file before
 //! burn reads it; it is no signature, so a checkpoint is to be trusted as much as whoever wrote it.
 
 use anyhow::{Context, bail};
@@ -16,10 +16,12 @@ use super::network::Weights;
 use super::recipe::Recipe;
 use super::train::{OptimizerRecord, Position};
 
-const MAGIC: &[u8] = b"sordino.checkpoint 2\n";
+const MAGIC: &[u8] = b"sordino.checkpoint 3\n";
 const DIGEST_BYTES: usize = 32;
 
 pub(super) type WeightsRecord = <Weights<Compute> as Module<Compute>>::Record;
+/// The weights as they stand, and those of the best epoch.
+pub(super) type BothWeights = (WeightsRecord, Option<WeightsRecord>);
 
 /// What a checkpoint belongs to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +45,8 @@ struct State {
 /// A checkpoint as read.
 pub(super) struct Saved {
     pub(super) weights: WeightsRecord,
+    /// Those of the best epoch, where early stopping looks for it.
+    pub(super) best: Option<WeightsRecord>,
     pub(super) optimizer: OptimizerRecord,
     pub(super) position: Position,
 }
@@ -52,7 +56,7 @@ fn recorder() -> NamedMpkBytesRecorder<FullPrecisionSettings> {
 }
 
 pub(super) fn write(
-    weights: WeightsRecord,
+    weights: BothWeights,
     optimizer: OptimizerRecord,
     identity: &Identity,
     position: &Position,
@@ -63,7 +67,7 @@ pub(super) fn write(
     Ok([MAGIC, &Sha256::digest(&payload), &payload].concat())
 }
 
-fn load(payload: &[u8], device: &burn::DispatchDevice) -> anyhow::Result<(WeightsRecord, OptimizerRecord, String)> {
+fn load(payload: &[u8], device: &burn::DispatchDevice) -> anyhow::Result<(BothWeights, OptimizerRecord, String)> {
     Recorder::<Compute>::load(&recorder(), payload.to_vec(), device)
         .map_err(|error| anyhow::anyhow!("cannot read the checkpoint: {error}"))
 }
@@ -83,7 +87,7 @@ pub fn recipe(bytes: &[u8]) -> anyhow::Result<Recipe> {
 /// What is behind the format's name and the digest.
 fn payload(bytes: &[u8]) -> anyhow::Result<&[u8]> {
     let Some((digest, payload)) = bytes.strip_prefix(MAGIC).and_then(|rest| rest.split_at_checked(DIGEST_BYTES)) else {
-        bail!("expected a checkpoint of format version 2, got other bytes");
+        bail!("expected a checkpoint of format version 3, got other bytes");
     };
     if Sha256::digest(payload).as_slice() != digest {
         bail!("the checkpoint is damaged: its bytes do not have the digest that it names");
@@ -94,7 +98,7 @@ fn payload(bytes: &[u8]) -> anyhow::Result<&[u8]> {
 pub(super) fn read(bytes: &[u8], identity: &Identity, device: &OpenDevice) -> anyhow::Result<Saved> {
     let payload = payload(bytes)?;
     // Weights live where gradients are kept, the optimizer's state where they are not.
-    let (weights, _, state) = load(payload, &device.training())?;
+    let ((weights, best), _, state) = load(payload, &device.training())?;
     let (_, optimizer, _) = load(payload, &device.evaluation())?;
     let State { identity: saved, position } = serde_json::from_str(&state).context("the checkpoint's state")?;
     let differences = identity.recipe.differences(&saved.recipe);
@@ -110,5 +114,5 @@ pub(super) fn read(bytes: &[u8], identity: &Identity, device: &OpenDevice) -> an
             saved.rows
         );
     }
-    Ok(Saved { weights, optimizer, position })
+    Ok(Saved { weights, best, optimizer, position })
 }

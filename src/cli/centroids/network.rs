@@ -43,7 +43,7 @@ impl<'a> NetworkAnswers<'a> {
         let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let task = match split {
             Some(split) => Task::of_split(dataset, split)?,
-            None => Task { dataset, train: (0..dataset.n_rows()).collect(), validation: Vec::new(), teacher: None },
+            None => Task::new(dataset, (0..dataset.n_rows()).collect(), Vec::new()),
         };
         let network = device.guard("reading the weights", || {
             let recipe = checkpoint::recipe(&bytes)?;

@@ -69,6 +69,11 @@ pub enum Design {
         /// Number of models.
         models: usize,
     },
+    /// As recorded, with repetition: who trains which model follows from the models before (boosting).
+    Recorded {
+        /// Number of models.
+        models: usize,
+    },
 }
 
 /// In the words of the options.
@@ -81,6 +86,7 @@ impl fmt::Display for Design {
             Self::Bootstrap { models } => write!(f, "{models} models on bootstrap samples"),
             Self::Shards { shards } => write!(f, "{shards} disjoint shards"),
             Self::Whole { models } => write!(f, "{models} models on all rows"),
+            Self::Recorded { models } => write!(f, "{models} models on rows as recorded"),
         }
     }
 }
@@ -170,12 +176,21 @@ impl Design {
                 }
                 models
             }
-            Self::Bootstrap { models } | Self::Whole { models } | Self::Shards { shards: models } => models,
+            Self::Bootstrap { models }
+            | Self::Whole { models }
+            | Self::Recorded { models }
+            | Self::Shards { shards: models } => models,
         };
         if !(1..=MAX_MODELS).contains(&n_models) {
             return Err(out_of_range("models", format!("1 to {MAX_MODELS}"), n_models));
         }
         Ok(n_models)
+    }
+
+    /// Whether a row may stand several times in a model.
+    #[must_use]
+    pub fn repeats(self) -> bool {
+        matches!(self, Self::Bootstrap { .. } | Self::Recorded { .. })
     }
 
     /// The folds that each model leaves out, in lexicographic order; empty for other designs.
@@ -206,7 +221,7 @@ impl Design {
             Self::Shards { shards } => shards,
             Self::Share { share, .. } => (0.5 / share.min(1.0 - share)).ceil().max(2.0) as usize,
             Self::Balanced { .. } => 2,
-            Self::Bootstrap { .. } | Self::Whole { .. } => 1,
+            Self::Bootstrap { .. } | Self::Whole { .. } | Self::Recorded { .. } => 1,
         }
     }
 }
@@ -426,7 +441,7 @@ impl Inclusion {
         if let Some(model) = self.counts.rows().into_iter().position(|model| model.iter().all(|&count| count == 0)) {
             return Err(broken(format!("model {model} trains on no row")));
         }
-        if !matches!(self.design, Design::Bootstrap { .. })
+        if !self.design.repeats()
             && let Some(&count) = self.counts.iter().find(|&&count| count > 1)
         {
             return Err(broken(format!("a row stands {count} times in a model without repetition")));
@@ -539,6 +554,8 @@ impl Deal {
                     counts[[shard, unit]] = 1;
                 }
             }
+            // Nothing is dealt: the matrix is filled in as the models are trained.
+            Design::Recorded { .. } => {}
             Design::Whole { .. } => counts.fill(1),
         }
         counts

@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | `rows` | I64 `(n_rows)` | the rows of the pool, by their numbers in the dataset |
 //! | `bits` | U8 `(n_models, ⌈n_rows / 8⌉)` | row `i` of the pool trains the model where bit `i mod 8` (lowest first) of byte `i / 8` is set: `numpy.unpackbits(bits, axis=1, bitorder="little")` |
-//! | `counts` | U8 `(n_models, n_rows)` | in place of `bits` for bootstrap samples: how often |
+//! | `counts` | U8 `(n_models, n_rows)` | in place of `bits` where rows may repeat (bootstrap, boosting): how often |
 //!
 //! The metadata of the container holds one key, `sordino`, with format, version, design and seed as JSON. The matrix says who
 //! was in whose training set: treat it like the training data.
@@ -54,7 +54,7 @@ pub fn write(matrix: &Inclusion) -> anyhow::Result<Vec<u8>> {
     let rows: Vec<u8> = rows.iter().flat_map(|row| row.to_le_bytes()).collect();
     let (n_models, n_rows) = matrix.counts().dim();
     let cells: Vec<u8> = match matrix.design() {
-        Design::Bootstrap { .. } => matrix.counts().iter().copied().collect(),
+        design if design.repeats() => matrix.counts().iter().copied().collect(),
         _ => matrix.counts().rows().into_iter().flat_map(|row| pack(&row.to_vec())).collect(),
     };
     let (name, width) = cells_of(matrix.design(), n_rows);
@@ -95,7 +95,7 @@ pub fn read(bytes: &[u8]) -> anyhow::Result<Inclusion> {
         cells.shape()
     );
     let counts = match metadata.design {
-        Design::Bootstrap { .. } => cells.data().to_vec(),
+        design if design.repeats() => cells.data().to_vec(),
         _ => {
             let mut counts = Vec::with_capacity(n_models * n_rows);
             for model in cells.data().chunks_exact(width.max(1)) {
@@ -120,7 +120,7 @@ pub fn digest(matrix: &Inclusion) -> anyhow::Result<String> {
 /// Name and width of the tensor that holds the cells.
 fn cells_of(design: Design, n_rows: usize) -> (&'static str, usize) {
     match design {
-        Design::Bootstrap { .. } => ("counts", n_rows),
+        design if design.repeats() => ("counts", n_rows),
         _ => ("bits", n_rows.div_ceil(8)),
     }
 }

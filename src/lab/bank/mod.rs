@@ -10,8 +10,13 @@
 //! missing of it, and for what is made of banks: ensembles, distilled students, models that can forget. Not
 //! responsible for how one model is trained ([`crate::lab::train`]), nor for attacks, which read banks as files.
 
+pub mod answers;
+pub mod boost;
 #[cfg(feature = "cloud")]
 mod cloud;
+pub mod distil;
+pub mod ensemble;
+pub mod forget;
 pub mod inclusion;
 pub mod matrix_file;
 pub mod member;
@@ -19,6 +24,7 @@ pub mod merge;
 pub mod place;
 pub mod plan;
 pub mod run;
+pub mod stack;
 #[cfg(test)]
 mod tests;
 pub mod trainer;

@@ -48,12 +48,7 @@ impl<'a> MemberTrainer<'a> {
 
 impl Worker for MemberTrainer<'_> {
     fn train(&self, assignment: Assignment, keep: &mut Keep<'_>, stop: &AtomicBool) -> anyhow::Result<Sitting> {
-        let task = Task {
-            dataset: self.dataset,
-            train: assignment.rows.clone(),
-            validation: self.validation.clone(),
-            teacher: None,
-        };
+        let task = Task::new(self.dataset, assignment.rows.clone(), self.validation.clone());
         match train_member(task, &assignment, self.device, keep, stop)? {
             Ended::Interrupted(checkpoint) => Ok(Sitting::Interrupted(checkpoint)),
             Ended::Finished { network, history, privacy } => {

@@ -163,9 +163,20 @@ fn breaks(recipe: &Recipe) -> Vec<String> {
         decoupled_weight_decay: _,
         // Draws of each row's own.
         dropout: _,
-        // A function of each row's own label.
+        // Functions of each row's own label and values.
         label_smoothing: _,
+        confidence_penalty: _,
+        augmentation: _,
+        // Rows are sampled, whatever their order.
+        shuffle: _,
+        // Looks at validation rows, which are outside of the promise, and at released weights.
+        early_stopping: _,
+        // Refused with its teacher.
+        distillation: _,
         normalise,
+        mixup,
+        curriculum,
+        relax_loss,
         seed: _,
         dp: _,
     } = recipe;
@@ -174,10 +185,19 @@ fn breaks(recipe: &Recipe) -> Vec<String> {
         broken.push("batch normalisation, which mixes the rows of a batch: use the norm 'group'".to_owned());
     }
     match normalise {
-        Normalise::None | Normalise::Constants(_) => {}
+        Normalise::None | Normalise::Cifar10 | Normalise::Constants(_) => {}
         Normalise::TrainingRows | Normalise::EachValue => broken.push(
             "mean and deviation of the training rows, which are learned without noise: give constants".to_owned(),
         ),
+    }
+    if mixup.is_some() {
+        broken.push("mixup: a row's gradient would depend on another row".to_owned());
+    }
+    if curriculum.is_some() {
+        broken.push("a curriculum: which rows are seen would follow from the rows without noise".to_owned());
+    }
+    if relax_loss.is_some() {
+        broken.push("RelaxLoss: a row's gradient would depend on the mean loss of its batch".to_owned());
     }
     broken
 }

@@ -178,7 +178,8 @@ impl Network {
 
     /// The same while training.
     fn train_one(&self, at: ValueId, op: &Op, value: Value, pass: &mut Pass<'_>) -> Value {
-        let input = value.clone();
+        // A hook wants to see it; without one the operator may have it to itself.
+        let input = pass.hook.is_some().then(|| value.clone());
         let output = match op {
             Op::Dropout(place) => return drop_out(value, pass.dropout.rate(*place), pass.rng),
             Op::BatchNorm { scale, shift, mean, variance } => {
@@ -189,10 +190,10 @@ impl Network {
             }
             _ => self.one(op, value),
         };
-        match (&mut pass.hook, op) {
-            (Some(hook), Op::Convolution { .. } | Op::Linear { .. } | Op::GroupNorm { .. } | Op::BatchNorm { .. }) => {
-                hook.after(at, op, &input, output)
-            }
+        let weighted =
+            matches!(op, Op::Convolution { .. } | Op::Linear { .. } | Op::GroupNorm { .. } | Op::BatchNorm { .. });
+        match (&mut pass.hook, input) {
+            (Some(hook), Some(input)) if weighted => hook.after(at, op, &input, output),
             _ => output,
         }
     }

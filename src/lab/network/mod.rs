@@ -11,6 +11,7 @@ pub mod zoo;
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use burn::tensor::{Tensor, TensorData};
 use ndarray::{Array2, ArrayD};
 
@@ -22,8 +23,11 @@ pub use zoo::{Activation, Architecture, NetworkError, Norm, Normalisation};
 
 use super::Compute;
 
-/// Rows in a batch of an evaluation; the result does not depend on it.
+/// Rows in a batch of an evaluation, where memory allows; the result does not depend on it.
 const EVALUATION_BATCH: usize = 256;
+
+/// Values that one step of an evaluation may give at once: 256 MiB.
+const EVALUATION_VALUES: usize = 1 << 26;
 
 /// A network with its weights.
 #[derive(Debug, Clone)]
@@ -100,6 +104,31 @@ impl Network {
         to_array(self.run(to_tensor(rows, &self.device), self.plan.features(), None))
     }
 
+    /// What a step of the plan gives: for Grad-CAM the activations of a convolution.
+    ///
+    /// # Shapes
+    ///
+    /// `(n_rows, row_shape…)` to `(n_rows, step.shape…)`.
+    ///
+    /// # Errors
+    ///
+    /// When the plan has no such step.
+    pub fn value(&self, rows: ArrayD<f32>, step: plan::ValueId) -> anyhow::Result<ArrayD<f32>> {
+        let steps = self.plan.steps();
+        let shape =
+            &steps.get(step).with_context(|| format!("expected a step below {}, got {step}", steps.len()))?.shape;
+        let values = to_array(self.run(to_tensor(rows, &self.device), step, None));
+        let shape: Vec<usize> = std::iter::once(values.nrows()).chain(shape.iter().copied()).collect();
+        Ok(values.into_shape_with_order(shape)?)
+    }
+
+    /// How many rows an evaluation takes at once.
+    #[must_use]
+    pub fn evaluation_batch(&self) -> usize {
+        let largest = self.plan.steps().iter().map(|step| step.shape.iter().product::<usize>()).max().unwrap_or(1);
+        (EVALUATION_VALUES / largest.max(1)).clamp(1, EVALUATION_BATCH)
+    }
+
     /// Calls `each` with the logits of batches of the named rows, in their order.
     ///
     /// # Errors
@@ -111,7 +140,7 @@ impl Network {
         rows: &[usize],
         mut each: impl FnMut(&[usize], Array2<f32>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        rows.chunks(EVALUATION_BATCH).try_for_each(|rows| each(rows, self.logits(dataset.batch(rows))))
+        rows.chunks(self.evaluation_batch()).try_for_each(|rows| each(rows, self.logits(dataset.batch(rows))))
     }
 }
 

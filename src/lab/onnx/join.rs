@@ -130,7 +130,7 @@ impl Face {
 fn n_classes(output: &ValueInfoProto) -> Option<usize> {
     use tract_onnx::pb::tensor_shape_proto::dimension::Value;
     use tract_onnx::pb::type_proto::Value::TensorType;
-    let TensorType(tensor) = output.r#type.as_ref()?.value.as_ref()? else { return None };
+    let TensorType(tensor) = output.r#type.as_ref()?.value.as_ref()?;
     match tensor.shape.as_ref()?.dim.as_slice() {
         [_, classes] => match classes.value.as_ref()? {
             Value::DimValue(size) => usize::try_from(*size).ok().filter(|&n| n > 0),

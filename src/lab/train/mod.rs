@@ -1,12 +1,24 @@
 //! The training loop: mini-batches, deterministic, interruptible, resumable.
 //!
-//! Knows no files and no clock: rows come from a [`Dataset`], reports go to a [`Watcher`], a checkpoint is a
-//! vector of bytes.
+//! Knows no files and no clock: rows come from a [`Task`], reports go to a [`Watcher`], a checkpoint is a
+//! vector of bytes. One step, in the order in which the recipe's defences touch it:
+//!
+//! ```text
+//!  order ──▶ batch ──▶ augment, mix ──▶ forward ──▶ objective per row ──▶ of the batch ──▶ gradients ──▶ apply
+//! ```
 
-pub(in crate::lab) mod loss;
+mod augment;
+mod batch;
+mod normalisation;
+pub(in crate::lab) mod objective;
 mod optimizer;
+mod order;
 mod private;
 pub mod score;
+mod stopping;
+mod task;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,24 +26,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{bail, ensure};
 use burn::module::{AutodiffModule, Module};
 use burn::optim::GradientsParams;
-use burn::tensor::{Int, Tensor, TensorData};
-use ndarray::{Array2, Axis};
-use rand::seq::SliceRandom;
+use burn::tensor::{Int, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 pub(super) use optimizer::OptimizerRecord;
-pub use score::{Score, evaluate};
+pub use score::{RowScores, Score, evaluate, score};
+pub use stopping::Best;
+pub use task::Task;
 
+use self::batch::Batch;
+use self::objective::{Objective, are_right};
 use self::optimizer::Optimizer;
+use self::order::Order;
 use self::private::Private;
 use super::device::{Device, OpenDevice};
-use super::network::{Network, Normalisation, Pass, Plan, Statistics, Weights, to_tensor};
-use super::recipe::{Normalise, Recipe};
+use super::network::{Network, Pass, Statistics, Weights, to_tensor};
+use super::recipe::Recipe;
 use super::{Compute, autodiff, checkpoint, streams};
-use crate::data::{Dataset, Part, Split, hex};
 
 /// Steps whose losses are read back together from a device other than the processor: it need not wait for each.
 const STEPS_READ_TOGETHER: usize = 16;
@@ -39,68 +52,14 @@ const STEPS_READ_TOGETHER: usize = 16;
 /// The share of a batch in the running statistics of a batch normalisation: torch's default.
 const STATISTICS_MOMENTUM: f64 = 0.1;
 
-/// What is learned from.
-#[derive(Debug, Clone)]
-pub struct Task<'a> {
-    /// The rows, with their labels.
-    pub dataset: &'a Dataset,
-    /// Row numbers to train on; one that stands twice is seen twice in an epoch.
-    pub train: Vec<usize>,
-    /// Row numbers to look at after each epoch; may be empty.
-    pub validation: Vec<usize>,
-    /// Class distributions to learn instead of the labels: one row for each of `train`, each with as many classes as
-    /// the dataset.
-    pub teacher: Option<Array2<f32>>,
-}
-
-impl<'a> Task<'a> {
-    /// The parts `train` and `validation` of a split.
-    ///
-    /// # Errors
-    ///
-    /// When the split was drawn from other rows.
-    pub fn of_split(dataset: &'a Dataset, split: &Split) -> anyhow::Result<Self> {
-        split.check(dataset)?;
-        let [train, validation] = [Part::Train, Part::Validation].map(|part| split.part(part).to_vec());
-        Ok(Self { dataset, train, validation, teacher: None })
-    }
-
-    fn check(&self) -> anyhow::Result<()> {
-        let n_rows = self.dataset.n_rows();
-        ensure!(!self.train.is_empty(), "expected at least one row to train on, got none");
-        if let Some(row) = self.train.iter().chain(&self.validation).find(|&&row| row >= n_rows) {
-            bail!("expected row numbers below {n_rows}, got {row}");
-        }
-        if let Some(teacher) = &self.teacher {
-            let (expected, got) = ((self.train.len(), self.dataset.n_classes()), teacher.dim());
-            ensure!(expected == got, "expected the teacher's answers in the shape {expected:?}, got {got:?}");
-            let finite = teacher.iter().all(|share| share.is_finite() && *share >= 0.0);
-            ensure!(finite, "expected shares of classes from the teacher, got a number that is none");
-        }
-        Ok(())
-    }
-
-    /// SHA-256 (hex) of which rows are learned, and of what the teacher says about them.
-    fn digest(&self) -> String {
-        let mut hash = Sha256::new();
-        for rows in [&self.train, &self.validation] {
-            hash.update((rows.len() as u64).to_le_bytes());
-            rows.iter().for_each(|&row| hash.update((row as u64).to_le_bytes()));
-        }
-        if let Some(teacher) = &self.teacher {
-            teacher.iter().for_each(|share| hash.update(share.to_le_bytes()));
-        }
-        hex(&hash.finalize())
-    }
-}
-
 /// One finished epoch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EpochScore {
     /// Counted from 1.
     pub epoch: usize,
-    /// Over the training rows as they were seen, each before its own step; the loss is the one that was made small.
+    /// Over the training rows as they were seen, each before its own step; the loss is the recipe's own (smoothed,
+    /// distilled, mixed, with its penalty), before RelaxLoss turns it.
     pub train: Score,
     /// Over the validation rows after the epoch; `None` without such rows.
     pub validation: Option<Score>,
@@ -112,6 +71,9 @@ pub struct EpochScore {
 pub struct Position {
     /// Finished epochs.
     pub history: Vec<EpochScore>,
+    /// The best of them, where early stopping looks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
     /// Steps done in all.
     pub steps: u64,
     /// Training rows seen in the running epoch.
@@ -129,6 +91,8 @@ pub struct StepReport {
     pub epoch: usize,
     /// Training rows seen in it.
     pub rows_seen: usize,
+    /// Training rows that it sees in all.
+    pub rows_in_epoch: usize,
     /// Mean loss over them.
     pub loss: f64,
     /// Accuracy over them.
@@ -139,6 +103,14 @@ pub struct StepReport {
 pub trait Watcher {
     /// After some steps.
     fn step(&mut self, report: StepReport);
+    /// After the same steps, with the training as it stands: a checkpoint within a long epoch.
+    ///
+    /// # Errors
+    ///
+    /// Ends the training.
+    fn between(&mut self, _: &Trainer<'_>) -> anyhow::Result<()> {
+        Ok(())
+    }
     /// After each epoch, with the training as it stands.
     ///
     /// # Errors
@@ -158,7 +130,7 @@ impl Watcher for () {
 /// How [`Trainer::run`] ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// All epochs are done.
+    /// All epochs are done, or early stopping ended the training; the weights are then those of the best epoch.
     Finished,
     /// The stop flag was raised; the step that ran was finished.
     Interrupted,
@@ -169,9 +141,13 @@ pub struct Trainer<'a> {
     task: Task<'a>,
     recipe: Recipe,
     device: OpenDevice,
+    objective: Objective,
+    order: Order,
     network: Network,
     optimizer: Optimizer,
     position: Position,
+    /// The weights of the best epoch, where early stopping looks for it.
+    best: Option<Weights<Compute>>,
     private: Option<Private>,
     /// Losses and right answers of steps that are not read back yet, and how many rows each had.
     pending: Vec<(Tensor<Compute, 1>, Tensor<Compute, 1, Int>, usize)>,
@@ -186,13 +162,22 @@ impl<'a> Trainer<'a> {
     pub fn new(task: Task<'a>, recipe: Recipe, device: &OpenDevice) -> anyhow::Result<Self> {
         recipe.check()?;
         task.check()?;
-        let private = Private::new(&recipe, &task)?;
-        let plan = Arc::new(plan_for(&recipe, &task)?);
+        check_together(&recipe, &task)?;
+        let plan = Arc::new(normalisation::plan_for(&recipe, &task)?);
         let network = Network::init(plan, recipe.seed, &device.training());
-        let optimizer = Optimizer::new(&recipe);
-        let device = device.clone();
-        let position = Position::default();
-        Ok(Self { task, recipe, device, network, optimizer, position, private, pending: vec![] })
+        Ok(Self {
+            objective: Objective::new(&recipe, task.dataset.n_classes()),
+            order: Order::new(&recipe, &task)?,
+            optimizer: Optimizer::new(&recipe),
+            device: device.clone(),
+            network,
+            position: Position::default(),
+            best: None,
+            private: Private::new(&recipe, &task)?,
+            pending: vec![],
+            task,
+            recipe,
+        })
     }
 
     /// A network as [`checkpoint`](Self::checkpoint) left it. The rest of the training then goes as if it had
@@ -205,10 +190,15 @@ impl<'a> Trainer<'a> {
     pub fn resume(task: Task<'a>, recipe: Recipe, device: &OpenDevice, bytes: &[u8]) -> anyhow::Result<Self> {
         let mut trainer = Self::new(task, recipe, device)?;
         let saved = checkpoint::read(bytes, &trainer.identity(), device)?;
+        trainer.best = saved.best.map(|best| trainer.network.weights().clone().load_record(best));
         let weights = trainer.network.weights().clone().load_record(saved.weights);
         trainer.set_weights(weights);
         trainer.optimizer = trainer.optimizer.load_record(saved.optimizer);
         trainer.position = saved.position;
+        ensure!(
+            trainer.position.best.is_some() == trainer.best.is_some(),
+            "expected a checkpoint with the weights of its best epoch"
+        );
         if trainer.position.history.len() > trainer.recipe.epochs {
             bail!("expected a checkpoint of at most {} epochs", trainer.recipe.epochs);
         }
@@ -219,19 +209,21 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     ///
-    /// When burn cannot write its records.
+    /// When a weight is not finite, so that an older checkpoint is the better one; when burn cannot write its records.
     pub fn checkpoint(&self) -> anyhow::Result<Vec<u8>> {
+        self.check_finite()?;
         let weights = self.network.weights().clone().into_record();
-        checkpoint::write(weights, self.optimizer.to_record(), &self.identity(), &self.position)
+        let best = self.best.clone().map(Module::into_record);
+        checkpoint::write((weights, best), self.optimizer.to_record(), &self.identity(), &self.position)
     }
 
-    /// Trains until all epochs are done or `stop` is raised (looked at between two steps).
+    /// Trains until all epochs are done, early stopping ends it, or `stop` is raised (looked at between two steps).
     ///
     /// # Errors
     ///
-    /// When a loss is not finite (the recipe diverged), and what the watcher says.
+    /// When a loss or a weight is not finite (the recipe diverged), and what the watcher says.
     pub fn run(&mut self, stop: &AtomicBool, watcher: &mut dyn Watcher) -> anyhow::Result<Outcome> {
-        while self.position.history.len() < self.recipe.epochs {
+        while !self.is_done() {
             let outcome = match self.private.clone() {
                 Some(private) => self.run_private_epoch(&private, stop, watcher)?,
                 None => self.run_epoch(stop, watcher)?,
@@ -239,20 +231,19 @@ impl<'a> Trainer<'a> {
             if outcome == Outcome::Interrupted {
                 return Ok(outcome);
             }
-            let score = self.close_epoch();
-            self.position = Position {
-                history: std::mem::take(&mut self.position.history).into_iter().chain([score.clone()]).collect(),
-                steps: self.position.steps,
-                ..Position::default()
-            };
+            let score = self.close_epoch()?;
             watcher.epoch(&score, self)?;
+        }
+        if let Some(best) = self.best.clone() {
+            self.set_weights(best);
         }
         Ok(Outcome::Finished)
     }
 
     /// The steps that are left of the running epoch.
     fn run_epoch(&mut self, stop: &AtomicBool, watcher: &mut dyn Watcher) -> anyhow::Result<Outcome> {
-        let order = self.order_of_rows();
+        let epoch = self.position.history.len();
+        let order = self.order.places(epoch, &mut self.rng(streams::ORDER, epoch as u64));
         let n_rows = order.len();
         let together = self.steps_read_together();
         let mut seen = self.position.rows_seen;
@@ -267,6 +258,7 @@ impl<'a> Trainer<'a> {
             if self.pending.len() >= together || end == n_rows {
                 self.read_back()?;
                 watcher.step(self.report());
+                watcher.between(self)?;
             }
         }
         Ok(Outcome::Finished)
@@ -276,7 +268,27 @@ impl<'a> Trainer<'a> {
         if self.device.device() == Device::Cpu { 1 } else { STEPS_READ_TOGETHER }
     }
 
-    /// The network for evaluation and export.
+    /// Whether there is nothing left to do.
+    fn is_done(&self) -> bool {
+        let n_epochs = self.position.history.len();
+        let best = self.position.best.as_ref();
+        n_epochs >= self.recipe.epochs || stopping::ends(self.recipe.early_stopping, best, n_epochs)
+    }
+
+    /// How many rows the epochs see that are planned, all together; early stopping may end before.
+    #[must_use]
+    pub fn rows_planned(&self) -> usize {
+        (0..self.recipe.epochs).map(|epoch| self.order.n_rows(epoch)).sum()
+    }
+
+    /// How many of them were seen.
+    #[must_use]
+    pub fn rows_done(&self) -> usize {
+        (0..self.position.history.len()).map(|epoch| self.order.n_rows(epoch)).sum::<usize>() + self.position.rows_seen
+    }
+
+    /// The network for evaluation and export: after a finished [`run`](Self::run) that of the best epoch where early
+    /// stopping looked for it, before that the network as it stands.
     #[must_use]
     pub fn network(&self) -> Network {
         let weights = self.network.weights().valid();
@@ -321,35 +333,29 @@ impl<'a> Trainer<'a> {
         rng
     }
 
-    /// The places of the training rows in the order of the running epoch: a function of seed and epoch alone, so
-    /// that a resumed training finds it again.
-    fn order_of_rows(&self) -> Vec<usize> {
-        let mut places: Vec<usize> = (0..self.task.train.len()).collect();
-        places.shuffle(&mut self.rng(streams::ORDER, self.position.history.len() as u64));
-        places
-    }
-
     /// One step over the training rows at these places.
     fn step(&mut self, places: &[usize]) -> anyhow::Result<()> {
-        let rows: Vec<usize> = places.iter().map(|&place| self.task.train[place]).collect();
-        let labels: Vec<u32> = rows.iter().map(|&row| self.task.dataset.labels()[row]).collect();
-        let targets = match &self.task.teacher {
-            Some(teacher) => teacher.select(Axis(0), places),
-            None => loss::one_hot(&labels, self.task.dataset.n_classes(), self.recipe.label_smoothing),
-        };
-        let inputs = to_tensor(self.task.dataset.batch(&rows), self.network.device());
+        let Batch { inputs, targets, labels } = self.batch(places, &mut self.draws());
+        let inputs = to_tensor(inputs, self.network.device());
         let mut rng = self.rng(streams::DROPOUT, self.position.steps);
         let dropout = self.recipe.dropout.into();
         let mut pass = Pass { dropout, rng: &mut rng, statistics: vec![], hook: None };
         let alone = autodiff::one_at_a_time();
         let logits = self.network.forward_training(inputs, &mut pass);
         let statistics = pass.statistics;
-        let loss = loss::cross_entropies(logits.clone(), &targets).mean();
-        self.pending.push((loss.clone().inner(), right_answers(logits.inner(), &labels), rows.len()));
-        let gradients = GradientsParams::from_grads(loss.backward(), self.network.weights());
+        let losses = self.objective.per_row(&logits, &targets);
+        let epoch = self.position.history.len();
+        let (small, mean) = self.objective.of_batch(losses, &logits, &labels, epoch);
+        self.note(mean.inner(), logits.inner(), &labels);
+        let gradients = GradientsParams::from_grads(small.backward(), self.network.weights());
         drop(alone);
         self.apply(gradients, statistics);
         Ok(())
+    }
+
+    /// Keeps what a step said about its rows until it is read back.
+    fn note(&mut self, mean_loss: Tensor<Compute, 1>, logits: Tensor<Compute, 2>, labels: &[u32]) {
+        self.pending.push((mean_loss, are_right(logits, labels).sum(), labels.len()));
     }
 
     /// Moves the weights along the gradients, and the running statistics towards those of the batch.
@@ -378,12 +384,7 @@ impl<'a> Trainer<'a> {
             let loss = loss.into_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
             let loss = loss.first().map_or(f64::NAN, |&value| f64::from(value));
             if !loss.is_finite() {
-                let (epoch, row) = (self.position.history.len() + 1, self.position.rows_seen);
-                bail!(
-                    "the loss is {loss} in epoch {epoch} after {row} rows: the training diverged; \
-                     try a smaller learning rate than {}",
-                    self.recipe.learning_rate
-                );
+                bail!(self.diverged(&format!("the loss is {loss}")));
             }
             let n_correct = n_correct.into_data().convert::<i64>().to_vec::<i64>().unwrap_or_default();
             self.position.rows_seen += n_rows;
@@ -393,73 +394,75 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// The sentence for a training that went wrong.
+    fn diverged(&self, what: &str) -> String {
+        let (epoch, row, rate) = (self.position.history.len() + 1, self.position.rows_seen, self.recipe.learning_rate);
+        format!(
+            "{what} in epoch {epoch} after {row} rows: the training diverged; try a smaller learning rate than {rate}"
+        )
+    }
+
+    /// Stops where a weight is no finite number.
+    fn check_finite(&self) -> anyhow::Result<()> {
+        let Weights { kernels, matrices, vectors, running } = self.network.weights();
+        let sizes = kernels.iter().map(|array| array.val().inner().abs().sum());
+        let sizes = sizes.chain(matrices.iter().map(|array| array.val().inner().abs().sum()));
+        let sizes = sizes.chain(vectors.iter().chain(running).map(|array| array.val().inner().abs().sum()));
+        let sum = sizes.reduce(|sum, size| sum + size).map(|sum| sum.into_data().convert::<f32>().to_vec::<f32>());
+        let finite = matches!(sum, Some(Ok(sum)) if sum.iter().all(|sum| sum.is_finite()));
+        ensure!(finite, self.diverged("a weight is not finite"));
+        Ok(())
+    }
+
     fn report(&self) -> StepReport {
         let n_rows = self.position.rows_seen.max(1) as f64;
+        let epoch = self.position.history.len();
         StepReport {
-            epoch: self.position.history.len() + 1,
+            epoch: epoch + 1,
             rows_seen: self.position.rows_seen,
+            rows_in_epoch: self.order.n_rows(epoch),
             loss: self.position.loss_sum / n_rows,
             accuracy: self.position.n_correct as f64 / n_rows,
         }
     }
 
-    fn close_epoch(&self) -> EpochScore {
+    /// Ends the running epoch: its score goes into the history, and its weights are kept where they are the best.
+    fn close_epoch(&mut self) -> anyhow::Result<EpochScore> {
+        self.check_finite()?;
         let report = self.report();
-        EpochScore {
+        let validation = evaluate(&self.network(), self.task.dataset, &self.task.validation);
+        if validation.is_some_and(|score| !score.loss.is_finite()) {
+            bail!(self.diverged("the validation loss is not finite"));
+        }
+        let score = EpochScore {
             epoch: report.epoch,
             train: Score { n_rows: report.rows_seen, loss: report.loss, accuracy: report.accuracy },
-            validation: evaluate(&self.network(), self.task.dataset, &self.task.validation),
-        }
-    }
-}
-
-/// The plan of a recipe's network for these rows.
-fn plan_for(recipe: &Recipe, task: &Task<'_>) -> anyhow::Result<Plan> {
-    let normalisation = normalisation(&recipe.normalise, task);
-    let (row_shape, n_classes) = (task.dataset.row_shape(), task.dataset.n_classes());
-    Ok(recipe.network.plan(row_shape, n_classes, normalisation.as_ref())?)
-}
-
-/// The constants that rows are normalised with; deviations of 0 become 1, those of single values 1/255 at least.
-fn normalisation(normalise: &Normalise, task: &Task<'_>) -> Option<Normalisation> {
-    let each_value = match normalise {
-        Normalise::None => return None,
-        Normalise::Constants(constants) => return Some(constants.clone()),
-        Normalise::TrainingRows => false,
-        Normalise::EachValue => true,
-    };
-    let row_shape = task.dataset.row_shape();
-    let n_values: usize = row_shape.iter().product();
-    let together = if each_value { 1 } else { n_values / row_shape[0] };
-    let (mut sums, mut squares) = (vec![0.0f64; n_values], vec![0.0f64; n_values]);
-    for rows in task.train.chunks(256) {
-        for (place, &value) in task.dataset.batch(rows).iter().enumerate() {
-            let value = f64::from(value);
-            sums[place % n_values] += value;
-            squares[place % n_values] += value * value;
-        }
-    }
-    let count = (task.train.len() * together) as f64;
-    let mut constants = Normalisation { mean: vec![], deviation: vec![] };
-    for (sums, squares) in sums.chunks(together).zip(squares.chunks(together)) {
-        let mean = sums.iter().sum::<f64>() / count;
-        let deviation = (squares.iter().sum::<f64>() / count - mean * mean).max(0.0).sqrt();
-        let deviation = match (each_value, deviation) {
-            (true, deviation) => deviation.max(1.0 / 255.0),
-            (false, 0.0) => 1.0,
-            (false, deviation) => deviation,
+            validation,
         };
-        constants.mean.push(mean as f32);
-        constants.deviation.push(deviation as f32);
+        let Position { history, best, steps, .. } = std::mem::take(&mut self.position);
+        self.position = Position { history, best, steps, ..Position::default() };
+        self.position.history.push(score.clone());
+        if let (Some(stopping), Some(validation)) = (self.recipe.early_stopping, validation)
+            && stopping::is_better(stopping, validation, self.position.best.as_ref())
+        {
+            self.position.best = Some(Best { epoch: score.epoch, validation });
+            self.best = Some(self.network.weights().clone());
+        }
+        Ok(score)
     }
-    Some(constants)
 }
 
-/// How many rows have their largest logit at their label.
-fn right_answers(logits: Tensor<Compute, 2>, labels: &[u32]) -> Tensor<Compute, 1, Int> {
-    let device = logits.device();
-    let labels: Vec<i32> = labels.iter().map(|&label| i32::try_from(label).unwrap_or(i32::MAX)).collect();
-    let n_rows = labels.len();
-    let labels = Tensor::<Compute, 2, Int>::from_data(TensorData::new(labels, [n_rows, 1]), &device);
-    logits.argmax(1).equal(labels).int().sum()
+/// What a recipe and its rows must have of each other.
+fn check_together(recipe: &Recipe, task: &Task<'_>) -> anyhow::Result<()> {
+    if recipe.early_stopping.is_some() && task.validation.is_empty() {
+        bail!("early stopping needs validation rows, and there are none; it never looks at test rows");
+    }
+    let row_shape = task.dataset.row_shape();
+    if recipe.augmentation != Default::default() && row_shape.len() != 3 {
+        bail!("augmentation is for images: expected rows of shape [channels, height, width], got {row_shape:?}");
+    }
+    if recipe.distillation.is_some() && task.teacher.is_none() {
+        bail!("the recipe distils a teacher's answers, and there is no teacher");
+    }
+    Ok(())
 }

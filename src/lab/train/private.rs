@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 
-use super::{Outcome, Task, Trainer, Watcher, loss, right_answers};
+use super::batch::Batch;
+use super::{Outcome, Task, Trainer, Watcher};
 use crate::lab::dp::{Gradients, NoiseKey, PrivacyRecord, Terms, clipped_sum, poisson};
 use crate::lab::network::to_tensor;
 use crate::lab::recipe::Recipe;
@@ -71,6 +72,7 @@ impl Trainer<'_> {
             if (at + 1).is_multiple_of(self.steps_read_together() as u64) || at + 1 == n_steps {
                 self.read_back()?;
                 watcher.step(self.report());
+                watcher.between(self)?;
             }
         }
         Ok(Outcome::Finished)
@@ -81,16 +83,16 @@ impl Trainer<'_> {
         let step = self.position.steps;
         let places = poisson(self.task.train.len(), terms.sampling_rate, &mut key.sampling(step));
         let mut dropout_rng = self.rng(streams::DROPOUT, step);
+        let mut draws = self.draws();
         let mut sum = Gradients::default();
         for places in places.chunks(self.recipe.batch_size.saturating_mul(2)) {
-            let rows: Vec<usize> = places.iter().map(|&place| self.task.train[place]).collect();
-            let labels: Vec<u32> = rows.iter().map(|&row| self.task.dataset.labels()[row]).collect();
-            let targets = loss::one_hot(&labels, self.task.dataset.n_classes(), self.recipe.label_smoothing);
-            let inputs = to_tensor(self.task.dataset.batch(&rows), self.network.device());
-            let losses = |logits| loss::cross_entropies(logits, &targets);
+            let Batch { inputs, targets, labels } = self.batch(places, &mut draws);
+            let inputs = to_tensor(inputs, self.network.device());
+            let objective = self.objective;
+            let losses = |logits| objective.per_row(&logits, &targets);
             let dropout = (self.recipe.dropout.into(), &mut dropout_rng);
             let clipped = clipped_sum(&self.network, inputs, losses, terms.clip, dropout);
-            self.pending.push((clipped.losses.mean(), right_answers(clipped.logits, &labels), rows.len()));
+            self.note(clipped.losses.mean(), clipped.logits, &labels);
             sum = sum.plus(clipped.sum);
         }
         let (noise, batch) = (terms.noise_multiplier * terms.clip, self.recipe.batch_size as f64);

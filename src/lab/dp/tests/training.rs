@@ -14,7 +14,8 @@ use crate::lab::dp::reference::{add_clipped, gradient_of_row};
 use crate::lab::dp::{NoiseKey, Privacy, poisson, with_private_norm};
 use crate::lab::network::{Activation, Architecture, Network, Norm, Normalisation, to_tensor};
 use crate::lab::recipe::{Normalise, OptimizerKind, Recipe, Schedule};
-use crate::lab::train::{EpochScore, Outcome, StepReport, Task, Trainer, Watcher, evaluate, loss};
+use crate::lab::train::objective::Objective;
+use crate::lab::train::{EpochScore, Outcome, StepReport, Task, Trainer, Watcher, evaluate};
 
 /// Two overlapping clusters a class, eight numbers a row.
 fn dataset(n_rows: usize, n_classes: usize) -> Dataset {
@@ -48,7 +49,7 @@ fn recipe(hidden: &[usize], epochs: usize, batch_size: usize, dp: Privacy) -> Re
 
 fn task(dataset: &Dataset, n_train: usize) -> Task<'_> {
     let validation = (n_train..dataset.n_rows()).collect();
-    Task { dataset, train: (0..n_train).collect(), validation, teacher: None }
+    Task::new(dataset, (0..n_train).collect(), validation)
 }
 
 fn trainer<'a>(task: Task<'a>, recipe: Recipe) -> anyhow::Result<Trainer<'a>> {
@@ -98,10 +99,11 @@ fn a_step_is_the_clipped_sum_plus_noise_over_the_expected_batch() {
     let key = NoiseKey::of_seed(7);
     let sample = poisson(40, 0.2, &mut key.sampling(0));
     assert!(sample.len() > 1 && sample.len() != 8, "a sample of the expected size hides what it is divided by");
+    let objective = Objective::new(trainer.recipe(), 3);
     let mut sum = vec![0f64; network.n_parameters()];
     for &row in &sample {
-        let target = loss::one_hot(&[dataset.labels()[row]], 3, None);
-        let losses = |logits| loss::cross_entropies(logits, &target);
+        let target = objective.targets(&[dataset.labels()[row]], None);
+        let losses = |logits| objective.per_row(&logits, &target);
         add_clipped(&mut sum, &gradient_of_row(&before, to_tensor(dataset.batch(&[row]), &device), losses), 0.7);
     }
     let mut rng = key.noise(0);

@@ -2,11 +2,22 @@
 //!
 //! What a field is not given, it is off, so that a record of an earlier version reads as what it was.
 
+mod defences;
+mod normalise;
+pub mod presets;
+mod text;
+
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
+pub use defences::{
+    Augmentation, Curriculum, Difficulty, Distillation, DropoutRates, EarlyStopping, LabelSmoothing, Mixup, RelaxLoss,
+    SmoothingForm, StopBy,
+};
+pub use normalise::Normalise;
+
 use super::dp::Privacy;
-use super::network::{Architecture, Dropout, Normalisation};
+use super::network::{Architecture, Dropout};
 
 /// Everything that decides what is learned from given rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,20 +26,30 @@ pub struct Recipe {
     /// The network.
     pub network: Architecture,
     /// How often each training row is seen.
+    #[serde(default = "defaults::epochs")]
     pub epochs: usize,
     /// Rows in a step; the last step of an epoch takes what is left.
+    #[serde(default = "defaults::batch_size")]
     pub batch_size: usize,
+    /// Whether each epoch sees the rows in another order. The paper's code never reshuffles: its batches are the same
+    /// in every epoch.
+    #[serde(default = "defaults::yes", skip_serializing_if = "defaults::is_yes")]
+    pub shuffle: bool,
     /// How steps follow from gradients.
     #[serde(default, skip_serializing_if = "is_default")]
     pub optimizer: OptimizerKind,
     /// The step size at the beginning.
+    #[serde(default = "defaults::learning_rate")]
     pub learning_rate: f64,
     /// How the step size changes.
     #[serde(default, skip_serializing_if = "is_default")]
     pub schedule: Schedule,
-    /// L2 penalty added to the gradient (coupled, as in torch's `Adam` and `SGD` and in the paper), on all parameters.
+    /// L2 penalty added to the gradient (coupled, as in torch's `Adam` and `SGD` and in the paper), on all parameters:
+    /// `g ← g + λ θ`, the gradient of `½ λ ‖θ‖²`.
+    #[serde(default)]
     pub weight_decay: f64,
-    /// Weights shrink by this times the step size in each step, beside the gradient (AdamW's form).
+    /// Weights shrink by this times the step size in each step, beside the gradient: `θ ← θ (1 − η λ)` before the step
+    /// (Loshchilov and Hutter 2019, AdamW).
     #[serde(default, skip_serializing_if = "is_default")]
     pub decoupled_weight_decay: f64,
     /// Rates of dropout.
@@ -40,11 +61,57 @@ pub struct Recipe {
     /// What the network does to rows first.
     #[serde(default, skip_serializing_if = "is_default")]
     pub normalise: Normalise,
+    /// When to stop before all epochs are done.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub early_stopping: Option<EarlyStopping>,
+    /// Random changes of images.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub augmentation: Augmentation,
+    /// Rows mixed with one another.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mixup: Option<Mixup>,
+    /// Easy rows first.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub curriculum: Option<Curriculum>,
+    /// `β`: a row's loss is lowered by `β H(p)`, so that confident answers cost (Pereyra et al. 2017).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub confidence_penalty: f64,
+    /// A mean loss that is held instead of the lowest one.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub relax_loss: Option<RelaxLoss>,
+    /// How a teacher's answers and the labels are mixed.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub distillation: Option<Distillation>,
     /// Differential privacy: rows are then sampled, their gradients clipped and noise added.
     #[serde(default, skip_serializing_if = "is_default")]
     pub dp: Option<Privacy>,
     /// Decides the initial weights, the order of the rows and all else that is random.
+    #[serde(default)]
     pub seed: u64,
+}
+
+/// What an entry is that a file leaves out.
+mod defaults {
+    pub(super) fn epochs() -> usize {
+        10
+    }
+
+    pub(super) fn batch_size() -> usize {
+        64
+    }
+
+    pub(super) fn learning_rate() -> f64 {
+        1e-3
+    }
+
+    pub(super) fn yes() -> bool {
+        true
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+    pub(super) fn is_yes(value: &bool) -> bool {
+        *value
+    }
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -97,59 +164,10 @@ impl Schedule {
     }
 }
 
-/// Rates of dropout by place.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DropoutRates {
-    /// On the rows (the CS2980 report).
-    #[serde(default)]
-    pub input: f64,
-    /// Behind hidden activations (the paper's RegDrop; the report's second place).
-    #[serde(default)]
-    pub hidden: f64,
-}
-
 impl From<DropoutRates> for Dropout {
     fn from(rates: DropoutRates) -> Self {
         Self { input: rates.input, hidden: rates.hidden }
     }
-}
-
-/// Mass that is moved away from the true class.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LabelSmoothing {
-    /// How much.
-    pub epsilon: f64,
-    /// To whom.
-    #[serde(default)]
-    pub form: SmoothingForm,
-}
-
-/// Who gets the mass of a label smoothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SmoothingForm {
-    /// All classes alike, ε/K each, the true one too (the paper).
-    #[default]
-    All,
-    /// The other classes, ε/(K − 1) each (the CS2980 report: .9 and .1/(K − 1)).
-    Others,
-}
-
-/// What the network does to rows before anything else; it is part of the exported graph.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
-pub enum Normalise {
-    /// Nothing.
-    #[default]
-    None,
-    /// With these constants.
-    Constants(Normalisation),
-    /// With mean and deviation of each channel (of tables: of each feature) over the training rows.
-    TrainingRows,
-    /// With mean and deviation of each value over the training rows, deviations not below 1/255 (the CS2980 report).
-    EachValue,
 }
 
 impl Recipe {
@@ -159,15 +177,23 @@ impl Recipe {
         Self {
             network,
             epochs,
-            batch_size: 64,
+            batch_size: defaults::batch_size(),
+            shuffle: true,
             optimizer: OptimizerKind::Adam,
-            learning_rate: 1e-3,
+            learning_rate: defaults::learning_rate(),
             schedule: Schedule::Constant,
             weight_decay: 0.0,
             decoupled_weight_decay: 0.0,
             dropout: DropoutRates::default(),
             label_smoothing: None,
             normalise: Normalise::None,
+            early_stopping: None,
+            augmentation: Augmentation::default(),
+            mixup: None,
+            curriculum: None,
+            confidence_penalty: 0.0,
+            relax_loss: None,
+            distillation: None,
             dp: None,
             seed,
         }
@@ -208,6 +234,28 @@ impl Recipe {
         if let Some(smoothing) = self.label_smoothing {
             let epsilon = smoothing.epsilon;
             expect(share(epsilon), "label smoothing", "a share from 0 to below 1", epsilon.to_string());
+        }
+        let Augmentation { rotate, scale, .. } = self.augmentation;
+        expect((0.0..=180.0).contains(&rotate), "rotate", "0 to 180 degrees", rotate.to_string());
+        expect(share(scale), "scale", "a share from 0 to below 1", scale.to_string());
+        let penalty = self.confidence_penalty;
+        expect(at_least_0(penalty), "confidence penalty", "0 or more", penalty.to_string());
+        if let Some(EarlyStopping { patience, .. }) = self.early_stopping {
+            expect(patience > 0, "patience", "at least 1", patience.to_string());
+        }
+        if let Some(Mixup { alpha }) = self.mixup {
+            expect(positive(alpha), "mixup", "a positive alpha", alpha.to_string());
+        }
+        if let Some(Curriculum { start, .. }) = self.curriculum {
+            expect(start > 0.0 && start <= 1.0, "curriculum start", "a share above 0, at most 1", start.to_string());
+        }
+        if let Some(RelaxLoss { alpha, upper }) = self.relax_loss {
+            expect(positive(alpha), "RelaxLoss alpha", "a positive loss", alpha.to_string());
+            expect(upper > 0.0 && upper <= 1.0, "RelaxLoss upper", "above 0, at most 1", upper.to_string());
+        }
+        if let Some(Distillation { temperature, weight }) = self.distillation {
+            expect(positive(temperature), "distillation temperature", "a positive number", temperature.to_string());
+            expect((0.0..=1.0).contains(&weight), "distillation weight", "0 to 1", weight.to_string());
         }
         wrong.extend(self.dp.iter().flat_map(Privacy::mistakes));
         if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("; ")) }

@@ -1,0 +1,146 @@
+//! Forgetting rows: a bank in which only the models that saw them are trained anew.
+//!
+//! With disjoint shards (SISA: Bourtoule et al. 2021, without slices) a row is in one model, so that one model of S is
+//! trained again. The rows are taken out of the inclusion matrix and out of the split; the models that never saw them are carried
+//! over byte by byte, with records that name the bank they come from. What is left is the bank that would have been trained
+//! had the rows never been dealt to those shards: the deal of the others and all seeds are kept. Other designs can forget too; there a
+//! row is in many models, and little is saved.
+
+use std::collections::HashSet;
+
+use anyhow::{Context, ensure};
+use ndarray::Axis;
+use serde::{Deserialize, Serialize};
+
+use super::inclusion::Inclusion;
+use super::member::{State, model_file, record_file, state};
+use super::merge::Bank;
+use super::place::Place;
+use super::plan::Planned;
+use crate::data::{Dataset, Part};
+
+/// The file of the [`ForgetRecord`] in a bank.
+pub const FORGET_FILE: &str = "forget.json";
+
+/// What is to be done to forget some rows.
+#[derive(Debug, Clone)]
+pub struct Forgetting {
+    /// The plan without them.
+    pub planned: Planned,
+    /// The models that saw some of them.
+    pub retrain: Vec<usize>,
+    /// Rows that are forgotten.
+    pub n_rows: usize,
+}
+
+/// What forgetting cost, beside what training everything anew would have.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForgetRecord {
+    /// Digest of the bank that knew the rows.
+    pub from: String,
+    /// Digest of the bank that does not.
+    pub bank: String,
+    /// Rows that were forgotten.
+    pub n_rows: usize,
+    /// Models that had seen them and were trained anew.
+    pub retrained: Vec<usize>,
+    /// Models in all.
+    pub n_models: usize,
+    /// Seconds that training those took.
+    pub retrain_seconds: f64,
+    /// Seconds that training all models of the bank took when it was made: on whatever machine that was.
+    pub full_seconds: f64,
+    /// `1 − retrain_seconds / full_seconds`.
+    pub saved: f64,
+}
+
+impl Forgetting {
+    /// Plans to forget rows, by their numbers in the dataset.
+    ///
+    /// # Errors
+    ///
+    /// When a row is not in the bank's pool, none is named, or a model or class would be left without rows.
+    pub fn plan(bank: &Bank, dataset: &Dataset, rows: &[usize]) -> anyhow::Result<Self> {
+        let old = &bank.planned;
+        old.check(dataset)?;
+        let forgotten: HashSet<usize> = rows.iter().copied().collect();
+        ensure!(!forgotten.is_empty(), "expected rows to forget, got none");
+        let places = old.inclusion.places();
+        let mut retrain = HashSet::new();
+        for row in &forgotten {
+            let place = *places.get(row).with_context(|| format!("row {row} is not in the bank's pool"))?;
+            retrain.extend(old.inclusion.of_row(place).iter().enumerate().filter(|(_, n)| **n > 0).map(|(at, _)| at));
+        }
+        let mut retrain: Vec<usize> = retrain.into_iter().collect();
+        retrain.sort_unstable();
+        let kept: Vec<usize> =
+            (0..old.inclusion.rows().len()).filter(|&at| !forgotten.contains(&old.inclusion.rows()[at])).collect();
+        let inclusion = Inclusion::from_parts(
+            old.inclusion.design(),
+            old.inclusion.seed(),
+            kept.iter().map(|&at| old.inclusion.rows()[at]).collect(),
+            old.inclusion.counts().select(Axis(1), &kept),
+        )
+        .context("without the rows")?;
+        let train: HashSet<usize> = old.split.part(Part::Train).iter().copied().collect();
+        let from_train: Vec<usize> = forgotten.iter().copied().filter(|row| train.contains(row)).collect();
+        let split = old.split.without(&from_train)?;
+        split.check_classes(dataset)?;
+        let (plan, n_rows) = (&old.plan, forgotten.len());
+        let planned =
+            Planned::new(plan.recipe.clone(), (dataset, plan.data.clone()), split, plan.pool.clone(), inclusion)?;
+        Ok(Self { planned, retrain, n_rows })
+    }
+
+    /// Writes the plan, and carries the models over that never saw the rows.
+    ///
+    /// # Errors
+    ///
+    /// When a place cannot be read or written, or holds another bank.
+    pub fn carry(&self, (from, bank): (&Place, &Bank), to: &Place) -> anyhow::Result<()> {
+        self.planned.write(to)?;
+        let digest = self.planned.plan.digest();
+        for member in (0..self.planned.plan.n_models()).filter(|member| !self.retrain.contains(member)) {
+            if matches!(state(to, &self.planned, member)?, State::Whole(_)) {
+                continue;
+            }
+            let model = bank.model(from, member)?;
+            let State::Whole(record) = state(from, &bank.planned, member)? else {
+                anyhow::bail!("{} is missing or does not fit in {from}", record_file(member));
+            };
+            let mut record = *record;
+            record.kept_from = Some(std::mem::replace(&mut record.plan, digest.clone()));
+            to.write(&model_file(member), &model)?;
+            to.write(&record_file(member), &record.to_json())?;
+        }
+        Ok(())
+    }
+
+    /// The record, once everything is trained.
+    ///
+    /// # Errors
+    ///
+    /// When a model is missing.
+    pub fn record(&self, old: &Bank, place: &Place, new: &super::merge::Manifest) -> anyhow::Result<ForgetRecord> {
+        let mut retrain_seconds = 0.0;
+        for &member in &self.retrain {
+            let State::Whole(record) = state(place, &self.planned, member)? else {
+                anyhow::bail!("model {member} is missing");
+            };
+            retrain_seconds += record.wall_seconds;
+        }
+        let full_seconds = old.manifest.train_seconds;
+        let round = |value: f64| (value * 1000.0).round() / 1000.0;
+        Ok(ForgetRecord {
+            from: old.manifest.digest.clone(),
+            bank: new.digest.clone(),
+            n_rows: self.n_rows,
+            retrained: self.retrain.clone(),
+            n_models: self.planned.plan.n_models(),
+            retrain_seconds: round(retrain_seconds),
+            full_seconds,
+            saved: if full_seconds > 0.0 { round(1.0 - retrain_seconds / full_seconds) } else { 0.0 },
+        })
+    }
+}
