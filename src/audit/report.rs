@@ -5,9 +5,10 @@
 use serde::Serialize;
 
 use crate::audit::answers::Allows;
-use crate::audit::attack::Attack;
+use crate::audit::attack::AttackId;
 use crate::audit::duplicates::Duplicates;
-use crate::audit::interval::Estimate;
+use crate::audit::exact::Counts;
+use crate::audit::interval::{Estimate, Interval};
 use crate::audit::null::Null;
 use crate::audit::rows::AllocationRecord;
 use crate::audit::system::{Role, Skipped};
@@ -198,13 +199,21 @@ pub struct Settings {
     pub nll_floor: f64,
     /// Probabilities below this are read as this in the logarithms of the attacks.
     pub attack_floor: f64,
+    /// Shares of members among the records asked about, at which predictive values are given.
+    pub priors: Vec<f64>,
+    /// δ of the lower bounds on ε.
+    pub delta: f64,
+    /// Thresholds per class are tried.
+    pub per_class: bool,
+    /// Attacks are learned.
+    pub learned: bool,
 }
 
 /// An attack that the answers do not allow.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NotAllowed {
     /// The attack.
-    pub attack: Attack,
+    pub attack: AttackId,
     /// What it needs and these answers have not.
     pub lacks: String,
 }
@@ -223,7 +232,7 @@ pub struct Reference {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Validity {
     /// The attack.
-    pub attack: Attack,
+    pub attack: AttackId,
     /// Its AUC on the reference, the undefended model where it is there, on the attack-fit rows, with DeLong's interval.
     pub auc_undefended: Estimate,
     /// Its (a) there.
@@ -250,6 +259,16 @@ pub struct SystemFindings {
     pub attacks: Vec<AttackFindings>,
     /// The maximum over the attacks that count.
     pub headline: Figure<Headline>,
+    /// Lower bound on ε.
+    pub epsilon: Epsilon,
+    /// The headline's rule for each class of which the verdict holds members and non-members.
+    pub classes: Vec<ClassFindings>,
+    /// The class of the largest advantage.
+    pub worst_class: Figure<u32>,
+    /// Curves of the loss attack and of the headline's attacks.
+    pub curves: Vec<Curve>,
+    /// Scaled logits of all members and non-members.
+    pub histogram: Figure<Histogram>,
     /// What a reader must know about these figures.
     pub flags: Vec<String>,
 }
@@ -261,14 +280,24 @@ pub struct Utility {
     pub accuracy_members: f64,
     /// Accuracy on non-members.
     pub accuracy_non_members: f64,
+    /// Exact interval of the accuracy on members.
+    pub accuracy_members_interval: Interval,
+    /// Exact interval of the accuracy on non-members.
+    pub accuracy_non_members_interval: Interval,
     /// Mean NLL of non-members.
     pub nll: f64,
+    /// Its bootstrap interval.
+    pub nll_interval: Interval,
+    /// Mean Brier score of non-members, `Σ_j (p_j − [j = y])²`, with its bootstrap interval.
+    pub brier: Estimate,
     /// Non-members whose true class had a probability below the floor: their NLL is the floor's.
     pub n_floored: usize,
     /// Mean NLL minus the temperature-scaled rival's on the same rows, with a paired bootstrap interval.
     pub nll_minus_rival: Figure<Estimate>,
     /// Expected calibration error of non-members, 15 bins of equal mass.
     pub ece: f64,
+    /// Its bootstrap interval. A resample's error is larger on average, so it lies rather high.
+    pub ece_interval: Interval,
     /// Share of all rows whose label is the undefended model's; 1 by R1.
     pub label_agreement: Figure<f64>,
 }
@@ -277,7 +306,7 @@ pub struct Utility {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AttackFindings {
     /// The attack.
-    pub attack: Attack,
+    pub attack: AttackId,
     /// Whether it counts (R16).
     pub counts: bool,
     /// (a) on the attack-fit rows, by which the headline's attack is chosen.
@@ -294,8 +323,110 @@ pub struct AttackFindings {
     pub fixed_minus_floor: Estimate,
     /// AUC minus the floor's, with DeLong's paired interval.
     pub auc_minus_floor: Estimate,
+    /// Newcombe's interval of (a) at its own threshold: too narrow, since the threshold is chosen on these rows. Its
+    /// null says whether (a) means anything.
+    pub widest_interval: Interval,
+    /// What the fixed rule of (b) says.
+    pub calls: Calls,
     /// True-positive rates at stated false-positive rates.
     pub tpr_at_fpr: Vec<TprAt>,
+    /// Lower bound on ε by a rule that was chosen on the attack-fit rows, at the settings' level; 0 where nothing
+    /// is refuted.
+    pub epsilon_lower_bound: f64,
+}
+
+/// What a rule says that was fixed on the attack-fit rows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Calls {
+    /// The counts.
+    pub counts: Counts,
+    /// Recall of the members (TPR), exact interval.
+    pub recall_members: Estimate,
+    /// Recall of the non-members (1 − FPR), exact interval.
+    pub recall_non_members: Estimate,
+    /// Mean of the two recalls: .5 + (b)/2, with (b)'s interval.
+    pub balanced_accuracy: Estimate,
+    /// P(member | called a member).
+    pub predictive_values: Vec<PredictiveValue>,
+}
+
+/// P(member | called a member) at one prior.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PredictiveValue {
+    /// Share of members among the records asked about.
+    pub prior: f64,
+    /// The value with its interval.
+    pub value: Figure<Estimate>,
+}
+
+/// The lower bound on ε of one system.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Epsilon {
+    /// The attack, chosen on the attack-fit rows with its rule.
+    pub attack: AttackId,
+    /// Any (ε, δ)-private training with a smaller ε would have shown these counts with probability 1 − level at most.
+    pub lower_bound: f64,
+    /// What a perfect attack would have shown on as many rows.
+    pub ceiling: f64,
+    /// δ.
+    pub delta: f64,
+    /// Confidence.
+    pub level: f64,
+    /// What the run record claims.
+    pub claim: Figure<Claim>,
+    /// The lower bound exceeds the claim: one of the two is wrong.
+    pub contradicts_claim: bool,
+}
+
+/// A privacy claim of a training run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, serde::Deserialize)]
+pub struct Claim {
+    /// ε.
+    pub epsilon: f64,
+    /// δ.
+    pub delta: f64,
+}
+
+/// The fixed rule of the headline on the rows of one class.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ClassFindings {
+    /// The true label.
+    pub class: u32,
+    /// What the rule says of its rows.
+    pub counts: Counts,
+    /// TPR − FPR; the intervals of all classes hold together at the settings' level (Bonferroni).
+    pub advantage: Estimate,
+}
+
+/// One point of a curve that is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct CurvePoint {
+    /// False-positive rate.
+    pub fpr: f64,
+    /// True-positive rate.
+    pub tpr: f64,
+    /// Exact pointwise interval of the true-positive rate.
+    pub tpr_interval: Interval,
+}
+
+/// A curve, thinned to what can be drawn: every point of it is a point of the exact curve.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Curve {
+    /// The attack.
+    pub attack: AttackId,
+    /// Its points, from the lowest rate.
+    pub points: Vec<CurvePoint>,
+}
+
+/// Scaled logits of members and non-members in bins of equal width (the paper's figure 1).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Histogram {
+    /// The edges: one more than bins. The first and the last bin hold what lies outside, too.
+    pub edges: Vec<f64>,
+    /// Members in each bin.
+    pub members: Vec<u64>,
+    /// Non-members in each bin.
+    pub non_members: Vec<u64>,
 }
 
 /// A true-positive rate at a stated false-positive rate, without interpolation.
@@ -307,19 +438,28 @@ pub struct TprAt {
     pub tpr: Figure<f64>,
     /// The FPR at that point.
     pub attained_fpr: Option<f64>,
+    /// Exact interval of the TPR at that point, as if its threshold had been known before.
+    pub tpr_interval: Option<Interval>,
+    /// Exact interval of the FPR at that point.
+    pub attained_fpr_interval: Option<Interval>,
+    /// P(member | called a member) at that point.
+    pub predictive_values: Vec<PredictiveValue>,
 }
 
 /// The strongest of the attacks that count.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Headline {
     /// The attack of the largest (a).
-    pub widest_attack: Attack,
+    pub widest_attack: AttackId,
     /// The largest (a).
     pub widest: f64,
-    /// The permutation null of that maximum.
+    /// The permutation null of that maximum over all attacks that count: its p-value is corrected for having tried
+    /// so many.
     pub widest_null: Figure<Null>,
+    /// How many attacks count.
+    pub n_attacks: usize,
     /// The attack that is strongest on the attack-fit rows: chosen before a verdict row is looked at.
-    pub fixed_attack: Attack,
+    pub fixed_attack: AttackId,
     /// Its (b).
     pub fixed: Estimate,
     /// That (b) minus the floor's on the same rows, paired bootstrap.

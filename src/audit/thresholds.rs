@@ -22,12 +22,7 @@ impl PerClass {
     ///
     /// # Errors
     /// As [`Roc::new`] for all rows.
-    pub fn fit(
-        scores: &[f64],
-        memberships: &[bool],
-        classes: &[u32],
-        n_classes: usize,
-    ) -> Result<Self, RocError> {
+    pub fn fit(scores: &[f64], memberships: &[bool], classes: &[u32], n_classes: usize) -> Result<Self, RocError> {
         let global = threshold(scores, memberships)?.unwrap_or_else(|| scores.iter().copied().fold(f64::MIN, f64::max));
         let mut rows: Vec<(Vec<f64>, Vec<bool>)> = vec![(Vec::new(), Vec::new()); n_classes];
         for ((&score, &member), &class) in scores.iter().zip(memberships).zip(classes) {
