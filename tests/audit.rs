@@ -444,6 +444,7 @@ fn small_report() -> Report {
             doubts: Vec::new(),
         },
         findings,
+        policy: Figure::missing("no policy was given"),
         not_tried: report::NOT_TRIED.to_vec(),
     }
 }

@@ -10,6 +10,7 @@ use crate::audit::duplicates::Duplicates;
 use crate::audit::exact::Counts;
 use crate::audit::interval::{Estimate, Interval};
 use crate::audit::null::Null;
+use crate::audit::policy::Verdict;
 use crate::audit::rows::AllocationRecord;
 use crate::audit::system::{Role, Skipped};
 use crate::audit::temperature::Temperature;
@@ -58,6 +59,8 @@ pub struct Report {
     pub origin: Origin,
     /// The figures.
     pub findings: Findings,
+    /// How the limits of a policy stand.
+    pub policy: Figure<Verdict>,
     /// Attacks that were not run: nothing here says how they would do.
     pub not_tried: Vec<&'static str>,
 }

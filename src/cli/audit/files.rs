@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 
 use super::Args;
+use crate::audit::html;
 use crate::audit::render::{self, Layout};
 use crate::audit::report::Report;
 use crate::data::{check_writable, is_same_file, write_atomic};
 
 /// The files that are asked for, with their options.
 fn outputs(args: &Args) -> Vec<(&'static str, &PathBuf)> {
-    let all = [("--json", &args.json), ("--markdown", &args.markdown)];
+    let all = [("--json", &args.json), ("--markdown", &args.markdown), ("--html", &args.html), ("--csv", &args.csv)];
     all.into_iter().filter_map(|(option, path)| path.as_ref().map(|path| (option, path))).collect()
 }
 
@@ -25,8 +26,10 @@ fn inputs(args: &Args) -> Vec<&Path> {
         &args.members,
         &args.non_members,
         &args.calibration_rows,
+        &args.policy,
     ];
-    single.into_iter().flatten().chain(&args.defence).map(PathBuf::as_path).collect()
+    let single = single.into_iter().flatten();
+    single.chain(&args.defence).map(PathBuf::as_path).collect()
 }
 
 /// Checks that every output can be written, and that none is an input or another output.
@@ -54,8 +57,9 @@ pub(super) fn check(args: &Args) -> anyhow::Result<()> {
 /// # Errors
 /// What the operating system says.
 pub(super) fn write(args: &Args, report: &Report) -> anyhow::Result<()> {
-    for (option, path) in outputs(args) {
+    for (option, path) in outputs(args).into_iter().filter(|(option, _)| *option != "--csv") {
         let bytes = match option {
+            "--html" => html::page(report).into_bytes(),
             "--markdown" => render::report(report, Layout::Markdown).into_bytes(),
             _ => {
                 let mut json = serde_json::to_vec_pretty(report)?;

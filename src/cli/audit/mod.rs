@@ -1,8 +1,9 @@
 //! `sordino audit`: attack a model and its defences on rows whose membership is known, and report.
 //!
-//! This file knows the command line and the order of the work. [`model`] and [`predictions`] know
-//! where answers come from, [`files`] what is written, [`record`] what a report tells about the run.
+//! This file knows the command line and the order of the work. [`model`], [`endpoint`] and
+//! [`predictions`] know where answers come from, [`files`] what is written, [`record`] what a report tells about the run.
 
+mod endpoint;
 mod files;
 mod model;
 mod predictions;
@@ -16,15 +17,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::inspect::ScoreArgs;
 use crate::audit::duplicates::Duplicates;
+use crate::audit::policy::{Policy, Stands};
 use crate::audit::render::{self, Layout};
 use crate::audit::report::{self, Figure, Origin, Report, Settings};
 use crate::audit::source::predictions::TakenAs;
 use crate::audit::source::sides::Sides;
-use crate::audit::study;
 use crate::audit::system::{Skipped, System};
 use crate::audit::target::Target;
-use crate::data::{DataSource, Dataset, Split, read_row_numbers};
-use crate::defence::DefenceConfig;
+use crate::audit::{records, study};
+use crate::data::{DataSource, Dataset, Split, read_row_numbers, write_atomic};
+use crate::defence::{DefenceConfig, Method, ScoreKind};
 
 /// Attack a model and its defences, and report what their answers tell about who was in the training set.
 ///
@@ -35,10 +37,10 @@ use crate::defence::DefenceConfig;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The ONNX file; without it, the bundled classifier.
-    #[arg(long, value_name = "FILE", requires = "data", requires = "sides")]
+    #[arg(long, value_name = "FILE", requires = "data", requires = "sides", group = "audited")]
     model: Option<PathBuf>,
     /// The centroid file of that model; without it, only defences that need none.
-    #[arg(long, value_name = "FILE", requires = "model")]
+    #[arg(long, value_name = "FILE", requires = "audited")]
     centroids: Option<PathBuf>,
     /// The labelled rows: `fashion-mnist`, `fashion-mnist:DIR`, `idx:DIR`, `folder:DIR` or `csv:FILE`.
     #[arg(long, value_name = "SOURCE")]
@@ -79,6 +81,16 @@ pub struct Args {
     /// Write the report as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Hold the figures against limits (TOML, see deploy/audit-policy.toml): exit code 0 where all are held, 3 where one
+    /// is violated, 4 where these rows cannot tell.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Write the report as one page of HTML, which needs no network and no script.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write a line for each record: its answer under every system, and what each attack makes of it.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
     /// Write the tables as Markdown.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
@@ -89,7 +101,56 @@ pub struct Args {
     #[arg(long)]
     quiet: bool,
     #[command(flatten)]
+    endpoint: EndpointArgs,
+    #[command(flatten)]
     scores: ScoreArgs,
+}
+
+/// How a running endpoint is asked.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Auditing an endpoint")]
+pub struct EndpointArgs {
+    /// Audit a running endpoint of the Open Inference Protocol (Sordino, Triton, KServe …) by its http:// URL. With one
+    /// --defence and its --centroids the attacker knows that defence.
+    #[arg(long = "endpoint", value_name = "URL", requires = "data", requires = "sides", group = "audited",
+        conflicts_with_all = ["model", "predictions"])]
+    url: Option<String>,
+    /// The model's name, where the URL does not end in /v2/models/NAME.
+    #[arg(long, value_name = "NAME", requires = "url")]
+    endpoint_model: Option<String>,
+    /// The output to read.
+    #[arg(long, value_name = "NAME", requires = "url")]
+    output: Option<String>,
+    /// What the output's numbers are, where they are no probabilities: logits, probabilities or log_probabilities.
+    #[arg(long, value_name = "KIND", requires = "url", value_parser = score_kind)]
+    output_kind: Option<ScoreKind>,
+    /// Rows that may be asked at most in this run.
+    #[arg(long, value_name = "N", requires = "url")]
+    query_budget: Option<u64>,
+    /// Rows a second at most.
+    #[arg(long, value_name = "N", requires = "url", value_parser = above_zero)]
+    rate: Option<f64>,
+    /// Where answers are kept while they come, so that the same command goes on where it stopped; without it, a file
+    /// beside the first report asked for.
+    #[arg(long, value_name = "FILE", requires = "url")]
+    answers: Option<PathBuf>,
+    /// Seconds for one answer.
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    timeout: u32,
+    /// Ask an endpoint that is not on this machine: with its owner's consent.
+    #[arg(long, requires = "url")]
+    allow_remote: bool,
+}
+
+fn score_kind(word: &str) -> Result<ScoreKind, String> {
+    let all = [ScoreKind::Logits, ScoreKind::Probabilities, ScoreKind::LogProbabilities];
+    let found = all.into_iter().find(|kind| kind.name() == word);
+    found.ok_or_else(|| format!("expected logits, probabilities or log_probabilities, got {word:?}"))
+}
+
+fn above_zero(word: &str) -> Result<f64, String> {
+    let number = word.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0);
+    number.ok_or_else(|| format!("expected a number above 0, got {word:?}"))
 }
 
 /// What is to be studied, wherever its answers come from.
@@ -98,6 +159,8 @@ struct Case {
     systems: Vec<System>,
     skipped: Vec<Skipped>,
     origin: Origin,
+    /// What must be said of systems that use centroids.
+    centroid_doubts: Vec<String>,
 }
 
 fn taken_as(word: &str) -> Result<TakenAs, String> {
@@ -108,29 +171,65 @@ fn taken_as(word: &str) -> Result<TakenAs, String> {
     }
 }
 
-/// Runs the command. The exit code is 0 whatever was found: this is a measurement and no gate.
+/// Exit code where a limit of the policy is violated.
+const VIOLATED: u8 = 3;
+/// Exit code where the rows cannot tell whether a limit is held.
+const UNDECIDED: u8 = 4;
+
+/// Runs the command. Without a policy the exit code is 0 whatever was found: a measurement, and no gate.
 ///
 /// # Errors
 /// When a file cannot be read or written, or model, centroids, data and split do not belong together.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     files::check(args)?;
-    let settings = Settings {
+    let policy = args.policy.as_deref().map(read_policy).transpose()?;
+    let mut settings = Settings {
         seed: args.seed,
         n_permutations: args.permutations as usize,
         n_resamples: args.bootstrap as usize,
         ..Settings::default()
     };
-    let report = match &args.predictions {
-        Some(path) => {
-            let Case { target, systems, skipped, origin } = predictions::case(args, path)?;
-            let findings = study::run(&target, &systems, skipped, &settings)?;
-            finished(origin, findings)
+    for limit in policy.iter().flat_map(|policy| &policy.tpr_at_fpr) {
+        if !settings.fpr_targets.contains(&limit.fpr) {
+            settings.fpr_targets.push(limit.fpr);
         }
-        None => model::report(args, &settings)?,
+    }
+    let case = match (&args.predictions, &args.endpoint.url) {
+        (Some(path), _) => predictions::case(args, path)?,
+        (None, Some(url)) => endpoint::case(args, url)?,
+        (None, None) => model::case(args)?,
     };
+    let mut findings = study::run(&case.target, &case.systems, case.skipped, &settings)?;
+    for found in findings.systems.iter_mut().filter(|found| found.defence.as_ref().is_some_and(needs_centroids)) {
+        found.flags.extend(case.centroid_doubts.iter().cloned());
+    }
+    let mut report = finished(case.origin, findings);
+    if let Some(path) = &args.csv {
+        let table = records::csv(&case.target, &case.systems, args.seed)?;
+        write_atomic(path, &table).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(policy) = policy {
+        report.policy = Figure::known(policy.judge(&report.findings)?);
+    }
     print!("{}", render::report(&report, Layout::Terminal));
     files::write(args, &report)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(match report.policy.value.map(|verdict| verdict.stands) {
+        None | Some(Stands::Held) => ExitCode::SUCCESS,
+        Some(Stands::Violated) => ExitCode::from(VIOLATED),
+        Some(Stands::Undecided) => ExitCode::from(UNDECIDED),
+    })
+}
+
+fn needs_centroids(config: &DefenceConfig) -> bool {
+    config.method != Method::LabelOnly
+}
+
+fn read_policy(path: &Path) -> anyhow::Result<Policy> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    let policy: Policy = toml::from_str(&text).with_context(|| shown.to_string())?;
+    policy.check().with_context(|| shown.to_string())?;
+    Ok(policy)
 }
 
 fn finished(origin: Origin, findings: report::Findings) -> Report {
@@ -139,6 +238,7 @@ fn finished(origin: Origin, findings: report::Findings) -> Report {
         format_version: report::FORMAT_VERSION,
         origin,
         findings,
+        policy: Figure::missing("no policy was given"),
         not_tried: report::NOT_TRIED.to_vec(),
     }
 }
@@ -215,7 +315,6 @@ fn read_defence(path: &Path) -> anyhow::Result<(String, DefenceConfig)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::defence::Method;
 
     fn defence_file(text: &str) -> anyhow::Result<(String, DefenceConfig)> {
         let dir = tempfile::tempdir().unwrap();
@@ -262,6 +361,12 @@ mod tests {
         assert!(parse(&["--predictions", "p.csv", "--scores-of", "else"]).is_err());
         assert!(parse(&["--predictions", "p.csv", "--model", "m", "--data", "idx:d", "--split", "s"]).is_err());
         assert!(parse(&["--scores-of", "undefended"]).is_err());
+        let asked = ["--endpoint", "http://127.0.0.1:1/v2/models/m", "--data", "idx:d", "--split", "s"];
+        assert!(parse(&asked).is_ok());
+        assert!(parse(&[&asked[..], &["--rate", "0"]].concat()).is_err());
+        assert!(parse(&[&asked[..], &["--rate", "5", "--query-budget", "100"]].concat()).is_ok());
+        assert!(parse(&[&asked[..], &["--model", "m.onnx"]].concat()).is_err());
+        assert!(parse(&["--rate", "5"]).is_err());
         assert!(parse(&["--centroids", "c"]).is_err());
         assert!(parse(&["--bootstrap", "5"]).is_err());
     }

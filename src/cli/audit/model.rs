@@ -7,13 +7,13 @@ use anyhow::{Context as _, bail, ensure};
 use sha2::{Digest, Sha256};
 
 use super::record::{command_line, commit, machine};
-use super::{Args, finished, read, read_defence};
+use super::{Args, Case, read, read_defence};
 use crate::artifact::ModelDigest;
-use crate::audit::report::{Figure, Origin, Report, Settings, SourceRecord};
+use crate::audit::collect;
+use crate::audit::report::{Figure, Origin, SourceRecord};
 use crate::audit::source::sides::Sides;
 use crate::audit::system::{System, build_all};
 use crate::audit::target::Target;
-use crate::audit::{collect, study};
 use crate::data::{DataSource, Dataset, Part, Split, hex};
 use crate::defence::{Defence, DefenceConfig, Fitted, Method};
 use crate::engine::Engine as _;
@@ -36,30 +36,22 @@ struct Subject {
     split: Option<Split>,
 }
 
-/// Reads the model and its rows, collects its scores and studies every system over them.
+/// Reads the model and its rows, and collects its scores.
 ///
 /// # Errors
 /// When a file cannot be read, or model, centroids, data and sides do not belong together.
-pub(super) fn report(args: &Args, settings: &Settings) -> anyhow::Result<Report> {
+pub(super) fn case(args: &Args) -> anyhow::Result<Case> {
     let given = args.defence.iter().map(|path| read_defence(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let subject = Subject::load(args)?;
     let spec = subject.pipeline.engine().spec().clone();
     let (systems, skipped) = build_all(&given, subject.fitted.as_ref(), spec.score_kind, spec.n_classes)
         .map_err(|(name, error)| anyhow::Error::new(error).context(format!("defence {name:?}")))?;
-
     let start = Instant::now();
     let target = subject.collect(args)?;
     let inference_seconds = start.elapsed().as_secs_f64();
-    let mut findings = study::run(&target, &systems, skipped, settings)?;
-    for found in findings.systems.iter_mut().filter(|found| found.defence.as_ref().is_some_and(needs_centroids)) {
-        found.flags.extend(subject.doubts.iter().cloned());
-    }
     let pipeline_agrees = subject.pipeline_agrees(args.batch_size as usize, &systems, &target)?;
-    Ok(finished(subject.origin(pipeline_agrees, inference_seconds), findings))
-}
-
-fn needs_centroids(config: &DefenceConfig) -> bool {
-    config.method != Method::LabelOnly
+    let origin = subject.origin(pipeline_agrees, inference_seconds);
+    Ok(Case { target, systems, skipped, origin, centroid_doubts: subject.doubts })
 }
 
 impl Subject {

@@ -56,5 +56,5 @@ pub(super) fn case(args: &Args, path: &Path) -> anyhow::Result<Case> {
         inference_seconds: Figure::missing(no_model),
         doubts: predictions.doubts(),
     };
-    Ok(Case { target, systems, skipped, origin })
+    Ok(Case { target, systems, skipped, origin, centroid_doubts: Vec::new() })
 }
