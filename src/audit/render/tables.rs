@@ -1,111 +1,89 @@
-//! A report as text: aligned tables for a terminal, or Markdown for a file.
+//! What a report says in tables, facts and lists, for every layout.
 
-use std::fmt::Write as _;
-
+use crate::audit::duplicates::Duplicates;
 use crate::audit::interval::Estimate;
 use crate::audit::null::Null;
+use crate::audit::policy::{Judgement, Stands, Verdict};
 use crate::audit::report::{AttackFindings, Figure, Findings, Report, SystemFindings, TprAt};
 use crate::audit::system::Role;
 
-/// How a report is laid out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
-    /// Aligned columns.
-    Terminal,
-    /// Markdown.
-    Markdown,
-}
-
 /// A table: the first columns hold words (left), the rest figures (right).
-struct Table {
-    title: &'static str,
-    note: String,
-    n_word_columns: usize,
-    header: Vec<&'static str>,
-    rows: Vec<Vec<String>>,
+pub(in crate::audit) struct Table {
+    pub(in crate::audit) title: &'static str,
+    pub(in crate::audit) note: String,
+    pub(in crate::audit) n_word_columns: usize,
+    pub(in crate::audit) header: Vec<String>,
+    pub(in crate::audit) rows: Vec<Vec<String>>,
 }
 
-/// The whole report as text.
-#[must_use]
-pub fn report(report: &Report, layout: Layout) -> String {
+/// All tables, in their order.
+pub(in crate::audit) fn all(report: &Report) -> Vec<Table> {
     let findings = &report.findings;
-    let mut text = String::new();
-    text.push_str(&origin(report, layout));
-    for table in [before_and_after(report), utility(findings), headlines(findings), battery(findings)] {
-        text.push('\n');
-        text.push_str(&table.text(layout));
-    }
-    text.push('\n');
-    text.push_str(&lists(report, layout));
-    text
+    let policy = report.policy.value.as_ref().map(policy);
+    let all = [
+        headlines(findings),
+        before_and_after(report),
+        utility(findings),
+        calls(findings),
+        epsilon(findings),
+        classes(findings),
+        battery(findings),
+    ];
+    policy.into_iter().chain(all).collect()
 }
 
-impl Table {
-    fn text(&self, layout: Layout) -> String {
-        let mut text = match layout {
-            Layout::Terminal => format!("{}\n", self.title),
-            Layout::Markdown => format!("## {}\n\n", self.title),
-        };
-        let widths: Vec<usize> = (0..self.header.len())
-            .map(|column| {
-                let cells = self.rows.iter().map(|row| row[column].chars().count());
-                cells.chain([self.header[column].chars().count()]).max().unwrap_or(0)
-            })
-            .collect();
-        let line = |cells: &mut dyn Iterator<Item = &str>| {
-            let mut line = String::new();
-            for (column, cell) in cells.enumerate() {
-                let width = widths[column];
-                let gap = if layout == Layout::Terminal { "  " } else { " | " };
-                line.push_str(if column == 0 && layout == Layout::Markdown { "| " } else { gap });
-                let _ = if column < self.n_word_columns {
-                    write!(line, "{cell:<width$}")
-                } else {
-                    write!(line, "{cell:>width$}")
-                };
-            }
-            if layout == Layout::Markdown {
-                line.push_str(" |");
-            }
-            line.trim_end().to_owned() + "\n"
-        };
-        text.push_str(&line(&mut self.header.iter().copied()));
-        if layout == Layout::Markdown {
-            let rule = |column| if column < self.n_word_columns { "---" } else { "---:" };
-            let rules: Vec<&str> = (0..self.header.len()).map(rule).collect();
-            let _ = writeln!(text, "| {} |", rules.join(" | "));
-        }
-        let mut previous = None;
-        for row in &self.rows {
-            let first = row.first().map(String::as_str);
-            let repeats = layout == Layout::Terminal && first == previous;
-            previous = first;
-            text.push_str(&line(
-                &mut row.iter().enumerate().map(|(c, cell)| if c == 0 && repeats { "" } else { cell.as_str() }),
-            ));
-        }
-        match layout {
-            Layout::Terminal => self.note.lines().for_each(|note| text.push_str(&format!("  {note}\n"))),
-            Layout::Markdown => text.push_str(&format!("\n{}\n", self.note)),
-        }
-        text
+fn policy(verdict: &Verdict) -> Table {
+    let row = |one: &Judgement| {
+        vec![
+            one.system.clone(),
+            one.quantity.clone(),
+            one.stands.words().to_owned(),
+            one.why.clone(),
+            format!("{:.4}", one.limit),
+            one.found.map_or("n/a".to_owned(), |found| format!("[{:.4}, {:.4}]", found.low, found.high)),
+        ]
+    };
+    Table {
+        title: "The policy",
+        note: format!(
+            "{}. Held: the whole interval is within the limit; violated: all of it is beyond; undecided: these rows cannot \
+             tell.\nProvenance of the limits: {}",
+            match verdict.stands {
+                Stands::Held => "All limits are held",
+                Stands::Violated => "The policy is violated",
+                Stands::Undecided => "No limit is violated, but not all could be decided",
+            },
+            if verdict.policy.provenance.is_empty() { "none given" } else { &verdict.policy.provenance },
+        ),
+        n_word_columns: 4,
+        header: words(&["system", "limited", "stands", "why", "limit", "found"]),
+        rows: verdict.judgements.iter().map(row).collect(),
     }
 }
 
-fn origin(report: &Report, layout: Layout) -> String {
+/// What was audited, with what, where: a name and words for each.
+pub(in crate::audit) fn facts(report: &Report) -> Vec<(&'static str, String)> {
     let (origin, findings) = (&report.origin, &report.findings);
     let rows = &findings.rows;
     let settings = &findings.settings;
-    let facts = [
+    vec![
         ("command", origin.command.clone()),
         ("sordino", format!("{}, commit {}", origin.sordino_version, known_or_reason(&origin.commit, String::clone))),
         ("machine", origin.machine.clone()),
-        ("model", format!("{}, sha256 {}", origin.model, origin.model_digest)),
+        ("answers", origin.source.words()),
+        ("model", format!("{}, sha256 {}", origin.model, known_or_reason(&origin.model_digest, String::clone))),
         ("scores", origin.scores_decided.clone()),
         ("centroids", known_or_reason(&origin.artifact_digest, |digest| format!("sha256 {digest}"))),
-        ("data", format!("{}, sha256 {}", origin.data_source, origin.dataset_digest)),
-        ("duplicates", origin.duplicates.words()),
-        ("split", format!("seed {}, sha256 {}", origin.split_seed, origin.split_digest)),
+        ("data", format!("{}, sha256 {}", origin.data_source, known_or_reason(&origin.dataset_digest, String::clone))),
+        ("duplicates", known_or_reason(&origin.duplicates, Duplicates::words)),
+        (
+            "split",
+            format!(
+                "seed {}, sha256 {}",
+                known_or_reason(&origin.split_seed, u64::to_string),
+                known_or_reason(&origin.split_digest, String::clone)
+            ),
+        ),
         (
             "members",
             format!(
@@ -145,19 +123,31 @@ fn origin(report: &Report, layout: Layout) -> String {
                 .to_owned()
             }),
         ),
+    ]
+}
+
+/// Lists of sentences with their titles: flags, systems left out, attacks that were not tried.
+pub(in crate::audit) fn lists(report: &Report) -> Vec<(&'static str, Vec<String>)> {
+    let findings = &report.findings;
+    let flags: Vec<String> = findings
+        .systems
+        .iter()
+        .flat_map(|system| system.flags.iter().map(move |flag| format!("{}: {flag}", system.name)))
+        .collect();
+    let duplicates = report.origin.duplicates.value.iter().filter(|found| found.non_members > 0).map(Duplicates::words);
+    let flags = duplicates.chain(report.origin.doubts.iter().cloned()).chain(flags).collect();
+    let skipped: Vec<String> = findings.skipped.iter().map(|one| format!("{}: {}", one.name, one.reason)).collect();
+    let not_tried: Vec<String> = report.not_tried.iter().map(|&line| line.to_owned()).collect();
+    let not_allowed = findings.not_allowed.iter();
+    let not_allowed =
+        not_allowed.map(|one| format!("{}: these answers have not {}", one.attack.name(), one.lacks)).collect();
+    let all = [
+        ("Flags", flags),
+        ("Systems left out", skipped),
+        ("Attacks that these answers do not allow", not_allowed),
+        ("Not tried", not_tried),
     ];
-    let mut text = match layout {
-        Layout::Terminal => format!("Audit of {}\n", origin.model),
-        Layout::Markdown => format!("# Audit of {}\n\n", origin.model),
-    };
-    for (name, value) in facts {
-        let _ = match layout {
-            Layout::Terminal => writeln!(text, "  {name:<12}  {value}"),
-            Layout::Markdown if name == "command" => writeln!(text, "- {name}: `{value}`"),
-            Layout::Markdown => writeln!(text, "- {name}: {value}"),
-        };
-    }
-    text
+    all.into_iter().filter(|(_, lines)| !lines.is_empty()).collect()
 }
 
 fn before_and_after(report: &Report) -> Table {
@@ -186,7 +176,7 @@ fn before_and_after(report: &Report) -> Table {
             report.findings.settings.overhead_passes
         ),
         n_word_columns: 3,
-        header: vec!["model", "stage", "system", "train acc", "test acc", "overhead s", "AUC", "advantage", "gap"],
+        header: words(&["model", "stage", "system", "train acc", "test acc", "overhead s", "AUC", "advantage", "gap"]),
         rows: rows.collect(),
     }
 }
@@ -215,7 +205,16 @@ fn utility(findings: &Findings) -> Table {
             findings.settings.nll_floor
         ),
         n_word_columns: 1,
-        header: vec!["system", "acc members", "acc non-members", "NLL", "NLL − rival", "floored", "ECE", "labels kept"],
+        header: words(&[
+            "system",
+            "acc members",
+            "acc non-members",
+            "NLL",
+            "NLL − rival",
+            "floored",
+            "ECE",
+            "labels kept",
+        ]),
         rows: rows.collect(),
     }
 }
@@ -261,7 +260,7 @@ fn headlines(findings: &Findings) -> Table {
             margin = findings.settings.margin,
         ),
         n_word_columns: 1,
-        header: vec![
+        header: words(&[
             "system",
             "(a) by",
             "(a)",
@@ -271,13 +270,13 @@ fn headlines(findings: &Findings) -> Table {
             "(b) minus floor",
             "stands",
             "leak seen",
-        ],
+        ]),
         rows: findings.systems.iter().map(row).collect(),
     }
 }
 
 /// Whether a system answers with the label alone, so that a comparison with the floor says nothing.
-fn is_floor(system: &SystemFindings) -> bool {
+pub(in crate::audit) fn is_floor(system: &SystemFindings) -> bool {
     system.role == Role::Floor
 }
 
@@ -304,7 +303,7 @@ fn battery(findings: &Findings) -> Table {
             targets.join(" and ")
         ),
         n_word_columns: 2,
-        header: vec![
+        header: words(&[
             "system",
             "attack",
             "AUC",
@@ -313,7 +312,7 @@ fn battery(findings: &Findings) -> Table {
             "(b)",
             "(b) minus floor",
             "TPR at FPR (attained)",
-        ],
+        ]),
         rows: findings
             .systems
             .iter()
@@ -322,36 +321,7 @@ fn battery(findings: &Findings) -> Table {
     }
 }
 
-fn lists(report: &Report, layout: Layout) -> String {
-    let findings = &report.findings;
-    let flags: Vec<String> = findings
-        .systems
-        .iter()
-        .flat_map(|system| system.flags.iter().map(move |flag| format!("{}: {flag}", system.name)))
-        .collect();
-    let duplicates = &report.origin.duplicates;
-    let flags = (duplicates.non_members > 0).then(|| duplicates.words()).into_iter().chain(flags).collect();
-    let skipped: Vec<String> = findings.skipped.iter().map(|one| format!("{}: {}", one.name, one.reason)).collect();
-    let not_tried: Vec<String> = report.not_tried.iter().map(|&line| line.to_owned()).collect();
-    let mut text = String::new();
-    for (title, lines) in [("Flags", flags), ("Systems left out", skipped), ("Not tried", not_tried)] {
-        if lines.is_empty() {
-            continue;
-        }
-        text.push_str(&match layout {
-            Layout::Terminal => format!("{title}\n"),
-            Layout::Markdown => format!("## {title}\n\n"),
-        });
-        for line in lines {
-            let bullet = if layout == Layout::Terminal { "  - " } else { "- " };
-            let _ = writeln!(text, "{bullet}{line}");
-        }
-        text.push('\n');
-    }
-    text
-}
-
-fn known_or_reason<T>(figure: &Figure<T>, words: impl Fn(&T) -> String) -> String {
+pub(in crate::audit) fn known_or_reason<T>(figure: &Figure<T>, words: impl Fn(&T) -> String) -> String {
     match (&figure.value, &figure.reason) {
         (Some(value), _) => words(value),
         (None, Some(reason)) => format!("none: {reason}"),
@@ -359,11 +329,11 @@ fn known_or_reason<T>(figure: &Figure<T>, words: impl Fn(&T) -> String) -> Strin
     }
 }
 
-fn estimate(estimate: &Estimate) -> String {
+pub(in crate::audit) fn estimate(estimate: &Estimate) -> String {
     format!("{:.4} [{:.4}, {:.4}]", estimate.value, estimate.low, estimate.high)
 }
 
-fn signed_estimate(estimate: &Estimate) -> String {
+pub(in crate::audit) fn signed_estimate(estimate: &Estimate) -> String {
     // `+ 0.0` so that no minus zero is shown.
     let [value, low, high] = [estimate.value, estimate.low, estimate.high].map(|end| end + 0.0);
     format!("{value:+.4} [{low:+.4}, {high:+.4}]")
@@ -377,5 +347,90 @@ fn tpr_words(at: &TprAt) -> String {
     match (at.tpr.value, at.attained_fpr) {
         (Some(tpr), Some(attained)) => format!("{tpr:.4} ({attained:.4})"),
         _ => "not resolvable".to_owned(),
+    }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+/// The attack by whose rule a system's calls are shown: the headline's, else the first.
+fn ruling(system: &SystemFindings) -> Option<&AttackFindings> {
+    let named = system.headline.value.as_ref().map(|headline| &headline.fixed_attack);
+    named.and_then(|named| system.attacks.iter().find(|found| found.attack == *named)).or(system.attacks.first())
+}
+
+fn calls(findings: &Findings) -> Table {
+    let row = |system: &SystemFindings| {
+        let found = ruling(system)?;
+        let calls = &found.calls;
+        let mut cells = vec![system.name.clone(), found.attack.name().to_owned()];
+        let recalls = [&calls.recall_members, &calls.recall_non_members, &calls.balanced_accuracy];
+        cells.extend(recalls.map(estimate));
+        let worth = |value: &Figure<Estimate>| value.value.as_ref().map_or("n/a".to_owned(), estimate);
+        cells.extend(calls.predictive_values.iter().map(|at| worth(&at.value)));
+        Some(cells)
+    };
+    let mut header = words(&["system", "rule of", "recall members", "recall non-members", "balanced accuracy"]);
+    header.extend(findings.settings.priors.iter().map(|prior| format!("PPV at {} %", 100.0 * prior)));
+    Table {
+        title: "What a call is worth",
+        note: "Verdict rows; the rule of (b), fixed on the attack-fit rows. PPV: the share of true members among the rows \
+               that it calls members, where so many in a hundred of all rows asked about are members."
+            .to_owned(),
+        n_word_columns: 2,
+        header,
+        rows: findings.systems.iter().filter_map(row).collect(),
+    }
+}
+
+fn epsilon(findings: &Findings) -> Table {
+    let row = |system: &SystemFindings| {
+        let epsilon = &system.epsilon;
+        let claim = epsilon.claim.value.map_or("none".to_owned(), |claim| format!("{:.3}", claim.epsilon));
+        let stands = if epsilon.contradicts_claim { " CONTRADICTED" } else { "" };
+        vec![
+            system.name.clone(),
+            epsilon.attack.name().to_owned(),
+            format!("{:.3}", epsilon.lower_bound),
+            format!("{:.3}", epsilon.ceiling),
+            format!("{claim}{stands}"),
+        ]
+    };
+    Table {
+        title: "Lower bounds on ε",
+        note: format!(
+            "Any (ε, δ)-private training with a smaller ε would have shown such counts with probability {:.3} at most \
+             (δ = {:e}). Ceiling: what a perfect attack would have shown on as many rows.",
+            1.0 - findings.settings.level,
+            findings.settings.delta
+        ),
+        n_word_columns: 2,
+        header: words(&["system", "attack", "ε at least", "ceiling", "claimed ε"]),
+        rows: findings.systems.iter().map(row).collect(),
+    }
+}
+
+fn classes(findings: &Findings) -> Table {
+    let row = |system: &SystemFindings| {
+        let worst = system.worst_class.value?;
+        let found = system.classes.iter().find(|found| found.class == worst)?;
+        let counts = &found.counts;
+        Some(vec![
+            system.name.clone(),
+            worst.to_string(),
+            counts.n_members.to_string(),
+            counts.n_non_members.to_string(),
+            signed_estimate(&found.advantage),
+        ])
+    };
+    Table {
+        title: "The class that leaks most",
+        note: "TPR − FPR of the rule of (b) on the rows of one class; the intervals of all classes hold together \
+               (Bonferroni)."
+            .to_owned(),
+        n_word_columns: 1,
+        header: words(&["system", "class", "members", "non-members", "(b) in the class"]),
+        rows: findings.systems.iter().filter_map(row).collect(),
     }
 }
