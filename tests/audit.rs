@@ -163,7 +163,8 @@ fn the_label_only_floor_is_the_gap() {
             | Attack::ModifiedEntropy
             | Attack::ScaledLogit
             | Attack::Correctness
-            | Attack::InvertedLoss => {
+            | Attack::InvertedLoss
+            | Attack::InvertedOther => {
                 assert!((found.widest - gap).abs() < 1e-12 && (found.fixed.value - gap).abs() < 1e-12, "{found:?}");
                 assert!((found.auc.value - (0.5 + gap / 2.0)).abs() < 1e-12);
             }

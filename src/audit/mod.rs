@@ -22,6 +22,7 @@
 //! model (R16), which is a lower bound on what an attacker can do. It is the only room beside the fitting and
 //! measuring commands that opens undefended scores (`defence::offline`), and it never serves anything.
 
+pub mod adaptive;
 pub mod answers;
 pub mod attack;
 pub mod collect;
@@ -30,7 +31,9 @@ pub mod exact;
 pub mod fixed;
 pub mod interval;
 pub mod invert;
+pub mod label_only;
 pub mod learned;
+pub mod lot;
 pub mod null;
 mod parallel;
 pub mod render;

@@ -384,7 +384,7 @@ fn selena(args: &SelenaArgs) -> anyhow::Result<ExitCode> {
         args.leave_out
     );
     let design = Design::Balanced { models: args.models, of: args.models - args.leave_out };
-    let planned = source.plan_with(design, &[Part::Train], false)?;
+    let planned = source.plan_with(design, &[Part::Train], false, false)?;
     planned.write(&place)?;
     let manifest = match args.work.train(&place, &planned, (&args.source.data, &source.dataset), Shard::ALL)? {
         Trained::Interrupted(code) => return Ok(code),
@@ -466,7 +466,7 @@ fn teach(
             eprintln!("interrupted; the same command goes on");
             return Ok(ExitCode::from(stop.exit_code.load(Ordering::Relaxed)));
         }
-        Ended::Finished { network, history, privacy } => (network, history, privacy),
+        Ended::Finished(finished) => (finished.network, finished.history, finished.privacy),
     };
     let model = export(&network, dataset, &rows)?;
     let mut record = run_record(files, source.recipe.clone(), source.data.clone(), split, &model)?;

@@ -226,6 +226,7 @@ pub fn attacks(
 pub(super) mod planted {
     //! A bank whose leak is known: each row has its own difficulty, and a model that saw it is surer by `lift`.
 
+    use rand::seq::SliceRandom;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
@@ -235,8 +236,16 @@ pub(super) mod planted {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let difficulty: Vec<f64> = (0..n_rows).map(|_| rng.random_range(-4.0..4.0)).collect();
         let mut bank = Bank::new(n_rows, n_queries, Shadowing::AsTarget);
-        for _ in 0..n_models {
-            let inclusion: Vec<bool> = (0..n_rows).map(|_| rng.random_bool(0.5)).collect();
+        // Each row trains half of the models, drawn row by row.
+        let halves: Vec<Vec<bool>> = (0..n_rows)
+            .map(|_| {
+                let mut half: Vec<bool> = (0..n_models).map(|model| model < n_models / 2).collect();
+                half.shuffle(&mut rng);
+                half
+            })
+            .collect();
+        for model in 0..n_models {
+            let inclusion: Vec<bool> = halves.iter().map(|half| half[model]).collect();
             let logits = Array2::from_shape_fn((n_rows, n_queries), |(row, _)| {
                 // About normal with deviation 1.
                 let noise: f64 = (0..12).map(|_| rng.random_range(-0.5..0.5_f64)).sum();

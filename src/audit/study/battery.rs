@@ -6,8 +6,9 @@
 
 use crate::audit::answers::Answers;
 use crate::audit::attack::{Attack, AttackId, Family};
+use crate::audit::fixed::FixedThreshold;
 use crate::audit::invert::Inversion;
-use crate::audit::learned::{LearnedAttack, Rows};
+use crate::audit::learned::{LearnedAttack, Learner, Rows};
 use crate::audit::parallel;
 use crate::audit::system::System;
 use crate::audit::thresholds::PerClass;
@@ -60,6 +61,8 @@ pub(super) struct Scored {
     pub(super) fit: Vec<f64>,
     /// One for each verdict row.
     pub(super) verdict: Vec<f64>,
+    /// The fixed rule, where the attack has one of its own.
+    pub(super) rule: Option<FixedThreshold>,
 }
 
 impl Planned<'_> {
@@ -69,6 +72,9 @@ impl Planned<'_> {
             Planned::PerClass(attack, by) => {
                 let by = if *by == ClassBy::True { "true" } else { "predicted" };
                 AttackId::new(Family::PerClass, format!("{} per {by} class", attack.name()))
+            }
+            Planned::Learned(learned) if learned.learner == Learner::Alphabet => {
+                AttackId::new(Family::Adaptive, learned.name())
             }
             Planned::Learned(learned) => AttackId::new(Family::Learned, learned.name()),
             Planned::Given(given) => given.attack.clone(),
@@ -133,7 +139,9 @@ impl Bench<'_> {
                 what,
             })?,
         };
-        Ok(Scored { id, fit, verdict })
+        // A row is judged by the threshold of its class: 0 once that is taken off.
+        let rule = matches!(planned, Planned::PerClass(..)).then(|| FixedThreshold::at(0.0));
+        Ok(Scored { id, fit, verdict, rule })
     }
 
     /// Scores of all rows of the target.

@@ -14,8 +14,10 @@ use ndarray::Array2;
 
 use crate::audit::answers::Answers;
 use crate::audit::attack::{ATTACK_FLOOR, Attack, AttackId};
+use crate::audit::invert::Inversion;
+use crate::audit::parallel;
 use crate::audit::report::{Claim, Figure, Findings, NotAllowed, Reference, Settings};
-use crate::audit::roc::RocError;
+use crate::audit::roc::{Roc, RocError};
 use crate::audit::rows::Allocation;
 use crate::audit::system::{Role, Skipped, System};
 use crate::audit::target::Target;
@@ -221,6 +223,31 @@ pub fn run_with(
         before_and_after: measured.into_iter().map(|(_, one)| one.before_after).collect(),
     };
     Ok(Outcome { findings, records, is_verdict })
+}
+
+/// The exact curves of some score attacks over all rows, one threshold for all, handed to `take` in the order of
+/// `attacks`: what needs no study. The attacks share the machine's cores, and the largest part of a curve's cost is
+/// its sort.
+///
+/// # Errors
+/// [`StudyError::Curve`].
+pub fn score_curves(
+    answers: &Answers,
+    labels: &[u32],
+    memberships: &[bool],
+    inversion: &Inversion,
+    attacks: &[Attack],
+    mut take: impl FnMut(Attack, Roc),
+) -> Result<(), StudyError> {
+    let curves = parallel::map(attacks.len(), |index| {
+        let scores = attacks[index].scores(answers, labels, inversion);
+        Roc::new(&scores, memberships)
+    });
+    for (&attack, curve) in attacks.iter().zip(curves) {
+        let named = |source| StudyError::Curve { system: String::new(), attack: attack.name().to_owned(), source };
+        take(attack, curve.map_err(named)?);
+    }
+    Ok(())
 }
 
 const NO_UNDEFENDED: &str = "there are no answers of the undefended model";

@@ -13,7 +13,7 @@ use crate::lab::device::Device;
 use crate::lab::dp::reference::{add_clipped, gradient_of_row};
 use crate::lab::dp::{NoiseKey, Privacy, poisson, with_private_norm};
 use crate::lab::network::{Activation, Architecture, Network, Norm, Normalisation, Weights, to_tensor};
-use crate::lab::recipe::{Normalise, OptimizerKind, Recipe, Schedule};
+use crate::lab::recipe::{EarlyStopping, Normalise, OptimizerKind, Recipe, Schedule, StopBy};
 use crate::lab::train::objective::Objective;
 use crate::lab::train::{EpochScore, Outcome, StepReport, Task, Trainer, Watcher, evaluate};
 
@@ -213,6 +213,19 @@ fn a_target_is_kept_and_fixes_the_number_of_epochs() {
     let unreachable = Privacy { target_epsilon: Some(1e-3), ..recipe.dp.clone().unwrap() };
     let error = trainer(task(&dataset, 60), Recipe { dp: Some(unreachable), ..recipe }).err().unwrap();
     assert!(error.to_string().contains("no noise gives epsilon 0.001"), "{error}");
+}
+
+#[test]
+fn a_training_that_chooses_when_to_stop_pays_for_all_that_was_planned() {
+    let dataset = dataset(60, 3);
+    let early_stopping = Some(EarlyStopping { patience: 1, by: StopBy::Loss });
+    let stopping = Recipe { early_stopping, ..recipe(&[4], 30, 10, Privacy::new(1.0, 5.0)) };
+    let mut private = trainer(task(&dataset, 50), stopping).unwrap();
+    private.run(&AtomicBool::new(false), &mut ()).unwrap();
+    let record = private.privacy(vec![]).unwrap().unwrap();
+    assert!(record.steps < 150, "it did not stop early: {}", record.steps);
+    assert_eq!(record.steps_accounted, 150);
+    assert_eq!(record.epsilon, accountant::spent(5.0, 0.2, 150, 1.0 / 50.0).unwrap().epsilon);
 }
 
 #[test]
