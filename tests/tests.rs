@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is its purpose")]
 #![allow(unreachable_pub, reason = "a test binary has one crate and nobody outside")]
 
+mod attacks;
 mod audit;
 mod audit_sources;
 #[cfg(feature = "lab")]

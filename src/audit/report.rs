@@ -9,9 +9,11 @@ use crate::audit::attack::AttackId;
 use crate::audit::duplicates::Duplicates;
 use crate::audit::exact::Counts;
 use crate::audit::interval::{Estimate, Interval};
+use crate::audit::lot::Lot;
 use crate::audit::null::Null;
 use crate::audit::policy::Verdict;
 use crate::audit::rows::AllocationRecord;
+use crate::audit::shadow::leave_one_out::{LeaveOneOut, RecordRisk};
 use crate::audit::system::{Role, Skipped};
 use crate::audit::temperature::Temperature;
 use crate::defence::DefenceConfig;
@@ -179,6 +181,34 @@ pub struct Findings {
     pub skipped: Vec<Skipped>,
     /// The paper's table 4 in form: all members against all non-members, the loss attack.
     pub before_and_after: Vec<BeforeAfter>,
+    /// What puts every figure in doubt.
+    pub warnings: Vec<String>,
+    /// Whether the two sides differ without any model.
+    pub lot: Figure<Lot>,
+    /// What shadow models tell of the training and of single records.
+    pub leave_one_out: Vec<BankFindings>,
+}
+
+/// Every model of a bank taken as the target in turn, behind one system.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BankFindings {
+    /// Name of the system.
+    pub system: String,
+    /// The study.
+    pub study: LeaveOneOut,
+    /// The records of the highest risk, the worst first: picked, so biased upward.
+    pub worst: Vec<RecordRisk>,
+}
+
+impl BankFindings {
+    /// Records that are named.
+    const N_WORST: usize = 20;
+
+    /// From a named study.
+    #[must_use]
+    pub fn of((system, study): &(String, LeaveOneOut)) -> Self {
+        Self { system: system.clone(), worst: study.worst(Self::N_WORST), study: study.clone() }
+    }
 }
 
 /// The settings of the study.

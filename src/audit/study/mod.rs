@@ -15,10 +15,12 @@ use ndarray::Array2;
 use crate::audit::answers::Answers;
 use crate::audit::attack::{ATTACK_FLOOR, Attack, AttackId};
 use crate::audit::invert::Inversion;
+use crate::audit::lot::Lot;
 use crate::audit::parallel;
-use crate::audit::report::{Claim, Figure, Findings, NotAllowed, Reference, Settings};
+use crate::audit::report::{BankFindings, Claim, Figure, Findings, NotAllowed, Reference, Settings};
 use crate::audit::roc::{Roc, RocError};
 use crate::audit::rows::Allocation;
+use crate::audit::shadow::leave_one_out::LeaveOneOut;
 use crate::audit::system::{Role, Skipped, System};
 use crate::audit::target::Target;
 use crate::audit::temperature::Temperature;
@@ -109,6 +111,10 @@ pub struct Knowledge {
     pub learned_from: Vec<LearnedFrom>,
     /// What the run record claims about the model.
     pub claim: Option<Claim>,
+    /// Whether the two sides differ without any model.
+    pub lot: Option<Lot>,
+    /// A bank of shadow models, each taken as the target in turn: one entry for each system that was tried.
+    pub leave_one_out: Vec<(String, LeaveOneOut)>,
 }
 
 /// What a study found, and for each row what was seen of it.
@@ -221,6 +227,9 @@ pub fn run_with(
         systems,
         skipped,
         before_and_after: measured.into_iter().map(|(_, one)| one.before_after).collect(),
+        warnings: knowledge.lot.iter().filter(|lot| lot.differs).map(Lot::words).collect(),
+        lot: Figure::or(knowledge.lot.clone(), "the inputs were not looked at"),
+        leave_one_out: knowledge.leave_one_out.iter().map(BankFindings::of).collect(),
     };
     Ok(Outcome { findings, records, is_verdict })
 }
