@@ -183,7 +183,7 @@ pub struct Learned {
 
 enum Trained {
     Network(Network),
-    Trees(Trees),
+    Trees(Box<Trees>),
     Alphabet(Alphabet),
 }
 
@@ -229,7 +229,7 @@ impl LearnedAttack {
         let features = scale.apply(features);
         let weights = balanced(memberships)?;
         let model = match self.learner {
-            Learner::Trees => Trained::Trees(Trees::fit(&features, memberships, &weights, seed)?),
+            Learner::Trees => Trained::Trees(Box::new(Trees::fit(&features, memberships, &weights, seed)?)),
             Learner::Logistic | Learner::Alphabet => {
                 Trained::Network(Network::fit(&features, memberships, &weights, &NetworkSettings::logistic(seed)))
             }

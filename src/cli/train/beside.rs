@@ -11,14 +11,12 @@ use crate::lab::device::OpenDevice;
 use crate::lab::network::Network;
 use crate::lab::train::score;
 
+/// What a teacher says about the training rows, and how hard they are.
+type Beside = (Option<Array2<f32>>, Option<Vec<f64>>);
+
 impl Args {
     /// The teacher's answers and the difficulty of the training rows, in their order.
-    pub(super) fn beside(
-        &self,
-        dataset: &Dataset,
-        split: &Split,
-        device: &OpenDevice,
-    ) -> anyhow::Result<(Option<Array2<f32>>, Option<Vec<f64>>)> {
+    pub(super) fn beside(&self, dataset: &Dataset, split: &Split, device: &OpenDevice) -> anyhow::Result<Beside> {
         let rows = split.part(Part::Train);
         let teacher = match &self.teacher {
             None => None,
