@@ -54,6 +54,11 @@ units:
 image:
     .ci/image
 
+# The paper's tables 1 to 3 (and the same on Location): `just paper-a table2 --tier ci`; see docs/evidence/paper-a
+paper-a table *options:
+    cargo build {{ cargo_flags }}
+    PATH="${CARGO_TARGET_DIR:-target}/release:$PATH" {{ python }} docs/evidence/paper-a/run.py {{ table }} {{ options }}
+
 # Fuzz every decoder for so many seconds each (needs cargo-fuzz and a nightly toolchain)
 fuzz seconds="30":
     .ci/fuzz {{ seconds }}
