@@ -53,7 +53,7 @@ CNN = {"kind": "cnn", "channels": [32, 64], "hidden": 128}
 FCN = {"kind": "mlp", "hidden": [1024, 512, 256, 128], "activation": "tanh"}
 DENSENET = {"kind": "densenet", "depth": 100, "growth": 12, "compression": 0.5, "norm": "batch"}
 RESNET = {"kind": "resnet", "blocks": [2, 2, 2, 2], "width": 64, "norm": "batch"}
-CIFAR = {"kind": "constants", "mean": [0.4914, 0.4822, 0.4465], "deviation": [0.2023, 0.1994, 0.2010]}
+CIFAR = "cifar10"
 SGD = {"kind": "sgd", "momentum": 0.9}
 STEPS = {"kind": "steps", "at": [30, 60, 90], "factor": 0.1}
 
