@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "a test binary has one crate and nobody outside")]
 
 mod audit;
+mod audit_report;
 mod audit_sources;
 #[cfg(feature = "lab")]
 mod banks;
