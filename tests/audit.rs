@@ -421,7 +421,14 @@ fn every_row_goes_through_the_pipeline_in_the_order_of_the_split() {
     }
 }
 
-fn small_report() -> Report {
+/// A planted target and the systems of an audit of it.
+pub(crate) fn planted_target() -> (Target, Vec<sordino::audit::system::System>) {
+    let rows = planted(300, Side { margin: 4.0, errors: 0.1 }, EQUAL, 9);
+    let (systems, _) = build_all(&[], Some(&rows.fitted()), ScoreKind::Logits, N_CLASSES).unwrap();
+    (rows.target(), systems)
+}
+
+pub(crate) fn small_report() -> Report {
     let findings = planted(300, Side { margin: 4.0, errors: 0.1 }, EQUAL, 9).audit(&settings());
     Report {
         format: report::FORMAT,

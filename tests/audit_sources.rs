@@ -132,3 +132,197 @@ fn what_does_not_fit_is_refused_with_its_place() {
     says(&format!("{with_rows}8,1,0,0.6,0.4\n"), "record 8 is a member and a non-member at once");
     says(&format!("{with_rows}9,1,0,0.6,0.4\n"), "record 9 is there twice");
 }
+
+mod endpoint {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use sordino::audit::invert::Inversion;
+    use sordino::audit::source::Querier as _;
+    use sordino::audit::source::QueryError;
+    use sordino::audit::source::endpoint::{Asked, EndpointError, Manners, Remote};
+    use sordino::audit::source::sides::Sides;
+    use sordino::client::endpoint::{Endpoint, Reach};
+    use sordino::client::infer::RemoteModel;
+    use sordino::data::{DataSource, Dataset};
+    use sordino::defence::ScoreKind;
+
+    /// A server of two classes that answers so many calls and then closes every connection unanswered.
+    struct Fake {
+        address: std::net::SocketAddr,
+        answered: Arc<AtomicUsize>,
+    }
+
+    const METADATA: &str = r#"{"name":"m","platform":"fake","inputs":[{"name":"x","datatype":"FP32","shape":[-1,2]}],
+        "outputs":[{"name":"probabilities","datatype":"FP32","shape":[-1,2]},{"name":"class","datatype":"INT64","shape":[-1]},
+                   {"name":"logits","datatype":"FP32","shape":[-1,2]}]}"#;
+
+    impl Fake {
+        fn start(n_calls: usize) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let answered = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&answered);
+            std::thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    Self::serve(stream, n_calls, &count);
+                }
+            });
+            Self { address, answered }
+        }
+
+        fn serve(mut stream: TcpStream, n_calls: usize, count: &AtomicUsize) {
+            while let Some((path, body)) = Self::request(&mut stream) {
+                let reply = if path.ends_with("/infer") {
+                    if count.load(Ordering::Relaxed) >= n_calls {
+                        return;
+                    }
+                    count.fetch_add(1, Ordering::Relaxed);
+                    Self::infer(&body)
+                } else {
+                    METADATA.to_owned()
+                };
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", reply.len());
+                if stream.write_all((head + &reply).as_bytes()).is_err() {
+                    return;
+                }
+            }
+        }
+
+        fn request(stream: &mut TcpStream) -> Option<(String, String)> {
+            let (mut bytes, mut one) = (Vec::new(), [0_u8; 1]);
+            while !bytes.ends_with(b"\r\n\r\n") {
+                stream.read_exact(&mut one).ok()?;
+                bytes.push(one[0]);
+            }
+            let head = String::from_utf8(bytes).ok()?.to_ascii_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).ok()?;
+            Some((head.split(' ').nth(1)?.to_owned(), String::from_utf8(body).ok()?))
+        }
+
+        /// The first value of a row is its probability of class 0.
+        fn infer(body: &str) -> String {
+            let call: serde_json::Value = serde_json::from_str(body).unwrap();
+            let values: Vec<f64> =
+                call["inputs"][0]["data"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+            let output = call["outputs"][0]["name"].as_str().unwrap();
+            let of = |row: &[f64]| match output {
+                "class" => vec![f64::from(u8::from(row[0] < 0.5))],
+                "logits" => vec![row[0] * 8.0, 1.0],
+                _ => vec![row[0], 1.0 - row[0]],
+            };
+            let data: Vec<f64> = values.chunks(2).flat_map(of).collect();
+            serde_json::json!({ "model_name": "m", "outputs": [{ "name": output, "data": data }] }).to_string()
+        }
+    }
+
+    /// 40 rows: the first 20 members, answered surely and right.
+    fn dataset(dir: &Path) -> Dataset {
+        let row = |n: usize| {
+            let label = n % 2;
+            let sure = if n < 20 { 0.99 - 0.001 * n as f64 } else { 0.8 - 0.01 * n as f64 };
+            format!("{label},{},{n}\n", if label == 0 { sure } else { 1.0 - sure })
+        };
+        let file = dir.join("rows.csv");
+        std::fs::write(&file, (0..40).map(row).collect::<String>()).unwrap();
+        Dataset::load(&DataSource::Csv(file)).unwrap()
+    }
+
+    fn sides() -> Sides {
+        Sides::new((0..20).collect(), (20..40).collect(), Vec::new()).unwrap()
+    }
+
+    fn manners(answers: Option<PathBuf>) -> Manners {
+        Manners { batch_rows: 8, query_budget: None, rate: None, output: None, kind: None, answers }
+    }
+
+    fn remote(fake: &Fake, manners: Manners) -> Result<Remote, EndpointError> {
+        let endpoint = Endpoint::parse(&format!("http://{}", fake.address), Reach::Loopback)?;
+        Remote::connect(RemoteModel::new(endpoint, Some("m"), Duration::from_secs(5))?, manners)
+    }
+
+    fn ask(fake: &Fake, dataset: &Dataset, manners: Manners) -> Result<Asked, EndpointError> {
+        remote(fake, manners)?.ask_all(dataset, &sides(), Inversion::as_is(), &mut |_| {})
+    }
+
+    #[test]
+    fn an_endpoint_is_asked_once_for_each_row() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dataset, fake) = (dataset(dir.path()), Fake::start(usize::MAX));
+        let asked = ask(&fake, &dataset, manners(None)).unwrap();
+        assert_eq!((asked.target.n_rows(), asked.target.n_members(), asked.n_kept), (40, 20, 0));
+        assert_eq!(fake.answered.load(Ordering::Relaxed), 5);
+        assert!(asked.target.allows().scores && asked.target.allows().queries && !asked.target.allows().logits);
+        let names: Vec<&str> = asked.systems.iter().map(|system| system.name.as_str()).collect();
+        assert_eq!(names, ["as answered", "label-only"]);
+    }
+
+    #[test]
+    fn an_audit_goes_on_where_the_endpoint_went_away_and_loses_no_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let dataset = dataset(dir.path());
+        let file = dir.path().join("report.answers");
+        let dying = Fake::start(3);
+        let gone = ask(&dying, &dataset, manners(Some(file.clone()))).err().unwrap();
+        assert!(matches!(gone, EndpointError::Gone { n_answered: 24, n_rows: 40, .. }), "{gone}");
+        assert!(gone.to_string().contains("the same command goes on from there"), "{gone}");
+        let back = Fake::start(usize::MAX);
+        let asked = ask(&back, &dataset, manners(Some(file.clone()))).unwrap();
+        assert_eq!((asked.n_kept, asked.target.n_rows()), (24, 40));
+        assert!(asked.doubts.is_empty());
+        // Two batches of what was missing, and one row asked again to see that it is the same model.
+        assert_eq!(back.answered.load(Ordering::Relaxed), 3);
+        let all = Fake::start(0);
+        assert_eq!(ask(&all, &dataset, manners(Some(file))).unwrap().n_kept, 40);
+    }
+
+    #[test]
+    fn a_budget_is_told_before_a_row_is_asked_and_holds_for_questions() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dataset, fake) = (dataset(dir.path()), Fake::start(usize::MAX));
+        let poor = Manners { query_budget: Some(39), ..manners(None) };
+        let refused = ask(&fake, &dataset, poor).err().unwrap();
+        assert!(matches!(refused, EndpointError::Budget { wanted: 40, budget: 39 }), "{refused}");
+        assert_eq!(fake.answered.load(Ordering::Relaxed), 0);
+        let mut rich = remote(&fake, Manners { query_budget: Some(42), ..manners(None) }).unwrap();
+        rich.ask_all(&dataset, &sides(), Inversion::as_is(), &mut |_| {}).unwrap();
+        assert_eq!(rich.ask(&dataset.batch(&[0, 1])).unwrap().predicted, [0, 1]);
+        assert_eq!((rich.n_asked(), rich.n_left()), (42, Some(0)));
+        assert!(matches!(rich.ask(&dataset.batch(&[0])), Err(QueryError::Budget { wanted: 1, left: 0 })));
+    }
+
+    #[test]
+    fn what_the_numbers_are_is_never_guessed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dataset, fake) = (dataset(dir.path()), Fake::start(usize::MAX));
+        let of = |output: &str, kind| Manners { output: Some(output.to_owned()), kind, ..manners(None) };
+        let refused = ask(&fake, &dataset, of("logits", None)).err().unwrap().to_string();
+        assert!(refused.contains("--output-kind"), "{refused}");
+        assert!(ask(&fake, &dataset, of("logits", Some(ScoreKind::Logits))).is_ok());
+        let labels = ask(&fake, &dataset, of("class", None)).unwrap();
+        assert!(!labels.target.allows().scores);
+        let refused = ask(&fake, &dataset, of("none", None)).err().unwrap().to_string();
+        assert!(refused.contains("an output named \"none\"") && refused.contains("\"probabilities\""), "{refused}");
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_the_model_are_refused_before_a_row_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("wide.csv");
+        std::fs::write(&file, "0,1,2,3\n1,1,2,3\n".repeat(20)).unwrap();
+        let wide = Dataset::load(&DataSource::Csv(file)).unwrap();
+        let fake = Fake::start(usize::MAX);
+        let refused = ask(&fake, &wide, manners(None)).err().unwrap().to_string();
+        assert!(
+            refused.contains("rows for the model's input \"x\"") && refused.contains("rows of shape [3]"),
+            "{refused}"
+        );
+        assert_eq!(fake.answered.load(Ordering::Relaxed), 0);
+    }
+}

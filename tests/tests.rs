@@ -4,6 +4,7 @@
 
 mod attacks;
 mod audit;
+mod audit_report;
 mod audit_sources;
 #[cfg(feature = "lab")]
 mod banks;

@@ -37,7 +37,7 @@ pub(super) fn gains(findings: &Findings) -> Markup {
     let high = found.iter().map(|(_, headline)| headline.fixed.high).fold(0.1, f64::max);
     let height = 52.0 + ROW * found.len() as f64;
     let x = Scale::Linear(low - 0.01, (high + 0.02).min(1.0));
-    let frame = Frame { width: 860.0, height, room: [270.0, 110.0, 8.0, 40.0], x, y: Scale::Linear(0.0, 1.0) };
+    let frame = Frame { width: 860.0, height, room: [310.0, 70.0, 8.0, 40.0], x, y: Scale::Linear(0.0, 1.0) };
     let [left, right, top, bottom] = frame.edges();
     let noise =
         found.iter().filter_map(|(_, headline)| headline.widest_null.value).map(|null| null.q95).fold(0.0, f64::max);
@@ -55,7 +55,7 @@ pub(super) fn gains(findings: &Findings) -> Markup {
             @for (place, (system, headline)) in found.iter().enumerate() {
                 @let estimate = &headline.fixed;
                 @let y = row(place);
-                text .row x=(left - 10.0) y=(y) dy="0.35em" text-anchor="end" { (shortened(&system.name, 42)) }
+                text .row x=(left - 10.0) y=(y) dy="0.35em" text-anchor="end" { (shortened(&system.name, 48)) }
                 g .(class(system.role)) {
                     line .whisker x1=(frame.x(estimate.low)) x2=(frame.x(estimate.high)) y1=(y) y2=(y) {}
                     circle .dot cx=(frame.x(estimate.value)) cy=(y) r="4.5" {}
@@ -169,6 +169,27 @@ pub(super) enum Cost {
     CalibrationError,
 }
 
+/// Radius of a numbered spot.
+const SPOT: f64 = 8.0;
+
+/// Places for numbered spots near their points, none over another: the first free one on growing rings.
+fn apart(points: &[(f64, f64)], [left, right, top, bottom]: [f64; 4]) -> Vec<(f64, f64)> {
+    let mut placed: Vec<(f64, f64)> = Vec::with_capacity(points.len());
+    for &(x, y) in points {
+        let ring = |n: usize| {
+            let (radius, angle) = (SPOT * (1.0 + (n / 12) as f64), (n % 12) as f64 * std::f64::consts::TAU / 12.0);
+            (x + radius * angle.cos(), y - radius * angle.sin())
+        };
+        let is_free = |(x, y): &(f64, f64)| {
+            let inside = *x > left - SPOT && *x < right + SPOT && *y > top - SPOT && *y < bottom + SPOT;
+            inside && placed.iter().all(|(px, py)| (px - x).hypot(py - y) > 2.0 * SPOT + 1.0)
+        };
+        let free = std::iter::once((x, y)).chain((12..240).map(ring)).find(is_free);
+        placed.push(free.unwrap_or((x, y)));
+    }
+    placed
+}
+
 /// Each system by what it leaks and what it costs.
 pub(super) fn frontier(findings: &Findings, cost: Cost) -> Markup {
     let of = |system: &SystemFindings| match cost {
@@ -190,14 +211,18 @@ pub(super) fn frontier(findings: &Findings, cost: Cost) -> Markup {
         Cost::CalibrationError => "ECE of non-members",
     };
     let [_, _, upper, lower] = frame.edges();
+    let spots: Vec<(f64, f64)> = found.iter().map(|(_, system, gain)| (frame.x(*gain), frame.y(of(system)))).collect();
+    let labels = apart(&spots, frame.edges());
     let marks = html! {
         @if let Some(floor) = floor(findings).and_then(fixed) {
             line .floorline x1=(frame.x(floor)) x2=(frame.x(floor)) y1=(upper) y2=(lower) {}
         }
-        @for (number, system, gain) in found {
+        @for ((number, system, _), ((x, y), (label_x, label_y))) in found.iter().zip(spots.iter().zip(&labels)) {
             g .(class(system.role)) {
-                circle .spot cx=(frame.x(gain)) cy=(frame.y(of(system))) r="8" {}
-                text .number x=(frame.x(gain)) y=(frame.y(of(system))) dy="0.35em" text-anchor="middle" { (number) }
+                line .leader x1=(x) y1=(y) x2=(label_x) y2=(label_y) {}
+                circle .dot cx=(x) cy=(y) r="3" {}
+                circle .spot cx=(label_x) cy=(label_y) r=(SPOT) {}
+                text .number x=(label_x) y=(label_y) dy="0.35em" text-anchor="middle" { (number) }
             }
         }
     };

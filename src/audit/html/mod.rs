@@ -42,6 +42,10 @@ pub fn page(report: &Report) -> String {
                     (systems(&report.findings))
                     (frontier(&report.findings))
                     @for table in tables::all(report) { (tabled(&table)) }
+                    details {
+                        summary { h2 { "Every attack on every system" } }
+                        @for table in tables::battery(&report.findings) { (tabled(&table)) }
+                    }
                     (lists(report))
                     (again(report))
                     (glossary())
@@ -209,7 +213,7 @@ fn tabled(table: &Table) -> Markup {
                         @for (place, row) in table.rows.iter().enumerate() {
                             @let repeats = place > 0 && table.n_word_columns > 1 && table.rows[place - 1][0] == row[0];
                             tr .next[!repeats] { @for (column, cell) in row.iter().enumerate() {
-                                td .figure[column >= table.n_word_columns] { @if !(repeats && column == 0) { (cell) } }
+                                @if repeats && column == 0 { td {} } @else { (cell_of(cell, column >= table.n_word_columns)) }
                             } }
                         }
                     }
@@ -218,6 +222,17 @@ fn tabled(table: &Table) -> Markup {
             @for line in table.note.lines() { p .note { (line) } }
         }
     }
+}
+
+/// A cell; an interval stands below its value.
+fn cell_of(cell: &str, may_be_figure: bool) -> Markup {
+    let is_figure =
+        may_be_figure && cell.starts_with(|c: char| c.is_ascii_digit() || "+-−[".contains(c)) || cell == "n/a";
+    let (value, interval) = match cell.find(" [").filter(|_| is_figure) {
+        Some(at) => cell.split_at(at),
+        None => (cell, ""),
+    };
+    html! { td .figure[is_figure] { (value) @if !interval.is_empty() { span .interval { (interval.trim()) } } } }
 }
 
 fn lists(report: &Report) -> Markup {

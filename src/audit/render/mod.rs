@@ -21,7 +21,7 @@ pub enum Layout {
 pub fn report(report: &Report, layout: Layout) -> String {
     let mut text = String::new();
     text.push_str(&origin(report, layout));
-    for table in tables::all(report) {
+    for table in tables::all(report).into_iter().chain(tables::battery(&report.findings)) {
         text.push('\n');
         text.push_str(&table.text(layout));
     }

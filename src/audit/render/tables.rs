@@ -4,7 +4,7 @@ use crate::audit::duplicates::Duplicates;
 use crate::audit::interval::Estimate;
 use crate::audit::null::Null;
 use crate::audit::policy::{Judgement, Stands, Verdict};
-use crate::audit::report::{AttackFindings, Figure, Findings, Report, SystemFindings, TprAt};
+use crate::audit::report::{AttackFindings, Figure, Findings, Report, SystemFindings, TprAt, Validity};
 use crate::audit::system::Role;
 
 /// A table: the first columns hold words (left), the rest figures (right).
@@ -16,7 +16,7 @@ pub(in crate::audit) struct Table {
     pub(in crate::audit) rows: Vec<Vec<String>>,
 }
 
-/// All tables, in their order.
+/// All tables but those of every attack, in their order.
 pub(in crate::audit) fn all(report: &Report) -> Vec<Table> {
     let findings = &report.findings;
     let policy = report.policy.value.as_ref().map(policy);
@@ -27,9 +27,35 @@ pub(in crate::audit) fn all(report: &Report) -> Vec<Table> {
         calls(findings),
         epsilon(findings),
         classes(findings),
-        battery(findings),
     ];
     policy.into_iter().chain(all).collect()
+}
+
+/// The tables of every attack: which count, and what each does to each system.
+pub(in crate::audit) fn battery(findings: &Findings) -> Vec<Table> {
+    vec![validity(findings), attacks(findings)]
+}
+
+fn validity(findings: &Findings) -> Table {
+    let row = |one: &Validity| {
+        vec![
+            one.attack.name().to_owned(),
+            if one.counts { "counts" } else { "DOES NOT COUNT" }.to_owned(),
+            estimate(&one.auc_undefended),
+            format!("{:.4}", one.widest_undefended),
+            null_words(&one.widest_null),
+        ]
+    };
+    Table {
+        title: "Which attacks count",
+        note: format!(
+            "On “{}”, attack-fit rows: an attack counts if its AUC's interval leaves .5 and (a) leaves its null (R16).",
+            findings.reference.system
+        ),
+        n_word_columns: 2,
+        header: words(&["attack", "counts", "AUC", "(a)", "null mean, 95 %"]),
+        rows: findings.validity.iter().map(row).collect(),
+    }
 }
 
 fn policy(verdict: &Verdict) -> Table {
@@ -238,14 +264,7 @@ fn headlines(findings: &Findings) -> Table {
         }
         cells
     };
-    let counted: Vec<String> = findings
-        .validity
-        .iter()
-        .map(|validity| {
-            let word = if validity.counts { "counts" } else { "DOES NOT COUNT" };
-            format!("{} {} {word}", validity.attack.name(), estimate(&validity.auc_undefended))
-        })
-        .collect();
+    let n_counted = findings.validity.iter().filter(|validity| validity.counts).count();
     Table {
         title: "Headline: the strongest attack that counts, beside noise and the label-only floor",
         note: format!(
@@ -254,9 +273,8 @@ fn headlines(findings: &Findings) -> Table {
              strongest on those.\nMinus floor: paired difference to the label-only answers on the same rows. At floor: \
              its interval stays within {margin} of 0; not told apart: it covers 0 and does not.\nLeak seen: (b)'s interval \
              leaves 0 or (a) leaves its null; undecidable: neither, but half of the interval or 95 % of the null is \
-             above {margin}.\nAn attack counts if on the undefended model's attack-fit rows its AUC's interval leaves .5 \
-             and (a) leaves its null: {}.",
-            counted.join(", "),
+             above {margin}.\n{n_counted} of {n} attacks count.",
+            n = findings.validity.len(),
             margin = findings.settings.margin,
         ),
         n_word_columns: 1,
@@ -280,7 +298,7 @@ pub(in crate::audit) fn is_floor(system: &SystemFindings) -> bool {
     system.role == Role::Floor
 }
 
-fn battery(findings: &Findings) -> Table {
+fn attacks(findings: &Findings) -> Table {
     let row = |system: &SystemFindings, found: &AttackFindings| {
         let mut cells = vec![
             system.name.clone(),
