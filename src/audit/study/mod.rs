@@ -13,7 +13,7 @@ use std::time::Duration;
 use ndarray::Array2;
 
 use crate::audit::answers::Answers;
-use crate::audit::attack::{ATTACK_FLOOR, Attack, AttackId};
+use crate::audit::attack::{ATTACK_FLOOR, Attack, AttackId, Family};
 use crate::audit::invert::Inversion;
 use crate::audit::lot::Lot;
 use crate::audit::parallel;
@@ -219,7 +219,7 @@ pub fn run_with(
         n_non_members: target.n_rows() - target.n_members(),
         n_classes: target.n_classes(),
         allows: target.allows(),
-        not_allowed: not_allowed(target),
+        not_allowed: bench.not_allowed(),
         reference: Reference { system: reference.name.clone(), is_undefended: bench.has_undefended },
         rows: bench.allocation.record(target.dataset_rows()),
         temperature: Figure::or(temperature, NO_CALIBRATION),
@@ -268,13 +268,6 @@ fn reference(systems: &[System]) -> Result<&System, StudyError> {
     of(Role::Undefended).or_else(|| of(Role::Served)).ok_or(StudyError::Missing { missing: "undefended" })
 }
 
-fn not_allowed(target: &Target) -> Vec<NotAllowed> {
-    let lacking = |attack: Attack| {
-        target.allows().lacks(&attack.needs()).map(|lacks| NotAllowed { attack: attack.into(), lacks })
-    };
-    Attack::ALL.into_iter().filter_map(lacking).collect()
-}
-
 impl<'a> Bench<'a> {
     fn new(target: &'a Target, settings: &'a Settings, knowledge: &'a Knowledge, has_undefended: bool) -> Self {
         let (n_members, n_rows) = (target.n_members(), target.n_rows());
@@ -291,6 +284,17 @@ impl<'a> Bench<'a> {
             verdict_non_members: allocation.verdict[split..].to_vec(),
             allocation,
         }
+    }
+
+    /// Attacks that are left out, and what they lack.
+    fn not_allowed(&self) -> Vec<NotAllowed> {
+        let allows = self.target.allows();
+        let lacking =
+            |attack: Attack| allows.lacks(&attack.needs()).map(|lacks| NotAllowed { attack: attack.into(), lacks });
+        let learned = self.lacks_for_learning().filter(|_| self.settings.learned);
+        let learned =
+            learned.map(|lacks| NotAllowed { attack: AttackId::new(Family::Learned, "learned attacks"), lacks });
+        Attack::ALL.into_iter().filter_map(lacking).chain(learned).collect()
     }
 
     fn check_given(&self) -> Result<(), StudyError> {
