@@ -22,6 +22,8 @@ mod lab_devices;
 mod lab_features;
 #[cfg(feature = "lab")]
 mod lab_golden;
+#[cfg(feature = "lab")]
+mod lab_robust;
 mod layering;
 #[cfg(feature = "lab")]
 mod privacy;

@@ -1,7 +1,7 @@
 //! One training from rows to files, without a command line.
 //!
 //! ```text
-//!  Job + Files ──▶ Trainer, a checkpoint after each epoch ──▶ NAME.onnx, .weights.safetensors, .split.json, .md, .json
+//!  Job + Files ──▶ Trainer, a checkpoint after each epoch ──▶ NAME.onnx, .weights.safetensors, .split.json, .svg, .md, .json
 //! ```
 //!
 //! Responsible for what is written when, and in which order, so that a process that is killed at any moment leaves
@@ -21,6 +21,7 @@ use super::device::OpenDevice;
 use super::dp::NoiseKey;
 use super::network::{About, Network};
 use super::onnx;
+use super::plot;
 use super::recipe::Recipe;
 use super::record::{
     CodeRecord, DataRecord, FORMAT, FORMAT_VERSION, MachineRecord, ModelRecord, Results, RunRecord, SplitRecord, Status,
@@ -47,6 +48,8 @@ pub struct Files {
     pub card: PathBuf,
     /// The network's weights ([`weights_file`](super::network::weights_file)).
     pub weights: PathBuf,
+    /// Loss and accuracy of each epoch, as a picture.
+    pub plot: PathBuf,
     /// What a training goes on from; gone once it is finished.
     pub checkpoint: PathBuf,
 }
@@ -67,14 +70,16 @@ impl Files {
             split: model.with_extension("split.json"),
             card: model.with_extension("md"),
             weights: model.with_extension("weights.safetensors"),
+            plot: model.with_extension("svg"),
             checkpoint: model.with_extension("checkpoint"),
         })
     }
 
     /// All of them.
     #[must_use]
-    pub fn all(&self) -> [&Path; 6] {
-        [&self.model, &self.record, &self.split, &self.card, &self.weights, &self.checkpoint].map(PathBuf::as_path)
+    pub fn all(&self) -> [&Path; 7] {
+        let Self { model, record, split, card, weights, plot, checkpoint } = self;
+        [model, record, split, card, weights, plot, checkpoint].map(PathBuf::as_path)
     }
 
     /// The weights behind one epoch, counted from 1.
@@ -375,6 +380,7 @@ fn write_files(
         code: job.code.clone(),
         machine: job.machine.clone(),
     };
+    write(&files.plot, plot::course(&record.history, record.best_epoch)?.as_bytes())?;
     write(&files.card, record.card().as_bytes())?;
     write(&files.record, &record.to_json())?;
     let logits = network.logits(rows.clone());
