@@ -339,6 +339,7 @@ pub(super) fn run_record(
         data,
         privacy: None,
         made_from: None,
+        difficulty_from: None,
         results: None,
         best_epoch: None,
         history: vec![],
