@@ -22,9 +22,6 @@ pub(super) struct Beside {
     pub(super) difficulty_from: Option<String>,
 }
 
-/// What a teacher says about the training rows, and how hard they are.
-type Beside = (Option<Array2<f32>>, Option<Vec<f64>>);
-
 impl Args {
     /// The teacher's answers and the difficulty of the training rows, in their order.
     pub(super) fn beside(&self, dataset: &Dataset, split: &Split, device: &OpenDevice) -> anyhow::Result<Beside> {
