@@ -347,3 +347,52 @@ fn processes_that_train_stop_with_the_one_that_started_them_and_leave_their_chec
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn the_recipe_of_a_slurm_array_trains_its_shard_and_stops_with_a_checkpoint_when_told() {
+    let dir = workshop();
+    let dir = dir.path();
+    plan(dir, "bank", &["--whole", "3"]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/shadows/slurm.sh");
+    let task = |bank: &str, index: &str| {
+        let mut command = Command::new("sh");
+        command.current_dir(dir).arg(&script).env("SORDINO", env!("CARGO_BIN_EXE_sordino"));
+        command.env("BANK", bank).env("DATA", "csv:table.csv");
+        command.env("SLURM_ARRAY_TASK_ID", index).env("SLURM_ARRAY_TASK_COUNT", "2");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    for index in ["0", "1"] {
+        assert!(task("bank", index).status().unwrap().success());
+    }
+    succeed(dir, &["shadows", "merge", "--out", "bank"]);
+
+    fs::write(dir.join("recipe.toml"), RECIPE.replace("epochs = 8", "epochs = 1000000")).unwrap();
+    plan(dir, "long", &["--whole", "2"]);
+    let mut child = task("long", "1").spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert!(dir.join("long/model-00001.checkpoint").exists());
+}
+
+#[test]
+fn copies_of_a_row_go_to_the_same_models_when_asked() {
+    let dir = workshop();
+    let dir = dir.path();
+    // Every row twice: the split draws them apart, the deal keeps those of the pool together.
+    let text = fs::read_to_string(dir.join("table.csv")).unwrap();
+    let (header, rows) = text.split_once('\n').unwrap();
+    fs::write(dir.join("twice.csv"), format!("{header}\n{rows}{rows}")).unwrap();
+    succeed(dir, &["split", "--data", "csv:twice.csv", "--train", "600", "--out", "twice.json"]);
+    let source = ["--data", "csv:twice.csv", "--split", "twice.json", "--recipe", "recipe.toml", "--sisa", "5"];
+    for (out, more, together) in [("apart", [].as_slice(), false), ("together", &["--group-copies"], true)] {
+        succeed(dir, &[&["shadows", "plan", "--out", out], &source[..], more].concat());
+        let bytes = fs::read(dir.join(out).join("inclusion.safetensors")).unwrap();
+        let matrix = sordino::lab::bank::matrix_file::read(&bytes).unwrap();
+        let places = matrix.places();
+        let same = (0..300).filter(|row| matrix.of_row(places[row]) == matrix.of_row(places[&(row + 300)])).count();
+        assert_eq!(same == 300, together, "{out}: {same}");
+    }
+}

@@ -1,5 +1,6 @@
 //! What the commands that train many models share: the flags of a design, a recipe's file, the progress lines.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitCode, Stdio};
 use std::str::FromStr;
@@ -70,6 +71,9 @@ pub(super) struct DealFlags {
     /// Deal class by class, so that each model sees each class in its share.
     #[arg(long)]
     stratified: bool,
+    /// Give rows with equal values to the same models: a model that is not to know a row does not know its copy either.
+    #[arg(long)]
+    group_copies: bool,
     /// Parts of the split whose rows are dealt.
     #[arg(long, value_name = "PART,..", value_delimiter = ',', default_values_t = ["train".to_owned()])]
     pool: Vec<String>,
@@ -152,22 +156,43 @@ impl Source {
     /// The plan of a bank over these rows.
     pub(super) fn plan(&self, deal: &DealFlags) -> anyhow::Result<Planned> {
         let parts = deal.pool.iter().map(|name| part(name)).collect::<anyhow::Result<Vec<_>>>()?;
-        self.plan_with(deal.design()?, &parts, deal.stratified)
+        self.plan_with(deal.design()?, &parts, deal.stratified, deal.group_copies)
     }
 
-    pub(super) fn plan_with(&self, design: Design, parts: &[Part], stratified: bool) -> anyhow::Result<Planned> {
+    /// The plan of a bank over the rows of some parts; what a recipe says of a teacher is for students alone.
+    pub(super) fn plan_with(
+        &self,
+        design: Design,
+        parts: &[Part],
+        stratified: bool,
+        group_copies: bool,
+    ) -> anyhow::Result<Planned> {
         let rows: Vec<usize> = parts.iter().flat_map(|part| self.split.part(*part)).copied().collect();
         let mut pool = Pool::new(&rows)?;
         if stratified {
             let labels: Vec<u32> = rows.iter().map(|&row| self.dataset.labels()[row]).collect();
             pool = pool.stratified(&labels)?;
         }
+        if group_copies {
+            pool = pool.grouped(&copies(&self.dataset, &rows))?;
+        }
         let inclusion = Inclusion::draw(design, &pool, self.recipe.seed)?;
         let names = parts.iter().map(|part| part.name().to_owned()).collect();
-        // What a recipe says of a teacher is for students alone.
         let recipe = Recipe { distillation: None, ..self.recipe.clone() };
         Planned::new(recipe, (&self.dataset, self.data.clone()), self.split.clone(), names, inclusion)
     }
+}
+
+/// A number for each row, the same for rows with equal values.
+fn copies(dataset: &Dataset, rows: &[usize]) -> Vec<u32> {
+    let mut known = HashMap::new();
+    let group = |(place, &row): (u32, &usize)| {
+        let values: Vec<u32> = dataset.batch(&[row]).iter().map(|value| (value + 0.0).to_bits()).collect();
+        *known
+            .entry(Sha256::digest(values.iter().flat_map(|bits| bits.to_le_bytes()).collect::<Vec<u8>>()))
+            .or_insert(place)
+    };
+    (0..).zip(rows).map(group).collect()
 }
 
 pub(super) fn data_record(source: &DataSource, dataset: &Dataset) -> DataRecord {
@@ -315,8 +340,10 @@ pub(super) fn run_record(
         privacy: None,
         made_from: None,
         results: None,
+        best_epoch: None,
         history: vec![],
         wall_seconds: 0.0,
+        device: None,
         code: code(),
         machine: machine(),
     })

@@ -28,8 +28,8 @@ use crate::lab::bank::stack;
 use crate::lab::bank::trainer::{Ended, MemberTrainer, export, train_member};
 use crate::lab::onnx::join::{Combine, join};
 use crate::lab::recipe::{Distillation, Recipe};
-use crate::lab::record::MadeFrom;
-use crate::lab::train::{Score, Task};
+use crate::lab::record::{MadeFrom, Results};
+use crate::lab::train::{RowScores, Score, Task};
 
 /// The file that says how good a bank is as one classifier.
 const RECORD_FILE: &str = "ensemble.json";
@@ -243,9 +243,10 @@ fn join_bank(args: &JoinArgs) -> anyhow::Result<ExitCode> {
     let model = join(&models, &combine)?;
     check_joined(&model, &combine, (&place, &bank), &dataset)?;
     let answers = Answerer::load(&model)?;
-    let evaluate = |rows: &[usize]| -> anyhow::Result<Option<Score>> {
+    let evaluate = |part: Part| -> anyhow::Result<RowScores> {
+        let rows = bank.planned.split.part(part);
         let labels: Vec<u32> = rows.iter().map(|&row| dataset.labels()[row]).collect();
-        Ok(crate::lab::bank::answers::score(&answers.probabilities(&dataset, rows, 1.0)?, &labels))
+        Ok(crate::lab::bank::answers::row_scores(&answers.probabilities(&dataset, rows, 1.0)?, &labels))
     };
     let made_from = MadeFrom::Joined {
         bank: bank.manifest.digest.clone(),
@@ -256,12 +257,9 @@ fn join_bank(args: &JoinArgs) -> anyhow::Result<ExitCode> {
     let plan = &bank.planned.plan;
     let mut record = run_record(&files, plan.recipe.clone(), plan.data.clone(), &bank.planned.split, &model)?;
     record.made_from = Some(made_from);
-    record.results = Some(crate::lab::record::Results {
-        train: evaluate(bank.planned.split.part(Part::Train))?,
-        validation: evaluate(bank.planned.split.part(Part::Validation))?,
-        calibration: evaluate(bank.planned.split.part(Part::Calibration))?,
-        test: evaluate(bank.planned.split.part(Part::Test))?,
-    });
+    let scores =
+        [evaluate(Part::Train)?, evaluate(Part::Validation)?, evaluate(Part::Calibration)?, evaluate(Part::Test)?];
+    record.results = Some(Results::of(scores, plan.recipe.seed)?);
     record.wall_seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
     files.write(&model, &record, &bank.planned.split)?;
     Ok(ExitCode::SUCCESS)
@@ -386,7 +384,7 @@ fn selena(args: &SelenaArgs) -> anyhow::Result<ExitCode> {
         args.leave_out
     );
     let design = Design::Balanced { models: args.models, of: args.models - args.leave_out };
-    let planned = source.plan_with(design, &[Part::Train], false)?;
+    let planned = source.plan_with(design, &[Part::Train], false, false)?;
     planned.write(&place)?;
     let manifest = match args.work.train(&place, &planned, (&args.source.data, &source.dataset), Shard::ALL)? {
         Trained::Interrupted(code) => return Ok(code),
@@ -468,20 +466,16 @@ fn teach(
             eprintln!("interrupted; the same command goes on");
             return Ok(ExitCode::from(stop.exit_code.load(Ordering::Relaxed)));
         }
-        Ended::Finished { network, history, privacy } => (network, history, privacy),
+        Ended::Finished(finished) => (finished.network, finished.history, finished.privacy),
     };
     let model = export(&network, dataset, &rows)?;
-    let evaluate = |part| crate::lab::train::evaluate(&network, dataset, split.part(part));
     let mut record = run_record(files, source.recipe.clone(), source.data.clone(), split, &model)?;
     record.made_from = Some(MadeFrom::Taught(teacher));
     record.privacy = privacy;
     record.history = history;
-    record.results = Some(crate::lab::record::Results {
-        train: evaluate(Part::Train),
-        validation: evaluate(Part::Validation),
-        calibration: evaluate(Part::Calibration),
-        test: evaluate(Part::Test),
-    });
+    let parts = [Part::Train, Part::Validation, Part::Calibration, Part::Test];
+    let scores = parts.map(|part| crate::lab::train::score(&network, dataset, split.part(part)));
+    record.results = Some(Results::of(scores, source.recipe.seed)?);
     record.wall_seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
     files.write(&model, &record, split)?;
     Ok(ExitCode::SUCCESS)

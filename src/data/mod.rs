@@ -47,7 +47,7 @@ pub use cifar10::parse_cifar10;
 pub use convert::{Converted, Values, convert};
 pub use files::{check_writable, hex, is_same_file, write_atomic};
 pub use idx::{Idx, parse_idx};
-pub use near::{Groups, Measure, Near};
+pub use near::{Groups, Measure, Near, NearError};
 pub use npy::{FILES as CONVERTED_FILES, parse_npy, parse_npz};
 pub use parquet::parse_parquet;
 pub use published::Published;
@@ -415,6 +415,11 @@ impl Dataset {
     /// What the first batch that could not be read met with.
     pub fn check_read(&self) -> Result<(), &DataError> {
         self.fault.get().map_or(Ok(()), Err)
+    }
+
+    /// Appends the values of one row.
+    fn read_row(&self, row: usize, into: &mut Vec<f32>) -> Result<(), DataError> {
+        self.rows.read(row, self.width(), into)
     }
 
     /// Values of one row.

@@ -52,6 +52,9 @@ pub fn rmia(
     form: Rmia,
 ) -> Result<Vec<f64>, ShadowError> {
     bank.check_target(target)?;
+    if population.is_empty() {
+        return Err(ShadowError::NoPopulation);
+    }
     let mut ratios = Vec::with_capacity(bank.n_rows());
     let mut sides = Sides::default();
     for (row, answers) in target.rows().into_iter().enumerate() {

@@ -196,7 +196,7 @@ proptest! {
             }
         }
         members.retain(|group| group.len() > 1);
-        let groups = Groups::of(members);
+        let groups = Groups::given(members);
         let labels: Vec<u32> = (0..n as u32).map(|row| row % 3).collect();
         let sizes = PartSizes { train: n / 2, validation: n / 8, calibration: 0, test: n / 8, shadow: n / 8 };
         let drawing = Drawing { sizes, seed, stratified, groups: Some(&groups) };

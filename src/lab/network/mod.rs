@@ -7,6 +7,7 @@
 mod forward;
 pub mod plan;
 mod weights;
+pub mod weights_file;
 pub mod zoo;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub use forward::{Dropout, Hook, Pass, Statistics, Value};
 pub(super) use forward::{NORM_EPSILON, group_normal};
 pub use plan::{Op, Plan};
 pub use weights::{Plain, Weights};
+pub use weights_file::{About, WeightsFileError};
 pub use zoo::{Activation, Architecture, NetworkError, Norm, Normalisation};
 
 use super::Compute;

@@ -19,6 +19,7 @@ use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoPr
 
 use super::OUTPUT;
 use super::proto::{int, to_i64, value};
+use crate::engine::inspect::SCORE_OUTPUT_KEY;
 
 /// The name of the output where it holds log-probabilities.
 pub const LOG_PROBABILITIES: &str = "log_probabilities";
@@ -81,7 +82,9 @@ pub fn join(models: &[Vec<u8>], combine: &Combine) -> anyhow::Result<Vec<u8>> {
         Combine::Stack(stacking) => build.stack(outputs, stacking)?,
     };
     build.graph.output = vec![value(output, &[face.n_classes])];
-    let shell = models.swap_remove(0);
+    let mut shell = models.swap_remove(0);
+    // The joined graph has one output; which one of a member's held its scores is no longer said.
+    shell.metadata_props.retain(|entry| entry.key != SCORE_OUTPUT_KEY);
     Ok(ModelProto { graph: Some(build.graph), ..shell }.encode_to_vec())
 }
 

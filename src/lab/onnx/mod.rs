@@ -86,7 +86,7 @@ pub fn export(network: &Network, class_names: &[String], options: Export) -> Vec
     .encode_to_vec()
 }
 
-/// The largest difference between a logit of the exported graph, run by tract, and the network's own.
+/// The largest difference between a score of the exported graph, run by tract, and the network's own.
 ///
 /// # Shapes
 ///
@@ -96,7 +96,11 @@ pub fn export(network: &Network, class_names: &[String], options: Export) -> Vec
 ///
 /// When the graph cannot be run, gives another shape, or numbers that are not finite.
 pub fn disagreement(model: &[u8], rows: &ArrayD<f32>, logits: &Array2<f32>) -> anyhow::Result<f32> {
-    distance(&run(model, rows, OUTPUT)?, logits)
+    let graph = ModelProto::decode(model).context("an ONNX model")?;
+    let named = graph.metadata_props.iter().find(|entry| entry.key == SCORE_OUTPUT_KEY).map(|entry| &entry.value);
+    let first = || graph.graph.as_ref().and_then(|graph| graph.output.first()).map(|output| &output.name);
+    let output = named.or_else(first).context("an output")?;
+    distance(&run(model, rows, output)?, logits)
 }
 
 /// What tract gives for an output of a model, by name.
