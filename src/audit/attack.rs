@@ -2,13 +2,15 @@
 //!
 //! Every attack here sees an answer's probabilities and the true label of the row, which is what the paper's
 //! attacker knows; one of them also knows the defence and its centroids ([`Inversion`]). None of them trains a
-//! model or asks twice: the report lists what was not tried. All are pure functions of one row.
+//! model or asks twice: those that do are in `learned`, `shadow`, `label_only` and `adaptive`, and hand over one
+//! score a row too. All here are pure functions of one row. [`AttackId`] names an attack of any kind.
 
 use ndarray::ArrayView1;
 use serde::Serialize;
 
-use crate::audit::answers::Allows;
+use crate::audit::answers::{Allows, Answers};
 use crate::audit::invert::Inversion;
+use crate::audit::parallel;
 
 /// An exact zero is read as this in every logarithm: a mask or a label-only answer holds such. It is the smallest
 /// normal f64, below all that an f32 answer can hold, so nothing that an answer tells is thrown away.
@@ -26,23 +28,30 @@ pub enum Attack {
     Entropy,
     /// Minus the modified entropy of Song and Mittal, which uses the true label.
     ModifiedEntropy,
+    /// `ln p_y − ln Σ_{j≠y} p_j`: LiRA's scaled logit with the true label. In exact arithmetic it orders like the
+    /// loss; it does not where an answer has lost its small entries.
+    ScaledLogit,
     /// Whether the label is right: the gap attack, which needs no score at all. Its advantage is train accuracy
     /// minus test accuracy.
     Correctness,
     /// The loss of the logits that [`Inversion`] recovers, written as `z_y − ln Σ_{j≠y} e^{z_j}`, which orders
     /// like `ln p_y`. On an undefended answer it is the loss attack.
     InvertedLoss,
+    /// The same from the other solution for the defence's share, where there are two.
+    InvertedOther,
 }
 
 impl Attack {
     /// The battery, in the order of the tables.
-    pub const ALL: [Attack; 6] = [
+    pub const ALL: [Attack; 8] = [
         Attack::Loss,
         Attack::Confidence,
         Attack::Entropy,
         Attack::ModifiedEntropy,
+        Attack::ScaledLogit,
         Attack::Correctness,
         Attack::InvertedLoss,
+        Attack::InvertedOther,
     ];
 
     /// The name in tables.
@@ -53,8 +62,10 @@ impl Attack {
             Attack::Confidence => "confidence",
             Attack::Entropy => "entropy",
             Attack::ModifiedEntropy => "modified entropy",
+            Attack::ScaledLogit => "scaled logit",
             Attack::Correctness => "correctness",
             Attack::InvertedLoss => "inverted loss",
+            Attack::InvertedOther => "inverted loss, other root",
         }
     }
 
@@ -63,10 +74,28 @@ impl Attack {
     pub fn needs(self) -> Allows {
         match self {
             Attack::Correctness => Allows::LABELS,
-            Attack::Loss | Attack::Confidence | Attack::Entropy | Attack::ModifiedEntropy | Attack::InvertedLoss => {
-                Allows::SCORES
-            }
+            Attack::Loss
+            | Attack::Confidence
+            | Attack::Entropy
+            | Attack::ModifiedEntropy
+            | Attack::ScaledLogit
+            | Attack::InvertedLoss
+            | Attack::InvertedOther => Allows::SCORES,
         }
+    }
+
+    /// The scores of all `answers`, whose true labels are `labels`: [`Attack::score`] row by row, on all cores where
+    /// there are many rows.
+    #[must_use]
+    pub fn scores(self, answers: &Answers, labels: &[u32], inversion: &Inversion) -> Vec<f64> {
+        const CHUNK: usize = 1 << 14;
+        let of_chunk = |chunk: usize| -> Vec<f64> {
+            let rows = chunk * CHUNK..((chunk + 1) * CHUNK).min(labels.len());
+            let score =
+                |row: usize| self.score(answers.probabilities.row(row), answers.predicted[row], labels[row], inversion);
+            rows.map(score).collect()
+        };
+        parallel::map(labels.len().div_ceil(CHUNK), of_chunk).concat()
     }
 
     /// The score of one answer: `probabilities` (n_classes), the label `predicted` that goes with them, and the
@@ -81,8 +110,10 @@ impl Attack {
         let (predicted, label) = (predicted as usize, label as usize);
         match self {
             Attack::InvertedLoss => lead(&recovered(predicted), label),
+            Attack::InvertedOther => lead(&inversion.other_logits(probabilities, predicted as u32), label),
             Attack::Loss => log(probabilities, label),
             Attack::Confidence => -complement(probabilities, predicted),
+            Attack::ScaledLogit => scaled_logit(probabilities, label),
             Attack::Entropy => (0..probabilities.len()).map(|j| probabilities[j] * log(probabilities, j)).sum(),
             Attack::ModifiedEntropy => (0..probabilities.len())
                 .map(|j| {
@@ -96,6 +127,71 @@ impl Attack {
             Attack::Correctness => f64::from(u8::from(predicted == label)),
         }
     }
+}
+
+/// What kind of attack it is: by what the attacker has beside the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// A formula on one answer, one threshold for all rows.
+    Score,
+    /// The same formula with a threshold for each class, fixed on the attack-fit rows.
+    PerClass,
+    /// A classifier trained on answers of rows whose membership the attacker knows.
+    Learned,
+    /// Answers of models that the attacker trained itself.
+    Shadow,
+    /// Answers to changed inputs, of which the label alone is read.
+    LabelOnly,
+    /// Made against the defence at hand.
+    Adaptive,
+}
+
+/// An attack as it stands in tables and in the report.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct AttackId {
+    /// Its kind.
+    pub family: Family,
+    /// Its name, unique within a study.
+    pub name: String,
+}
+
+impl AttackId {
+    /// Names an attack.
+    #[must_use]
+    pub fn new(family: Family, name: impl Into<String>) -> Self {
+        Self { family, name: name.into() }
+    }
+
+    /// The name in tables.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it is this score attack with one threshold for all rows.
+    #[must_use]
+    pub fn is(&self, attack: Attack) -> bool {
+        self.family == Family::Score && self.name == attack.name()
+    }
+}
+
+impl PartialEq<Attack> for AttackId {
+    fn eq(&self, attack: &Attack) -> bool {
+        self.is(*attack)
+    }
+}
+
+impl From<Attack> for AttackId {
+    fn from(attack: Attack) -> Self {
+        Self::new(Family::Score, attack.name())
+    }
+}
+
+/// `ln p_y − ln Σ_{j≠y} p_j`, the smaller side never below [`ATTACK_FLOOR`].
+#[must_use]
+pub fn scaled_logit(probabilities: ArrayView1<'_, f64>, label: usize) -> f64 {
+    probabilities[label].max(ATTACK_FLOOR).ln() - complement(probabilities, label).max(ATTACK_FLOOR).ln()
 }
 
 /// `z_y − ln Σ_{j≠y} e^{z_j}`, within the logarithms of [`ATTACK_FLOOR`] where a side is not known at all.
@@ -155,6 +251,7 @@ mod tests {
         // Song & Mittal, equation 7: −(1−p_y)·log p_y − Σ p_j·log(1−p_j), negated.
         let modified = 0.8 * 0.2_f64.ln() + 0.7 * 0.3_f64.ln() + 0.1 * 0.9_f64.ln();
         near(Attack::ModifiedEntropy.score(p.view(), 0, 1, &Inversion::as_is()), modified);
+        near(Attack::ScaledLogit.score(p.view(), 0, 1, &Inversion::as_is()), (0.2_f64 / 0.8).ln());
         near(Attack::Correctness.score(p.view(), 0, 1, &Inversion::as_is()), 0.0);
         near(Attack::Correctness.score(p.view(), 0, 0, &Inversion::as_is()), 1.0);
     }

@@ -5,11 +5,15 @@
 use serde::Serialize;
 
 use crate::audit::answers::Allows;
-use crate::audit::attack::Attack;
+use crate::audit::attack::AttackId;
 use crate::audit::duplicates::Duplicates;
-use crate::audit::interval::Estimate;
+use crate::audit::exact::Counts;
+use crate::audit::interval::{Estimate, Interval};
+use crate::audit::lot::Lot;
 use crate::audit::null::Null;
+use crate::audit::policy::Verdict;
 use crate::audit::rows::AllocationRecord;
+use crate::audit::shadow::leave_one_out::{LeaveOneOut, RecordRisk};
 use crate::audit::system::{Role, Skipped};
 use crate::audit::temperature::Temperature;
 use crate::defence::DefenceConfig;
@@ -57,6 +61,8 @@ pub struct Report {
     pub origin: Origin,
     /// The figures.
     pub findings: Findings,
+    /// How the limits of a policy stand.
+    pub policy: Figure<Verdict>,
     /// Attacks that were not run: nothing here says how they would do.
     pub not_tried: Vec<&'static str>,
 }
@@ -72,10 +78,12 @@ pub struct Origin {
     pub commit: Figure<String>,
     /// The machine in words.
     pub machine: String,
+    /// Where the answers come from.
+    pub source: SourceRecord,
     /// Name of the model in tables.
     pub model: String,
     /// SHA-256 of the model's bytes.
-    pub model_digest: String,
+    pub model_digest: Figure<String>,
     /// How it was told what the model ends in (R2).
     pub scores_decided: String,
     /// SHA-256 of the centroid file's bytes.
@@ -83,17 +91,65 @@ pub struct Origin {
     /// Where the rows come from, in words.
     pub data_source: String,
     /// SHA-256 of the data set's content.
-    pub dataset_digest: String,
+    pub dataset_digest: Figure<String>,
     /// SHA-256 of the split.
-    pub split_digest: String,
+    pub split_digest: Figure<String>,
     /// Seed of the split.
-    pub split_seed: u64,
+    pub split_seed: Figure<u64>,
     /// Rows that are on both sides (R17).
-    pub duplicates: Duplicates,
+    pub duplicates: Figure<Duplicates>,
     /// The pipeline as it serves answers the first batch as the cached scores say, bit for bit.
     pub pipeline_agrees: Figure<bool>,
     /// Seconds of inference over all rows.
-    pub inference_seconds: f64,
+    pub inference_seconds: Figure<f64>,
+    /// What must be said about where the answers come from.
+    pub doubts: Vec<String>,
+}
+
+/// Where the answers come from.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum SourceRecord {
+    /// A model, in the pipeline that serves.
+    Pipeline,
+    /// A running endpoint.
+    Endpoint {
+        /// Its address, without user or query.
+        url: String,
+        /// The model that was asked.
+        model: String,
+        /// The platform that it says it runs on.
+        platform: String,
+        /// Rows that it was asked in this run.
+        n_asked: u64,
+        /// Rows whose answers were kept from an earlier run.
+        n_kept: u64,
+    },
+    /// A file.
+    Predictions {
+        /// Name of the file.
+        file: String,
+        /// SHA-256 of its bytes.
+        digest: String,
+        /// What its numbers are taken as.
+        taken_as: &'static str,
+    },
+}
+
+impl SourceRecord {
+    /// In words, for tables.
+    #[must_use]
+    pub fn words(&self) -> String {
+        match self {
+            Self::Pipeline => "the model, in the pipeline that serves".to_owned(),
+            Self::Endpoint { url, model, platform, n_asked, n_kept } => format!(
+                "the endpoint {url}, model {model} ({platform}); {n_asked} rows asked, {n_kept} answers kept from before"
+            ),
+            Self::Predictions { file, digest, taken_as } => {
+                format!("the predictions in {file}, sha256 {digest}, taken as {taken_as}")
+            }
+        }
+    }
 }
 
 /// Everything that was measured.
@@ -125,6 +181,34 @@ pub struct Findings {
     pub skipped: Vec<Skipped>,
     /// The paper's table 4 in form: all members against all non-members, the loss attack.
     pub before_and_after: Vec<BeforeAfter>,
+    /// What puts every figure in doubt.
+    pub warnings: Vec<String>,
+    /// Whether the two sides differ without any model.
+    pub lot: Figure<Lot>,
+    /// What shadow models tell of the training and of single records.
+    pub leave_one_out: Vec<BankFindings>,
+}
+
+/// Every model of a bank taken as the target in turn, behind one system.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BankFindings {
+    /// Name of the system.
+    pub system: String,
+    /// The study.
+    pub study: LeaveOneOut,
+    /// The records of the highest risk, the worst first: picked, so biased upward.
+    pub worst: Vec<RecordRisk>,
+}
+
+impl BankFindings {
+    /// Records that are named.
+    const N_WORST: usize = 20;
+
+    /// From a named study.
+    #[must_use]
+    pub fn of((system, study): &(String, LeaveOneOut)) -> Self {
+        Self { system: system.clone(), worst: study.worst(Self::N_WORST), study: study.clone() }
+    }
 }
 
 /// The settings of the study.
@@ -148,13 +232,21 @@ pub struct Settings {
     pub nll_floor: f64,
     /// Probabilities below this are read as this in the logarithms of the attacks.
     pub attack_floor: f64,
+    /// Shares of members among the records asked about, at which predictive values are given.
+    pub priors: Vec<f64>,
+    /// δ of the lower bounds on ε.
+    pub delta: f64,
+    /// Thresholds per class are tried.
+    pub per_class: bool,
+    /// Attacks are learned.
+    pub learned: bool,
 }
 
 /// An attack that the answers do not allow.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NotAllowed {
     /// The attack.
-    pub attack: Attack,
+    pub attack: AttackId,
     /// What it needs and these answers have not.
     pub lacks: String,
 }
@@ -173,7 +265,7 @@ pub struct Reference {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Validity {
     /// The attack.
-    pub attack: Attack,
+    pub attack: AttackId,
     /// Its AUC on the reference, the undefended model where it is there, on the attack-fit rows, with DeLong's interval.
     pub auc_undefended: Estimate,
     /// Its (a) there.
@@ -200,6 +292,16 @@ pub struct SystemFindings {
     pub attacks: Vec<AttackFindings>,
     /// The maximum over the attacks that count.
     pub headline: Figure<Headline>,
+    /// Lower bound on ε.
+    pub epsilon: Epsilon,
+    /// The headline's rule for each class of which the verdict holds members and non-members.
+    pub classes: Vec<ClassFindings>,
+    /// The class of the largest advantage.
+    pub worst_class: Figure<u32>,
+    /// Curves of the loss attack and of the headline's attacks.
+    pub curves: Vec<Curve>,
+    /// Scaled logits of all members and non-members.
+    pub histogram: Figure<Histogram>,
     /// What a reader must know about these figures.
     pub flags: Vec<String>,
 }
@@ -211,14 +313,24 @@ pub struct Utility {
     pub accuracy_members: f64,
     /// Accuracy on non-members.
     pub accuracy_non_members: f64,
+    /// Exact interval of the accuracy on members.
+    pub accuracy_members_interval: Interval,
+    /// Exact interval of the accuracy on non-members.
+    pub accuracy_non_members_interval: Interval,
     /// Mean NLL of non-members.
     pub nll: f64,
+    /// Its bootstrap interval.
+    pub nll_interval: Interval,
+    /// Mean Brier score of non-members, `Σ_j (p_j − [j = y])²`, with its bootstrap interval.
+    pub brier: Estimate,
     /// Non-members whose true class had a probability below the floor: their NLL is the floor's.
     pub n_floored: usize,
     /// Mean NLL minus the temperature-scaled rival's on the same rows, with a paired bootstrap interval.
     pub nll_minus_rival: Figure<Estimate>,
     /// Expected calibration error of non-members, 15 bins of equal mass.
     pub ece: f64,
+    /// Its bootstrap interval. A resample's error is larger on average, so it lies rather high.
+    pub ece_interval: Interval,
     /// Share of all rows whose label is the undefended model's; 1 by R1.
     pub label_agreement: Figure<f64>,
 }
@@ -227,11 +339,12 @@ pub struct Utility {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AttackFindings {
     /// The attack.
-    pub attack: Attack,
+    pub attack: AttackId,
     /// Whether it counts (R16).
     pub counts: bool,
-    /// (a) on the attack-fit rows, by which the headline's attack is chosen.
-    pub widest_on_fit: f64,
+    /// What the rule of (b) reaches on the attack-fit rows, cross-fitted where the attack is fitted: by it the headline's
+    /// attack is chosen.
+    pub fixed_on_fit: f64,
     /// Area under the curve, with DeLong's interval.
     pub auc: Estimate,
     /// R12 (a): max over thresholds of |TPR − FPR|.
@@ -244,8 +357,110 @@ pub struct AttackFindings {
     pub fixed_minus_floor: Estimate,
     /// AUC minus the floor's, with DeLong's paired interval.
     pub auc_minus_floor: Estimate,
+    /// Newcombe's interval of (a) at its own threshold: too narrow, since the threshold is chosen on these rows. Its
+    /// null says whether (a) means anything.
+    pub widest_interval: Interval,
+    /// What the fixed rule of (b) says.
+    pub calls: Calls,
     /// True-positive rates at stated false-positive rates.
     pub tpr_at_fpr: Vec<TprAt>,
+    /// Lower bound on ε by a rule that was chosen on the attack-fit rows, at the settings' level; 0 where nothing
+    /// is refuted.
+    pub epsilon_lower_bound: f64,
+}
+
+/// What a rule says that was fixed on the attack-fit rows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Calls {
+    /// The counts.
+    pub counts: Counts,
+    /// Recall of the members (TPR), exact interval.
+    pub recall_members: Estimate,
+    /// Recall of the non-members (1 − FPR), exact interval.
+    pub recall_non_members: Estimate,
+    /// Mean of the two recalls: .5 + (b)/2, with (b)'s interval.
+    pub balanced_accuracy: Estimate,
+    /// P(member | called a member).
+    pub predictive_values: Vec<PredictiveValue>,
+}
+
+/// P(member | called a member) at one prior.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PredictiveValue {
+    /// Share of members among the records asked about.
+    pub prior: f64,
+    /// The value with its interval.
+    pub value: Figure<Estimate>,
+}
+
+/// The lower bound on ε of one system.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Epsilon {
+    /// The attack, chosen on the attack-fit rows with its rule.
+    pub attack: AttackId,
+    /// Any (ε, δ)-private training with a smaller ε would have shown these counts with probability 1 − level at most.
+    pub lower_bound: f64,
+    /// What a perfect attack would have shown on as many rows.
+    pub ceiling: f64,
+    /// δ.
+    pub delta: f64,
+    /// Confidence.
+    pub level: f64,
+    /// What the run record claims.
+    pub claim: Figure<Claim>,
+    /// The lower bound exceeds the claim: one of the two is wrong.
+    pub contradicts_claim: bool,
+}
+
+/// A privacy claim of a training run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, serde::Deserialize)]
+pub struct Claim {
+    /// ε.
+    pub epsilon: f64,
+    /// δ.
+    pub delta: f64,
+}
+
+/// The fixed rule of the headline on the rows of one class.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ClassFindings {
+    /// The true label.
+    pub class: u32,
+    /// What the rule says of its rows.
+    pub counts: Counts,
+    /// TPR − FPR; the intervals of all classes hold together at the settings' level (Bonferroni).
+    pub advantage: Estimate,
+}
+
+/// One point of a curve that is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct CurvePoint {
+    /// False-positive rate.
+    pub fpr: f64,
+    /// True-positive rate.
+    pub tpr: f64,
+    /// Exact pointwise interval of the true-positive rate.
+    pub tpr_interval: Interval,
+}
+
+/// A curve, thinned to what can be drawn: every point of it is a point of the exact curve.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Curve {
+    /// The attack.
+    pub attack: AttackId,
+    /// Its points, from the lowest rate.
+    pub points: Vec<CurvePoint>,
+}
+
+/// Scaled logits of members and non-members in bins of equal width (the paper's figure 1).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Histogram {
+    /// The edges: one more than bins. The first and the last bin hold what lies outside, too.
+    pub edges: Vec<f64>,
+    /// Members in each bin.
+    pub members: Vec<u64>,
+    /// Non-members in each bin.
+    pub non_members: Vec<u64>,
 }
 
 /// A true-positive rate at a stated false-positive rate, without interpolation.
@@ -257,19 +472,28 @@ pub struct TprAt {
     pub tpr: Figure<f64>,
     /// The FPR at that point.
     pub attained_fpr: Option<f64>,
+    /// Exact interval of the TPR at that point, as if its threshold had been known before.
+    pub tpr_interval: Option<Interval>,
+    /// Exact interval of the FPR at that point.
+    pub attained_fpr_interval: Option<Interval>,
+    /// P(member | called a member) at that point.
+    pub predictive_values: Vec<PredictiveValue>,
 }
 
 /// The strongest of the attacks that count.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Headline {
     /// The attack of the largest (a).
-    pub widest_attack: Attack,
+    pub widest_attack: AttackId,
     /// The largest (a).
     pub widest: f64,
-    /// The permutation null of that maximum.
+    /// The permutation null of that maximum over all attacks that count: its p-value is corrected for having tried
+    /// so many.
     pub widest_null: Figure<Null>,
+    /// How many attacks count.
+    pub n_attacks: usize,
     /// The attack that is strongest on the attack-fit rows: chosen before a verdict row is looked at.
-    pub fixed_attack: Attack,
+    pub fixed_attack: AttackId,
     /// Its (b).
     pub fixed: Estimate,
     /// That (b) minus the floor's on the same rows, paired bootstrap.
@@ -387,20 +611,22 @@ pub struct BeforeAfter {
     pub gap: f64,
 }
 
-/// What no figure here speaks about.
-pub const NOT_TRIED: [&str; 12] = [
-    "likelihood-ratio attacks with shadow models (LiRA, online and offline), and RMIA",
-    "attacks learned on the answer vector (logistic regression, trees, networks, nearest neighbours)",
-    "thresholds per class, and scores calibrated by the difficulty of a record",
-    "more of an attacker who knows the defence: inversion with the bank of the inlier method or a guess at masked \
-     classes, estimated centroids, shadow models behind the same defence",
-    "label-only attacks by augmented or perturbed queries, and by distance to the boundary",
-    "several queries a record, and queries that mix records",
-    "queries for rows near a training record (the inlier method answers with one)",
-    "membership by lot (non-members drawn by lot before training; here members and non-members are the split's \
-     own parts of one data set)",
-    "canaries and the most vulnerable records; per-record or per-group risk",
-    "several trained models: every interval here is over rows of one model, not over trainings",
-    "attribute inference, reconstruction, model extraction",
+/// What no figure here speaks about, whatever the study was given.
+pub const NOT_TRIED: [&str; 7] = [
+    "attacks on the defence's own fitting (estimated centroids in place of the file's, guesses at masked classes)",
+    "metrics of privacy other than membership: attribute inference, reconstruction, model extraction",
+    "attackers who take part in training (poisoning)",
+    "attackers who read the model's weights or gradients",
+    "several trained models, unless several targets were given: every interval here is over rows of one model",
+    "distances of inputs to training rows as such, without any answer",
     "other paths around the proxy: timing, caches, logs, the model's own endpoint",
+];
+
+/// What is not tried unless the study is given what it needs: the sentence, and what is needed.
+pub const NEEDS_MORE: [(&str, &str); 5] = [
+    ("likelihood-ratio attacks (LiRA), RMIA and difficulty calibration", "a bank of shadow models"),
+    ("the risk of single records", "a bank of shadow models"),
+    ("label-only attacks by changed inputs, distance to the boundary", "a system that can be asked again"),
+    ("repeated, perturbed and mixed queries", "a system that can be asked again"),
+    ("planted records (canaries)", "a model that was trained with them"),
 ];

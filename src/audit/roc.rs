@@ -12,6 +12,8 @@
 
 use thiserror::Error;
 
+use crate::audit::exact::Counts;
+
 /// Why no curve can be drawn.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum RocError {
@@ -66,10 +68,8 @@ impl Ranking {
             return Err(RocError::NotANumber { row });
         }
         let n_rows = u32::try_from(scores.len()).map_err(|_| RocError::TooManyRows { n_rows: scores.len() })?;
-        let mut order: Vec<u32> = (0..n_rows).collect();
+        let order = falling_order(scores, n_rows);
         let score = |row: u32| scores[row as usize];
-        // `+ 0.0` folds the two zeros, which `total_cmp` would tell apart.
-        order.sort_by(|&a, &b| (score(b) + 0.0).total_cmp(&(score(a) + 0.0)));
         let mut block_ends = Vec::new();
         let mut block_scores = Vec::new();
         for position in 0..n_rows {
@@ -121,6 +121,56 @@ impl Ranking {
             widest = widest.max((true_positives * n - position as i64 * m).abs());
         }
         widest as f64 / (n_members as f64 * n_non_members as f64)
+    }
+}
+
+/// From here on a radix sort is quicker than one by comparison.
+const RADIX_FROM: usize = 1 << 13;
+
+/// Row numbers by falling score, equal scores by row number. No score is NaN.
+fn falling_order(scores: &[f64], n_rows: u32) -> Vec<u32> {
+    // A number that rises as the score falls: the bits of a positive float rise with it, those of a negative one
+    // fall. `+ 0.0` folds the two zeros, which bits would tell apart.
+    let key = |row: u32| {
+        let bits = (scores[row as usize] + 0.0).to_bits();
+        if bits >> 63 == 0 { !(bits | 1 << 63) } else { bits }
+    };
+    let mut keyed: Vec<(u64, u32)> = (0..n_rows).map(|row| (key(row), row)).collect();
+    if keyed.len() < RADIX_FROM {
+        keyed.sort_unstable();
+    } else {
+        radix_sort(&mut keyed);
+    }
+    keyed.into_iter().map(|(_, row)| row).collect()
+}
+
+/// Sorts by the first of each pair, stably: digits of 11 bits from the lowest, a digit that all share left out.
+fn radix_sort(keyed: &mut Vec<(u64, u32)>) {
+    const BITS: usize = 11;
+    const N_DIGITS: usize = 64_usize.div_ceil(BITS);
+    const MASK: u64 = (1 << BITS) - 1;
+    let digit = |key: u64, place: usize| (key >> (place * BITS) & MASK) as usize;
+    let mut counts = vec![[0_u32; 1 << BITS]; N_DIGITS];
+    for &(key, _) in keyed.iter() {
+        for (place, counts) in counts.iter_mut().enumerate() {
+            counts[digit(key, place)] += 1;
+        }
+    }
+    let mut other = vec![(0, 0); keyed.len()];
+    for (place, counts) in counts.iter_mut().enumerate() {
+        if counts.iter().any(|&count| count as usize == keyed.len()) {
+            continue;
+        }
+        let mut start = 0;
+        for count in counts.iter_mut() {
+            start += std::mem::replace(count, start);
+        }
+        for &pair in keyed.iter() {
+            let place = &mut counts[digit(pair.0, place)];
+            other[*place as usize] = pair;
+            *place += 1;
+        }
+        std::mem::swap(keyed, &mut other);
     }
 }
 
@@ -233,15 +283,48 @@ impl Roc {
     /// The point of the widest `|TPR − FPR|` (the first such from the left) and the signed difference there.
     #[must_use]
     pub fn widest(&self) -> (Point, f64) {
+        self.widest_of(false)
+    }
+
+    /// As [`Roc::widest`]; with `one_sided` of the points where TPR is the larger alone.
+    pub(crate) fn widest_of(&self, one_sided: bool) -> (Point, f64) {
         let (m, n) = (self.n_members as i128, self.n_non_members as i128);
         let signed = |point: &Point| i128::from(point.true_positives) * n - i128::from(point.false_positives) * m;
         let mut best = (self.points[0], 0_i128);
         for point in &self.points {
-            if signed(point).abs() > best.1.abs() {
-                best = (*point, signed(point));
+            let here = signed(point);
+            if here.abs() > best.1.abs() && !(one_sided && here < 0) {
+                best = (*point, here);
             }
         }
         (best.0, best.1 as f64 / (m * n) as f64)
+    }
+
+    /// Half-way between the threshold of `point` and the next lower one; the threshold itself where there is none or
+    /// the middle is not finite.
+    #[must_use]
+    pub fn threshold_below(&self, point: &Point) -> f64 {
+        let next = self.points.partition_point(|other| other.threshold >= point.threshold);
+        let middle = self.points.get(next).map_or(f64::NAN, |next| f64::midpoint(point.threshold, next.threshold));
+        if middle.is_finite() { middle } else { point.threshold }
+    }
+
+    /// The last point whose false-positive rate does not exceed `target_fpr`: the origin always qualifies.
+    #[must_use]
+    pub fn last_at(&self, target_fpr: f64) -> Point {
+        // Both rates only grow along the curve.
+        self.points[self.points.partition_point(|point| self.fpr(point) <= target_fpr).max(1) - 1]
+    }
+
+    /// What the rule of one point says.
+    #[must_use]
+    pub fn counts(&self, point: &Point) -> Counts {
+        Counts {
+            true_positives: point.true_positives,
+            false_positives: point.false_positives,
+            n_members: self.n_members,
+            n_non_members: self.n_non_members,
+        }
     }
 
     /// R12 (a): `max over thresholds of |TPR − FPR|`, two-sided, as TF-Privacy reports it.
@@ -258,10 +341,8 @@ impl Roc {
         if target_fpr.is_nan() || target_fpr < resolution {
             return TprAtFpr::NotResolvable { n_non_members: self.n_non_members };
         }
-        // The origin always qualifies, and both rates only grow along the curve.
-        let last = self.points.partition_point(|point| self.fpr(point) <= target_fpr) - 1;
-        let point = &self.points[last];
-        TprAtFpr::Resolved { tpr: self.tpr(point), attained_fpr: self.fpr(point) }
+        let point = self.last_at(target_fpr);
+        TprAtFpr::Resolved { tpr: self.tpr(&point), attained_fpr: self.fpr(&point) }
     }
 }
 
@@ -326,6 +407,21 @@ mod tests {
         let mirrored = Roc::new(&[f64::NEG_INFINITY, 2.0, 3.0, f64::INFINITY], &memberships).unwrap();
         assert_eq!((mirrored.auc(), mirrored.two_sided_advantage()), (0.0, 1.0));
         assert_eq!(mirrored.widest().1, -1.0);
+    }
+
+    #[test]
+    fn many_rows_are_ordered_as_few_are() {
+        // Above the size from which the digits are sorted: signs, infinities, both zeros, ties, tiny and huge.
+        let palette = [0.0, -0.0, 1.0, -1.0, f64::INFINITY, f64::NEG_INFINITY, 5e-324, -1e300, 1e-10, -1e-10];
+        let scores: Vec<f64> = (0..3 * RADIX_FROM)
+            .map(|row| {
+                let spread = (row as f64 * 12.9898).sin() * 43_758.545_3;
+                if row % 3 == 0 { palette[row % palette.len()] } else { spread.fract() }
+            })
+            .collect();
+        let mut slow: Vec<u32> = (0..scores.len() as u32).collect();
+        slow.sort_by(|&a, &b| (scores[b as usize] + 0.0).total_cmp(&(scores[a as usize] + 0.0)).then(a.cmp(&b)));
+        assert_eq!(Ranking::new(&scores).unwrap().order, slow);
     }
 
     #[test]

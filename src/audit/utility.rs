@@ -3,8 +3,12 @@
 //! NLL and ECE are of non-members alone (R13): a member's answer is what a defence may spoil.
 
 use ndarray::Array2;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use crate::audit::answers::Answers;
+use crate::audit::interval::{Estimate, quantile};
+use crate::audit::parallel;
 
 /// Probabilities below this are read as this in the NLL: the floor of served log-probabilities (R2).
 pub const PROBABILITY_FLOOR: f64 = 1e-12;
@@ -27,6 +31,59 @@ pub fn negative_log_likelihoods(answers: &Answers, labels: &[u32], rows: &[usize
     (rows.iter().map(|&row| -of_label(row).max(PROBABILITY_FLOOR).ln()).collect(), n_floored)
 }
 
+/// Brier score of each of `rows`: `Σ_j (p_j − [j = y])²`, between 0 and 2.
+#[must_use]
+pub fn brier_scores(answers: &Answers, labels: &[u32], rows: &[usize]) -> Vec<f64> {
+    let of_row = |&row: &usize| {
+        let truth = |class: usize| f64::from(u8::from(class == labels[row] as usize));
+        answers.probabilities.row(row).iter().enumerate().map(|(class, p)| (p - truth(class)).powi(2)).sum()
+    };
+    rows.iter().map(of_row).collect()
+}
+
+/// [`expected_calibration_error`] with a percentile bootstrap interval over rows; 0 without rows. A resample's
+/// error is on average larger than the sample's (noise never cancels in an absolute value), so the interval lies
+/// rather high.
+#[must_use]
+pub fn calibration_error(
+    answers: &Answers,
+    labels: &[u32],
+    rows: &[usize],
+    n_resamples: usize,
+    seed: u64,
+    level: f64,
+) -> Estimate {
+    let value = expected_calibration_error(answers, labels, rows).unwrap_or_default();
+    // Sorted once: a resample of positions needs no comparison of floats again.
+    let mut graded = graded(answers, labels, rows);
+    graded.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let draw = |index: usize| {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(index as u64);
+        let mut counts = vec![0_u32; graded.len()];
+        (0..graded.len()).for_each(|_| counts[rng.random_range(0..graded.len())] += 1);
+        let each = graded.iter().zip(&counts);
+        let drawn: Vec<(f64, bool)> = each.flat_map(|(&row, &n)| std::iter::repeat_n(row, n as usize)).collect();
+        binned_error(&drawn)
+    };
+    if graded.is_empty() || n_resamples == 0 {
+        return Estimate { value, low: value, high: value };
+    }
+    let mut draws = parallel::map(n_resamples, draw);
+    draws.sort_by(f64::total_cmp);
+    let at = |q: f64| quantile(&draws, q);
+    Estimate { value, low: at((1.0 - level) / 2.0).min(value), high: at(f64::midpoint(1.0, level)).max(value) }
+}
+
+/// Confidence of the label of each row, and whether it is right.
+fn graded(answers: &Answers, labels: &[u32], rows: &[usize]) -> Vec<(f64, bool)> {
+    let of_row = |&row: &usize| {
+        let predicted = answers.predicted[row];
+        (answers.probabilities[(row, predicted as usize)], predicted == labels[row])
+    };
+    rows.iter().map(of_row).collect()
+}
+
 /// Expected calibration error of the top label over `rows`, in 15 bins of equal mass:
 /// `Σ_bins |mean confidence − accuracy| · share`. `None` without rows.
 ///
@@ -37,14 +94,13 @@ pub fn expected_calibration_error(answers: &Answers, labels: &[u32], rows: &[usi
     if rows.is_empty() {
         return None;
     }
-    let mut graded: Vec<(f64, bool)> = rows
-        .iter()
-        .map(|&row| {
-            let predicted = answers.predicted[row];
-            (answers.probabilities[(row, predicted as usize)], predicted == labels[row])
-        })
-        .collect();
+    let mut graded = graded(answers, labels, rows);
     graded.sort_by(|a, b| a.0.total_cmp(&b.0));
+    Some(binned_error(&graded))
+}
+
+/// The error of rows that rise in confidence; 0 without rows.
+fn binned_error(graded: &[(f64, bool)]) -> f64 {
     let n_rows = graded.len();
     let (mut start, mut error) = (0, 0.0);
     for bin in 1..=N_ECE_BINS {
@@ -60,7 +116,7 @@ pub fn expected_calibration_error(answers: &Answers, labels: &[u32], rows: &[usi
             start = end;
         }
     }
-    Some(error)
+    error
 }
 
 /// Share of rows whose label is that of `undefended`: 1 for every defence here (R1). `None` without rows.

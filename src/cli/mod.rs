@@ -10,6 +10,12 @@ pub mod centroids;
 pub mod data;
 #[cfg(feature = "lab")]
 pub mod devices;
+#[cfg(feature = "lab")]
+pub mod ensemble;
+#[cfg(feature = "lab")]
+pub mod export;
+#[cfg(feature = "lab")]
+pub mod forget;
 pub mod healthcheck;
 pub mod inspect;
 mod origin;
@@ -47,9 +53,15 @@ enum Command {
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
     #[cfg(feature = "lab")]
+    Export(export::Args),
+    #[cfg(feature = "lab")]
     Devices(devices::Args),
     #[cfg(feature = "lab")]
     Shadows(shadows::Args),
+    #[cfg(feature = "lab")]
+    Ensemble(ensemble::Args),
+    #[cfg(feature = "lab")]
+    Forget(forget::Args),
     #[cfg(feature = "lab")]
     Accountant(accountant::Args),
     Bench(bench::Args),
@@ -106,9 +118,15 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
         #[cfg(feature = "lab")]
+        Command::Export(args) => export::run(&args),
+        #[cfg(feature = "lab")]
         Command::Devices(args) => devices::run(&args),
         #[cfg(feature = "lab")]
         Command::Shadows(args) => shadows::run(args),
+        #[cfg(feature = "lab")]
+        Command::Ensemble(args) => ensemble::run(args),
+        #[cfg(feature = "lab")]
+        Command::Forget(args) => forget::run(&args),
         #[cfg(feature = "lab")]
         Command::Accountant(args) => accountant::run(&args),
         Command::Bench(args) => bench::run(&args),

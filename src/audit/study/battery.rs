@@ -1,0 +1,229 @@
+//! What is tried on one system: a list of attacks, each ending in a score for every attack-fit and verdict row.
+//!
+//! Attacks that fit something (thresholds per class, classifiers) are scored on the attack-fit rows by cross-fitting
+//! in two halves: a row is scored by what was fitted without it, so that R16 is judged honestly. The verdict rows
+//! are scored by what was fitted on all attack-fit rows.
+
+use crate::audit::answers::Answers;
+use crate::audit::attack::{Attack, AttackId, Family};
+use crate::audit::fixed::FixedThreshold;
+use crate::audit::invert::Inversion;
+use crate::audit::learned::{LearnedAttack, Learner, Rows};
+use crate::audit::parallel;
+use crate::audit::system::System;
+use crate::audit::thresholds::PerClass;
+
+use super::{Bench, StudyError};
+
+/// Attack-fit rows of a side below which nothing is learned.
+const MIN_LEARNED: usize = 20;
+
+/// Scores of an attack that was run elsewhere: higher says member.
+#[derive(Debug, Clone)]
+pub struct GivenScores {
+    /// Name of the system that was attacked.
+    pub system: String,
+    /// The attack.
+    pub attack: AttackId,
+    /// One score for each row of the target.
+    pub scores: Vec<f64>,
+}
+
+/// Answers of rows whose membership the attacker knows because it trained the model itself, behind the same
+/// defence as the system's.
+pub struct LearnedFrom {
+    /// Name of the system.
+    pub system: String,
+    /// Answers of the shadow model on its own rows.
+    pub answers: Answers,
+    /// True label of each row.
+    pub labels: Vec<u32>,
+    /// Whether the shadow was trained on the row.
+    pub memberships: Vec<bool>,
+}
+
+/// By which label a class is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ClassBy {
+    True,
+    Predicted,
+}
+
+/// One attack to be run.
+enum Planned<'a> {
+    Score(Attack),
+    PerClass(Attack, ClassBy),
+    Learned(LearnedAttack),
+    Given(&'a GivenScores),
+}
+
+/// The scores of one attack.
+pub(super) struct Scored {
+    pub(super) id: AttackId,
+    /// One for each attack-fit row, by what was fitted without that row.
+    pub(super) fit: Vec<f64>,
+    /// One for each verdict row.
+    pub(super) verdict: Vec<f64>,
+    /// The fixed rule, where the attack has one of its own.
+    pub(super) rule: Option<FixedThreshold>,
+}
+
+impl Planned<'_> {
+    fn id(&self) -> AttackId {
+        match self {
+            Planned::Score(attack) => (*attack).into(),
+            Planned::PerClass(attack, by) => {
+                let by = if *by == ClassBy::True { "true" } else { "predicted" };
+                AttackId::new(Family::PerClass, format!("{} per {by} class", attack.name()))
+            }
+            Planned::Learned(learned) if learned.learner == Learner::Alphabet => {
+                AttackId::new(Family::Adaptive, learned.name())
+            }
+            Planned::Learned(learned) => AttackId::new(Family::Learned, learned.name()),
+            Planned::Given(given) => given.attack.clone(),
+        }
+    }
+}
+
+/// One system's answers with what the attacks need to know of it.
+pub(super) struct Subject<'a> {
+    pub(super) system: &'a System,
+    pub(super) answers: &'a Answers,
+    pub(super) inversion: &'a Inversion,
+}
+
+impl Bench<'_> {
+    fn plan(&self, system: &System) -> Vec<Planned<'_>> {
+        let allows = self.target.allows();
+        let scores: Vec<Attack> =
+            Attack::ALL.into_iter().filter(|attack| allows.lacks(&attack.needs()).is_none()).collect();
+        let mut plan: Vec<Planned<'_>> = scores.iter().map(|&attack| Planned::Score(attack)).collect();
+        if self.settings.per_class {
+            for by in [ClassBy::True, ClassBy::Predicted] {
+                plan.extend(scores.iter().map(|&attack| Planned::PerClass(attack, by)));
+            }
+        }
+        if self.settings.learned && self.lacks_for_learning().is_none() {
+            plan.extend(LearnedAttack::all(allows.scores).into_iter().map(Planned::Learned));
+        }
+        let given = self.knowledge.given.iter().filter(|given| given.system == system.name);
+        plan.extend(given.map(Planned::Given));
+        plan
+    }
+
+    /// What is missing to learn an attack on the attack-fit rows, in words.
+    pub(super) fn lacks_for_learning(&self) -> Option<String> {
+        let n_members = self.fit_memberships.iter().filter(|&&member| member).count();
+        let n_others = self.fit_memberships.len() - n_members;
+        (n_members.min(n_others) < MIN_LEARNED).then(|| {
+            format!("{MIN_LEARNED} attack-fit rows of each side ({n_members} members and {n_others} others are there)")
+        })
+    }
+
+    /// Runs the battery on one system.
+    pub(super) fn battery(&self, subject: &Subject<'_>) -> Result<Vec<Scored>, StudyError> {
+        let mut plan = self.plan(subject.system);
+        let order: Vec<AttackId> = plan.iter().map(Planned::id).collect();
+        // The long ones first, so that no core waits for the last of them.
+        plan.sort_by_key(|planned| !matches!(planned, Planned::Learned(_)));
+        let scored = parallel::map(plan.len(), |index| self.score(subject, &plan[index]));
+        let mut scored = scored.into_iter().collect::<Result<Vec<_>, _>>()?;
+        scored.sort_by_key(|one| order.iter().position(|id| *id == one.id));
+        Ok(scored)
+    }
+
+    fn score(&self, subject: &Subject<'_>, planned: &Planned<'_>) -> Result<Scored, StudyError> {
+        let id = planned.id();
+        let of = |scores: &[f64], rows: &[usize]| rows.iter().map(|&row| scores[row]).collect::<Vec<f64>>();
+        let (fit_rows, verdict_rows) = (&self.allocation.attack_fit, &self.allocation.verdict);
+        let (fit, verdict) = match planned {
+            Planned::Score(attack) => {
+                let scores = self.scores(*attack, subject);
+                (of(&scores, fit_rows), of(&scores, verdict_rows))
+            }
+            Planned::Given(given) => (of(&given.scores, fit_rows), of(&given.scores, verdict_rows)),
+            Planned::PerClass(attack, by) => self.per_class(subject, *attack, *by).map_err(|source| {
+                StudyError::Curve { system: subject.system.name.clone(), attack: id.name.clone(), source }
+            })?,
+            Planned::Learned(learned) => self.learned(subject, learned).map_err(|what| StudyError::Learned {
+                system: subject.system.name.clone(),
+                attack: id.name.clone(),
+                what,
+            })?,
+        };
+        // A row is judged by the threshold of its class: 0 once that is taken off.
+        let rule = matches!(planned, Planned::PerClass(..)).then(|| FixedThreshold::at(0.0));
+        Ok(Scored { id, fit, verdict, rule })
+    }
+
+    /// Scores of all rows of the target.
+    pub(super) fn scores(&self, attack: Attack, subject: &Subject<'_>) -> Vec<f64> {
+        attack.scores(subject.answers, self.target.labels(), subject.inversion)
+    }
+
+    /// Attack-fit rows in two halves, each holding every second row of either side: positions in the list.
+    fn halves(&self) -> [Vec<usize>; 2] {
+        let n_members = self.fit_memberships.iter().filter(|&&member| member).count();
+        let half = |odd: usize| {
+            (0..self.fit_memberships.len())
+                .filter(|&place| (if place < n_members { place } else { place - n_members }) % 2 == odd)
+                .collect()
+        };
+        [half(0), half(1)]
+    }
+
+    fn per_class(
+        &self,
+        subject: &Subject<'_>,
+        attack: Attack,
+        by: ClassBy,
+    ) -> Result<(Vec<f64>, Vec<f64>), crate::audit::roc::RocError> {
+        let scores = self.scores(attack, subject);
+        let classes = match by {
+            ClassBy::True => self.target.labels(),
+            ClassBy::Predicted => &subject.answers.predicted,
+        };
+        let fitted_on = |rows: &[usize]| {
+            let scores: Vec<f64> = rows.iter().map(|&row| scores[row]).collect();
+            let classes: Vec<u32> = rows.iter().map(|&row| classes[row]).collect();
+            PerClass::fit(&scores, &self.allocation.memberships(rows), &classes, self.target.n_classes())
+        };
+        let mut fit = vec![0.0; self.fit_memberships.len()];
+        let halves = self.halves();
+        for (from, to) in [(0, 1), (1, 0)] {
+            let rows: Vec<usize> = halves[from].iter().map(|&place| self.allocation.attack_fit[place]).collect();
+            // Too few rows for two halves: a threshold is no classifier, so all rows do.
+            let fitted = fitted_on(&rows).or_else(|_| fitted_on(&self.allocation.attack_fit))?;
+            for &place in &halves[to] {
+                let row = self.allocation.attack_fit[place];
+                fit[place] = fitted.shifted(scores[row], classes[row]);
+            }
+        }
+        let fitted = fitted_on(&self.allocation.attack_fit)?;
+        let verdict = self.allocation.verdict.iter().map(|&row| fitted.shifted(scores[row], classes[row])).collect();
+        Ok((fit, verdict))
+    }
+
+    fn learned(&self, subject: &Subject<'_>, learned: &LearnedAttack) -> Result<(Vec<f64>, Vec<f64>), String> {
+        let labels = self.target.labels();
+        let rows_of = |rows: &[usize]| Rows::of(subject.answers, labels, rows);
+        let (fit_rows, verdict_rows) = (rows_of(&self.allocation.attack_fit), rows_of(&self.allocation.verdict));
+        let seed = self.settings.seed;
+        if let Some(shadow) = self.knowledge.learned_from.iter().find(|shadow| shadow.system == subject.system.name) {
+            let everybody: Vec<usize> = (0..shadow.labels.len()).collect();
+            let rows = Rows::of(&shadow.answers, &shadow.labels, &everybody);
+            let model = learned.fit(&rows, &shadow.memberships, seed)?;
+            return Ok((model.scores(&fit_rows)?, model.scores(&verdict_rows)?));
+        }
+        let mut fit = vec![0.0; self.fit_memberships.len()];
+        let halves = self.halves();
+        for (from, to) in [(0, 1), (1, 0)] {
+            let memberships: Vec<bool> = halves[from].iter().map(|&place| self.fit_memberships[place]).collect();
+            let model = learned.fit(&fit_rows.only(&halves[from]), &memberships, seed)?;
+            let scores = model.scores(&fit_rows.only(&halves[to]))?;
+            halves[to].iter().zip(scores).for_each(|(&place, score)| fit[place] = score);
+        }
+        let model = learned.fit(&fit_rows, &self.fit_memberships, seed)?;
+        Ok((fit, model.scores(&verdict_rows)?))
+    }
+}
