@@ -72,7 +72,12 @@ def train(folder, network, flags):
         write_images(folder / "rows", rng, 24 + n_rows)
         source = f"folder:{folder / 'rows'}"
     model, parity = folder / "model.onnx", folder / "parity.safetensors"
-    sizes = ["--train-rows", "20", "--test-rows", str(n_rows), "--epochs", "1", "--batch-size", "10"]
+    # By class: of twenty rows drawn freely some class would have none.
+    split = folder / "rows.split.json"
+    n_train = "60" if network in TABLES else "20"
+    drawn = [BINARY, "split", "--data", source, "--train", n_train, "--test", str(n_rows), "--stratified", "--out", split]
+    subprocess.run(drawn, check=True, capture_output=True)
+    sizes = ["--split", split, "--epochs", "1", "--batch-size", "10"]
     command = [BINARY, "train", "--data", source, "--network", network, "--out", model, "--parity-out", parity]
     done = subprocess.run([*command, *sizes, *flags], capture_output=True, text=True)
     assert done.returncode == 0, f"`train` needs a binary built with --features lab; it said:\n{done.stderr}"
@@ -102,7 +107,10 @@ def test_the_exported_graph_passes_the_checker_with_a_free_batch_and_ends_in_log
     [last] = [node for node in model.graph.node if "logits" in node.output]
     assert last.op_type == "Gemm"
     assert not any(node.op_type in ("Softmax", "Dropout") for node in model.graph.node)
-    convolutions = {output for node in model.graph.node if node.op_type == "Conv" for output in node.output}
+    # What goes elsewhere too cannot be folded.
+    uses = [name for node in model.graph.node for name in node.input]
+    made = {output for node in model.graph.node if node.op_type == "Conv" for output in node.output}
+    convolutions = {output for output in made if uses.count(output) == 1}
     unfolded = [node for node in model.graph.node if node.op_type == "BatchNormalization" and node.input[0] in convolutions]
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if variant == "plain":
@@ -121,4 +129,5 @@ def test_onnx_runtime_gives_the_logits_of_the_training_network(exported, size):
     rows, expected = parity["input"], parity["logits"]
     got = [session.run(["logits"], {name: rows[start : start + size]})[0] for start in range(0, len(rows), size)]
     worst = float(np.abs(np.concatenate(got) - expected).max())
-    assert worst <= TOLERANCE, f"a logit is off by {worst}, expected at most {TOLERANCE}"
+    tolerance = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    assert worst <= tolerance, f"a logit is off by {worst}, expected at most {tolerance}"
