@@ -1,14 +1,16 @@
-"""TF-Privacy's attacks on a file of answers, beside this project's.
+r"""TF-Privacy's attacks on a file of answers, beside this project's.
 
-    python -m venv venv && venv/bin/pip install scikit-learn scipy pandas absl-py matplotlib immutabledict statsmodels
+    python -m venv venv
+    venv/bin/pip install scikit-learn==1.2.2 'numpy<2' 'scipy<1.12' 'pandas<2.2' 'matplotlib<3.9' \
+        absl-py immutabledict statsmodels
     venv/bin/pip install --no-deps --target tfp tensorflow-privacy==0.8.12
     cargo bench --bench audit -- FOLDER
     venv/bin/python docs/evidence/side-by-side/tf_privacy.py FOLDER tfp FOLDER/tf_privacy.json
 
 FOLDER holds what the bench wrote: `answers.f64` (rows x classes), `labels.u32`, `memberships.u8`, `classes`, and
 `sordino.tsv` with this project's figures. TF-Privacy's attacks are numpy and scikit-learn: their modules are imported as
-they come from PyPI, without the package's own __init__, which would ask for TensorFlow. One name that scikit-learn has
-moved since is put back. The threshold attack must agree within 1e-9, or the script exits with 1.
+they come from PyPI, without the package's own __init__, which would ask for TensorFlow. They use names that scikit-learn
+has moved since, hence its version. The threshold attack must agree within 1e-9, or the script exits with 1.
 """
 
 import json
@@ -17,20 +19,17 @@ import time
 import types
 from pathlib import Path
 
-import joblib
 import numpy as np
 import sklearn
-import sklearn.utils
 from sklearn.metrics import roc_auc_score, roc_curve
 
 AGREE = 1e-9
 MIA = "tensorflow_privacy.privacy.privacy_tests.membership_inference_attack"
-LEARNED = ["LOGISTIC_REGRESSION", "MULTI_LAYERED_PERCEPTRON"]
+LEARNED = ["LOGISTIC_REGRESSION", "MULTI_LAYERED_PERCEPTRON", "RANDOM_FOREST", "K_NEAREST_NEIGHBORS"]
 
 
 def imported(package):
     """TF-Privacy's module of attacks and its data structures, from a folder."""
-    sklearn.utils.parallel_backend = joblib.parallel_backend
     parts = MIA.split(".")
     for n in range(1, len(parts) + 1):
         module = types.ModuleType(".".join(parts[:n]))
