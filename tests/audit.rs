@@ -451,6 +451,7 @@ pub(crate) fn small_report() -> Report {
             doubts: Vec::new(),
         },
         findings,
+        analysis: Figure::missing("not asked for"),
         policy: Figure::missing("no policy was given"),
         not_tried: report::NOT_TRIED.to_vec(),
     }

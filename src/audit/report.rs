@@ -4,6 +4,7 @@
 
 use serde::Serialize;
 
+use crate::audit::analysis::Analysis;
 use crate::audit::answers::Allows;
 use crate::audit::attack::AttackId;
 use crate::audit::duplicates::Duplicates;
@@ -59,6 +60,8 @@ pub struct Report {
     pub origin: Origin,
     /// The figures.
     pub findings: Findings,
+    /// The paper's analysis of the rows.
+    pub analysis: Figure<Analysis>,
     /// How the limits of a policy stand.
     pub policy: Figure<Verdict>,
     /// Attacks that were not run: nothing here says how they would do.

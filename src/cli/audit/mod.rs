@@ -16,6 +16,7 @@ use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::inspect::ScoreArgs;
+use crate::audit::analysis::Analysis;
 use crate::audit::duplicates::Duplicates;
 use crate::audit::policy::{Policy, Stands};
 use crate::audit::render::{self, Layout};
@@ -24,7 +25,7 @@ use crate::audit::source::predictions::TakenAs;
 use crate::audit::source::sides::Sides;
 use crate::audit::system::{Skipped, System};
 use crate::audit::target::Target;
-use crate::audit::{records, study};
+use crate::audit::{analysis, records, study};
 use crate::data::{DataSource, Dataset, Split, read_row_numbers, write_atomic};
 use crate::defence::{DefenceConfig, Method, ScoreKind};
 
@@ -85,6 +86,9 @@ pub struct Args {
     /// is violated, 4 where these rows cannot tell.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// Make the paper's analysis too: which rows are vulnerable and where they lie, with the controls (figures 2 and 3).
+    #[arg(long)]
+    analysis: bool,
     /// Write the report as one page of HTML, which needs no network and no script.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -204,6 +208,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         found.flags.extend(case.centroid_doubts.iter().cloned());
     }
     let mut report = finished(case.origin, findings);
+    if args.analysis {
+        report.analysis = analysed(&case.target, &settings);
+    }
     if let Some(path) = &args.csv {
         let table = records::csv(&case.target, &case.systems, args.seed)?;
         write_atomic(path, &table).with_context(|| format!("cannot write {}", path.display()))?;
@@ -218,6 +225,17 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Some(Stands::Violated) => ExitCode::from(VIOLATED),
         Some(Stands::Undecided) => ExitCode::from(UNDECIDED),
     })
+}
+
+/// The paper's analysis; it needs the model's own scores.
+fn analysed(target: &Target, settings: &Settings) -> Figure<Analysis> {
+    if !target.allows().logits {
+        return Figure::missing("it needs the model's own scores");
+    }
+    let logits = target.logits();
+    let (labels, n_members, dataset_rows) = (target.labels(), target.n_members(), target.dataset_rows());
+    let rows = analysis::Rows { logits: &logits, labels, n_members, dataset_rows, vulnerability: None };
+    Figure::known(analysis::analyse(&rows, settings.level, settings.seed, true))
 }
 
 fn needs_centroids(config: &DefenceConfig) -> bool {
@@ -238,6 +256,7 @@ fn finished(origin: Origin, findings: report::Findings) -> Report {
         format_version: report::FORMAT_VERSION,
         origin,
         findings,
+        analysis: Figure::missing("it was not asked for (--analysis)"),
         policy: Figure::missing("no policy was given"),
         not_tried: report::NOT_TRIED.to_vec(),
     }
