@@ -231,7 +231,7 @@ mod endpoint {
         };
         let file = dir.join("rows.csv");
         std::fs::write(&file, (0..40).map(row).collect::<String>()).unwrap();
-        Dataset::load(&DataSource::Csv(file)).unwrap()
+        Dataset::load(&DataSource::Csv(file.into())).unwrap()
     }
 
     fn sides() -> Sides {
@@ -316,7 +316,7 @@ mod endpoint {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("wide.csv");
         std::fs::write(&file, "0,1,2,3\n1,1,2,3\n".repeat(20)).unwrap();
-        let wide = Dataset::load(&DataSource::Csv(file)).unwrap();
+        let wide = Dataset::load(&DataSource::Csv(file.into())).unwrap();
         let fake = Fake::start(usize::MAX);
         let refused = ask(&fake, &wide, manners(None)).err().unwrap().to_string();
         assert!(

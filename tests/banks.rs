@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 const RECIPE: &str = r#"
-epochs = 3
+epochs = 8
 batch_size = 16
 learning_rate = 0.01
 weight_decay = 0.0
@@ -162,7 +162,7 @@ fn mistakes_in_a_plan_are_told_before_anything_is_trained() {
         (&["--ensemble", "3", "--share", "1.5"], "share: expected a number above 0 and below 1"),
         (&["--ensemble", "3", "--folds", "3"], "cannot be used with"),
         (&["--sisa", "500"], "expected at least 500 rows"),
-        (&["--whole", "2", "--pool", "trains"], "--pool: expected parts out of train, validation"),
+        (&["--whole", "2", "--pool", "trains"], "expected parts out of train, validation"),
         (&[], "required"),
     ] {
         let stderr = refuse(dir, &[&["shadows", "plan", "--out", "bank"], &SOURCE[..], design].concat());
@@ -179,4 +179,220 @@ fn mistakes_in_a_plan_are_told_before_anything_is_trained() {
         ["shadows", "plan", "--out", "b", "--data", "csv:table.csv", "--split", "target.split.json", "--whole", "2"];
     let stderr = refuse(dir, &[&words[..], &["--recipe", "bad.toml"]].concat());
     assert!(stderr.contains("the recipe bad.toml") && stderr.contains("hiden"), "{stderr}");
+}
+
+fn json(dir: &Path, file: &str) -> serde_json::Value {
+    serde_json::from_slice(&fs::read(dir.join(file)).unwrap()).unwrap()
+}
+
+/// `ensemble COMMAND` on the workshop's rows.
+fn ensemble(dir: &Path, command: &str, more: &[&str]) -> String {
+    succeed(dir, &[&["ensemble", command], &SOURCE[..], more].concat())
+}
+
+#[test]
+fn an_exclusion_ensemble_is_trained_measured_and_joined_into_graphs_that_the_engine_understands() {
+    let dir = workshop();
+    let dir = dir.path();
+    let words = ensemble(dir, "train", &["--folds", "4", "--leave", "2", "--stratified", "--out", "bank"]);
+    assert!(
+        words.contains("test, by as many") && words.contains("3 at least, 3.0 in the mean; none for 0 rows"),
+        "{words}"
+    );
+    let record = json(dir, "bank/ensemble.json");
+    assert_eq!(record["pool_by_strangers"]["n_rows"], 160);
+    // Rows that were trained on are answered no better than others, once their own models are left out.
+    let accuracy = |key: &str| record[key]["accuracy"].as_f64().unwrap();
+    assert!((accuracy("pool_by_strangers") - accuracy("test")).abs() < 0.2, "{record}");
+    for (combine, kind) in [("probabilities", "log_probabilities"), ("logits", "logits"), ("stack", "logits")] {
+        let out = format!("joined/{combine}.onnx");
+        succeed(dir, &["ensemble", "join", "bank", "--data", "csv:table.csv", "--combine", combine, "--out", &out]);
+        let words = succeed(dir, &["inspect", &out]);
+        assert!(words.contains(kind), "{combine}: {words}");
+        let record = json(dir, &format!("joined/{combine}.json"));
+        assert_eq!(record["made_from"]["n_models"], 6);
+        assert!(record["results"]["test"]["accuracy"].as_f64().unwrap() > 0.6, "{record}");
+        let split = format!("joined/{combine}.split.json");
+        let build = ["centroids", "build", "--quiet", "--data", "csv:table.csv", "--model", &out, "--split", &split];
+        succeed(dir, &[&build[..], &["--out", "c.safetensors"]].concat());
+    }
+    let other = refuse(dir, &["ensemble", "join", "nothing", "--data", "csv:table.csv", "--out", "x.onnx"]);
+    assert!(other.contains("holds no plan.json"), "{other}");
+}
+
+#[test]
+fn selena_teaches_a_student_what_models_say_that_never_saw_the_row() {
+    let dir = workshop();
+    let dir = dir.path();
+    let words = ["--models", "5", "--leave-out", "2", "--bank", "split-ai", "--out", "selena.onnx", "--jobs", "2"];
+    ensemble(dir, "selena", &words);
+    let (record, bank) = (json(dir, "selena.json"), json(dir, "split-ai/bank.json"));
+    let taught = &record["made_from"];
+    assert_eq!(
+        (&taught["kind"], &taught["digest"], &taught["n_rows"]),
+        (&"strangers".into(), &bank["digest"], &160.into())
+    );
+    assert_eq!(taught["design"]["of"], 3);
+    assert!(record["results"]["test"]["accuracy"].as_f64().unwrap() > 0.5, "{record}");
+    // The same command finds everything there and gives the same student.
+    let before = fs::read(dir.join("selena.onnx")).unwrap();
+    ensemble(dir, "selena", &words);
+    assert!(fs::read(dir.join("selena.onnx")).unwrap() == before);
+    let card = fs::read_to_string(dir.join("selena.md")).unwrap();
+    assert!(card.contains("the answers of 5 models") && !card.contains(dir.to_str().unwrap()), "{card}");
+    let stderr = refuse(
+        dir,
+        &[
+            &["ensemble", "selena"],
+            &SOURCE[..],
+            &["--models", "3", "--leave-out", "3", "--bank", "b", "--out", "x.onnx"],
+        ]
+        .concat(),
+    );
+    assert!(stderr.contains("--leave-out: expected 1 to 2, got 3"), "{stderr}");
+}
+
+#[test]
+fn a_student_learns_from_a_model_or_a_bank_without_labels() {
+    let dir = workshop();
+    let dir = dir.path();
+    ensemble(dir, "train", &["--whole", "2", "--out", "bank"]);
+    for (teacher, n_models) in [("target.onnx", 1), ("bank", 2)] {
+        let words =
+            ["--teacher", teacher, "--rows", "test", "--temperature", "2", "--weight", "0.9", "--out", "student.onnx"];
+        ensemble(dir, "distil", &words);
+        let record = json(dir, "student.json");
+        assert_eq!(record["made_from"]["n_models"], n_models);
+        assert_eq!(record["made_from"]["n_rows"], 100);
+        assert_eq!(record["recipe"]["distillation"]["temperature"], 2.0);
+    }
+    let stderr = refuse(
+        dir,
+        &[&["ensemble", "distil"], &SOURCE[..], &["--teacher", "bank", "--strangers", "--out", "x.onnx"]].concat(),
+    );
+    assert!(stderr.contains("160 rows were seen by every model of the bank"), "{stderr}");
+}
+
+#[test]
+fn boosting_goes_on_from_the_rounds_that_stand_and_leaves_a_bank() {
+    let dir = workshop();
+    let dir = dir.path();
+    let words = |out: &'static str| ["--rounds", "3", "--out", out];
+    ensemble(dir, "boost", &words("whole"));
+    let stderr =
+        refuse(dir, &[&["ensemble", "boost"], &SOURCE[..], &["--rounds", "3", "--rate", "0", "--out", "x"]].concat());
+    assert!(stderr.contains("rate: expected a positive number"), "{stderr}");
+    let mut child = sordino(dir, &[&["ensemble", "boost"], &SOURCE[..], &words("killed")].concat());
+    let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !dir.join("killed/rounds.json").exists() && !dir.join("killed/bank.json").exists() {
+        assert!(Instant::now() < deadline, "no round came");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    ensemble(dir, "boost", &words("killed"));
+    assert_eq!(bank_digest(dir, "killed"), bank_digest(dir, "whole"));
+    assert!(!dir.join("killed/rounds.json").exists());
+    let join = ["ensemble", "join", "whole", "--data", "csv:table.csv", "--combine", "logits", "--out", "boosted.onnx"];
+    succeed(dir, &join);
+}
+
+#[test]
+fn forgetting_a_row_trains_one_shard_anew_and_carries_the_others_over() {
+    let dir = workshop();
+    let dir = dir.path();
+    ensemble(dir, "train", &["--sisa", "4", "--stratified", "--out", "bank"]);
+    let split = json(dir, "bank/split.json");
+    let row = split["parts"]["train"][7].as_u64().unwrap();
+    fs::write(dir.join("rows.txt"), format!("# asked for on a Monday\n{row}\n")).unwrap();
+    let words = ["forget", "bank", "--data", "csv:table.csv", "--rows", "rows.txt", "--out", "without"];
+    let told = succeed(dir, &words);
+    assert!(told.contains("1 of 4 models trained anew"), "{told}");
+    let record = json(dir, "without/forget.json");
+    let [shard] = record["retrained"].as_array().unwrap().as_slice() else { panic!("{record}") };
+    let shard = shard.as_u64().unwrap();
+    for member in 0..4 {
+        let file = format!("model-{member:05}.onnx");
+        let same =
+            fs::read(dir.join("bank").join(&file)).unwrap() == fs::read(dir.join("without").join(&file)).unwrap();
+        assert_eq!(same, member != shard, "model {member}");
+    }
+    let new = json(dir, "without/split.json");
+    let holds = |part: &str| new["parts"][part].as_array().unwrap().contains(&row.into());
+    assert!(!holds("train") && !holds("test"), "the row is still in the split");
+    assert!(succeed(dir, &["shadows", "status", "without"]).contains("4 of 4 models stand"));
+    // Once forgotten, a row cannot be forgotten again; nor one that was never known.
+    let again = ["forget", "without", "--data", "csv:table.csv", "--rows", "rows.txt", "--out", "again"];
+    assert!(refuse(dir, &again).contains(&format!("row {row} is not in the bank's pool")));
+}
+
+#[test]
+fn processes_that_train_stop_with_the_one_that_started_them_and_leave_their_checkpoints() {
+    let dir = workshop();
+    let dir = dir.path();
+    // More epochs than any machine does before the kill comes.
+    fs::write(dir.join("recipe.toml"), RECIPE.replace("epochs = 8", "epochs = 1000000")).unwrap();
+    plan(dir, "bank", &["--whole", "2"]);
+    let mut command = sordino(dir, &["shadows", "run", "bank", "--data", "csv:table.csv", "--jobs", "2"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // Until both have begun nothing tells that they run: a second is plenty, and if it was not, they end before they begin.
+    std::thread::sleep(Duration::from_secs(1));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let left = |member: usize| dir.join(format!("bank/model-{member:05}.checkpoint")).exists();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !(left(0) && left(1)) {
+        assert!(Instant::now() < deadline, "no checkpoint came: {} {}", left(0), left(1));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_recipe_of_a_slurm_array_trains_its_shard_and_stops_with_a_checkpoint_when_told() {
+    let dir = workshop();
+    let dir = dir.path();
+    plan(dir, "bank", &["--whole", "3"]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/shadows/slurm.sh");
+    let task = |bank: &str, index: &str| {
+        let mut command = Command::new("sh");
+        command.current_dir(dir).arg(&script).env("SORDINO", env!("CARGO_BIN_EXE_sordino"));
+        command.env("BANK", bank).env("DATA", "csv:table.csv");
+        command.env("SLURM_ARRAY_TASK_ID", index).env("SLURM_ARRAY_TASK_COUNT", "2");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    for index in ["0", "1"] {
+        assert!(task("bank", index).status().unwrap().success());
+    }
+    succeed(dir, &["shadows", "merge", "--out", "bank"]);
+
+    fs::write(dir.join("recipe.toml"), RECIPE.replace("epochs = 8", "epochs = 1000000")).unwrap();
+    plan(dir, "long", &["--whole", "2"]);
+    let mut child = task("long", "1").spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert!(dir.join("long/model-00001.checkpoint").exists());
+}
+
+#[test]
+fn copies_of_a_row_go_to_the_same_models_when_asked() {
+    let dir = workshop();
+    let dir = dir.path();
+    // Every row twice: the split draws them apart, the deal keeps those of the pool together.
+    let text = fs::read_to_string(dir.join("table.csv")).unwrap();
+    let (header, rows) = text.split_once('\n').unwrap();
+    fs::write(dir.join("twice.csv"), format!("{header}\n{rows}{rows}")).unwrap();
+    succeed(dir, &["split", "--data", "csv:twice.csv", "--train", "600", "--out", "twice.json"]);
+    let source = ["--data", "csv:twice.csv", "--split", "twice.json", "--recipe", "recipe.toml", "--sisa", "5"];
+    for (out, more, together) in [("apart", [].as_slice(), false), ("together", &["--group-copies"], true)] {
+        succeed(dir, &[&["shadows", "plan", "--out", out], &source[..], more].concat());
+        let bytes = fs::read(dir.join(out).join("inclusion.safetensors")).unwrap();
+        let matrix = sordino::lab::bank::matrix_file::read(&bytes).unwrap();
+        let places = matrix.places();
+        let same = (0..300).filter(|row| matrix.of_row(places[row]) == matrix.of_row(places[&(row + 300)])).count();
+        assert_eq!(same == 300, together, "{out}: {same}");
+    }
 }

@@ -146,6 +146,10 @@ impl Server {
     }
 
     pub(crate) fn on(runtime: tokio::runtime::Runtime, engine: Arc<StubEngine>, config: Config) -> Self {
+        Self::of(runtime, pipeline(engine), config)
+    }
+
+    pub(crate) fn of(runtime: tokio::runtime::Runtime, pipeline: Arc<Pipeline>, config: Config) -> Self {
         let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
         let (service, metrics) = (bind(), bind());
         let (address, metrics_address) = (service.local_addr().unwrap(), metrics.local_addr().unwrap());
@@ -154,7 +158,7 @@ impl Server {
         let shutdown = Shutdown::new(async { drop(drain_rx.await) }, async { drop(now_rx.await) });
         let thread = std::thread::spawn(move || {
             let listeners = Listeners { service, metrics: Some(metrics) };
-            runtime.block_on(run(listeners, config, pipeline(engine), shutdown)).unwrap()
+            runtime.block_on(run(listeners, config, pipeline, shutdown)).unwrap()
         });
         Self { address, metrics: metrics_address, drain: Some(drain), now: Some(now), thread: Some(thread) }
     }

@@ -69,7 +69,7 @@ fn trainer<'a>(dataset: &'a Dataset, split: &Split, recipe: Recipe) -> Trainer<'
 }
 
 fn export(trainer: &Trainer<'_>, dataset: &Dataset) -> Vec<u8> {
-    onnx::export(&trainer.network(), dataset.class_names(), false)
+    onnx::export(&trainer.network(), dataset.class_names(), onnx::Export::default())
 }
 
 fn resume<'a>(dataset: &'a Dataset, split: &Split, recipe: Recipe, bytes: &[u8]) -> anyhow::Result<Trainer<'a>> {
@@ -104,7 +104,7 @@ fn the_exported_graph_gives_the_logits_of_the_network_in_batches_of_any_size() {
         (mlp(&[]), vec![1, 4, 4]),
     ] {
         let network = Network::init(Arc::new(architecture.plan(&row_shape, 10, None).unwrap()), 7, &cpu().evaluation());
-        let model = onnx::export(&network, &names, false);
+        let model = onnx::export(&network, &names, onnx::Export::default());
         let mut shape = vec![256];
         shape.extend(&row_shape);
         let rows = ArrayD::from_shape_simple_fn(shape, || rng.random_range(0.0f32..1.0));
@@ -235,13 +235,13 @@ fn the_command_writes_model_record_split_and_card_and_names_no_path_of_the_machi
     assert_eq!((split.digest(), split.sizes()), (record.split.digest.clone(), sizes()));
     assert_eq!(record.results.unwrap().test.unwrap().n_rows, 60);
     let here = dir.path().to_str().unwrap();
-    for file in ["m.json", "m.split.json", "m.md", "m.onnx"] {
+    for file in ["m.json", "m.split.json", "m.md", "m.onnx", "m.weights.safetensors", "m.svg"] {
         let text = String::from_utf8_lossy(&fs::read(dir.path().join("models").join(file)).unwrap()).into_owned();
         assert!(!text.contains(here), "{file} names {here}");
     }
     let card = fs::read_to_string(dir.path().join("models/m.md")).unwrap();
     assert!(card.contains("csv:table.csv") && card.contains(&record.model.sha256), "{card}");
-    assert_eq!(fs::read_dir(dir.path().join("models")).unwrap().count(), 4);
+    assert_eq!(fs::read_dir(dir.path().join("models")).unwrap().count(), 6);
 
     let bytes = fs::read(dir.path().join("p.safetensors")).unwrap();
     let parity = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -402,7 +402,7 @@ fn mistakes_are_told_before_anything_is_written() {
     write_table(&dir.path().join("table.csv"), 240);
     for (more, expected) in [
         (["--epochs", "0"], "epochs: expected at least 1"),
-        (["--network", "cnn"], "the argument '--network"),
+        (["--depth", "4"], "--depth is not for mlp"),
         (["--batch-size", "0"], "batch size: expected at least 1"),
         (["--learning-rate", "inf"], "learning rate: expected a positive number"),
         (["--split", "none.json"], "cannot be used with"),

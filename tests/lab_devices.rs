@@ -146,10 +146,16 @@ impl Watcher for Keep {
 fn trained() -> tempfile::TempDir {
     let (dir, dataset, split) = images(320);
     let task = Task::of_split(&dataset, &split).unwrap();
-    let mut trainer = Trainer::new(task, recipe(cnn()), &Device::Cpu.open().unwrap()).unwrap();
+    // Long enough that each class's centroid is largest at its own class.
+    let recipe = Recipe { epochs: 40, ..recipe(cnn()) };
+    let mut trainer = Trainer::new(task, recipe, &Device::Cpu.open().unwrap()).unwrap();
     let mut keep = Keep::default();
     trainer.run(&AtomicBool::new(false), &mut keep).unwrap();
-    fs::write(dir.path().join("m.onnx"), onnx::export(&trainer.network(), dataset.class_names(), false)).unwrap();
+    fs::write(
+        dir.path().join("m.onnx"),
+        onnx::export(&trainer.network(), dataset.class_names(), onnx::Export::default()),
+    )
+    .unwrap();
     split.write(&dir.path().join("m.split.json")).unwrap();
     fs::write(dir.path().join("m.checkpoint"), keep.0).unwrap();
     dir

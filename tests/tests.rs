@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is its purpose")]
 #![allow(unreachable_pub, reason = "a test binary has one crate and nobody outside")]
 
+mod attacks;
 mod audit;
 mod audit_report;
 mod audit_sources;
 #[cfg(feature = "lab")]
 mod banks;
+mod data;
 mod http;
 mod http_abuse;
 mod http_golden;
@@ -16,4 +18,12 @@ mod http_support;
 mod lab;
 #[cfg(feature = "lab")]
 mod lab_devices;
+#[cfg(feature = "lab")]
+mod lab_features;
+#[cfg(feature = "lab")]
+mod lab_golden;
+#[cfg(feature = "lab")]
+mod lab_robust;
 mod layering;
+#[cfg(feature = "lab")]
+mod privacy;

@@ -37,11 +37,13 @@ pub enum Attack {
     /// The loss of the logits that [`Inversion`] recovers, written as `z_y − ln Σ_{j≠y} e^{z_j}`, which orders
     /// like `ln p_y`. On an undefended answer it is the loss attack.
     InvertedLoss,
+    /// The same from the other solution for the defence's share, where there are two.
+    InvertedOther,
 }
 
 impl Attack {
     /// The battery, in the order of the tables.
-    pub const ALL: [Attack; 7] = [
+    pub const ALL: [Attack; 8] = [
         Attack::Loss,
         Attack::Confidence,
         Attack::Entropy,
@@ -49,6 +51,7 @@ impl Attack {
         Attack::ScaledLogit,
         Attack::Correctness,
         Attack::InvertedLoss,
+        Attack::InvertedOther,
     ];
 
     /// The name in tables.
@@ -62,6 +65,7 @@ impl Attack {
             Attack::ScaledLogit => "scaled logit",
             Attack::Correctness => "correctness",
             Attack::InvertedLoss => "inverted loss",
+            Attack::InvertedOther => "inverted loss, other root",
         }
     }
 
@@ -75,7 +79,8 @@ impl Attack {
             | Attack::Entropy
             | Attack::ModifiedEntropy
             | Attack::ScaledLogit
-            | Attack::InvertedLoss => Allows::SCORES,
+            | Attack::InvertedLoss
+            | Attack::InvertedOther => Allows::SCORES,
         }
     }
 
@@ -105,6 +110,7 @@ impl Attack {
         let (predicted, label) = (predicted as usize, label as usize);
         match self {
             Attack::InvertedLoss => lead(&recovered(predicted), label),
+            Attack::InvertedOther => lead(&inversion.other_logits(probabilities, predicted as u32), label),
             Attack::Loss => log(probabilities, label),
             Attack::Confidence => -complement(probabilities, predicted),
             Attack::ScaledLogit => scaled_logit(probabilities, label),

@@ -44,7 +44,7 @@ pub fn upper_bound(successes: u64, trials: u64, tail: f64) -> f64 {
 }
 
 /// `x` with `I_x(a, b) = probability`, by bisection.
-fn beta_quantile(probability: f64, a: f64, b: f64) -> f64 {
+pub(crate) fn beta_quantile(probability: f64, a: f64, b: f64) -> f64 {
     let (mut low, mut high) = (0.0, 1.0);
     for _ in 0..N_STEPS {
         let middle = f64::midpoint(low, high);

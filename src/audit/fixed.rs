@@ -12,14 +12,22 @@ pub struct FixedThreshold {
 }
 
 impl FixedThreshold {
-    /// Takes the threshold and the sign of the widest `|TPR − FPR|` on the given rows.
+    /// A rule that calls a row a member from this score on.
+    #[must_use]
+    pub fn at(threshold: f64) -> Self {
+        Self { threshold, members_score_lower: false }
+    }
+
+    /// Takes the sign and the threshold of the widest `|TPR − FPR|` on the given rows. The threshold stands half-way
+    /// to the next lower score, so that scores of another fit of the same attack, which differ in their last digits,
+    /// fall on the same side.
     ///
     /// # Errors
     /// As [`Roc::new`].
     pub fn fit(scores: &[f64], memberships: &[bool]) -> Result<Self, RocError> {
         let roc = Roc::from_ranking(&Ranking::new(scores)?, memberships)?;
         let (point, signed) = roc.widest();
-        Ok(Self { threshold: point.threshold, members_score_lower: signed < 0.0 })
+        Ok(Self { threshold: roc.threshold_below(&point), members_score_lower: signed < 0.0 })
     }
 
     /// Whether a row with this score is called a member.
@@ -67,6 +75,7 @@ mod tests {
     #[test]
     fn a_threshold_includes_its_own_score() {
         let rule = FixedThreshold::fit(&[5.0, 5.0, 4.0, 1.0, 1.0, 1.0], &MEMBERSHIPS).unwrap();
-        assert!(rule.says_member(4.0) && !rule.says_member(3.9));
+        // Half-way to the next: 2.5.
+        assert!(rule.says_member(4.0) && rule.says_member(2.5) && !rule.says_member(2.4));
     }
 }

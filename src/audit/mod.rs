@@ -12,6 +12,11 @@
 //! - [`system`]: what is compared: the undefended model, its temperature-scaled rival (R15), defences, label-only;
 //! - [`attack`]: an answer to a number that is higher for members;
 //! - [`invert`]: the attacker who knows the defence, and what it recovers;
+//! - [`thresholds`], [`learned`]: thresholds per class, and classifiers trained on answers (ML-Leaks' adversaries);
+//! - [`shadow`]: LiRA, RMIA and calibrated attacks by models that the attacker trained, the defence before them too;
+//! - [`label_only`], [`adaptive`]: attacks that ask again: changed, repeated, mixed inputs; letters of ties; canaries;
+//! - [`lot`]: whether members and non-members differ without any model;
+//! - [`exact`], [`spread`]: exact bounds, predictive values, a lower bound on ε; figures over several targets;
 //! - [`roc`], [`null`], [`fixed`], [`interval`]: the statistics of R12, exact under ties, seeded, with intervals;
 //! - [`utility`], [`temperature`]: accuracy, NLL, ECE, labels kept;
 //! - [`study`]: all of it put together on the rows of [`rows`] (R17), against the label-only floor (R14);
@@ -25,6 +30,7 @@
 //! model (R16), which is a lower bound on what an attacker can do. It is the only room beside the fitting and
 //! measuring commands that opens undefended scores (`defence::offline`), and it never serves anything.
 
+pub mod adaptive;
 pub mod analysis;
 pub mod answers;
 pub mod attack;
@@ -35,7 +41,9 @@ pub mod fixed;
 pub mod html;
 pub mod interval;
 pub mod invert;
+pub mod label_only;
 pub mod learned;
+pub mod lot;
 pub mod null;
 mod parallel;
 pub mod policy;
@@ -44,7 +52,9 @@ pub mod render;
 pub mod report;
 pub mod roc;
 pub mod rows;
+pub mod shadow;
 pub mod source;
+pub mod spread;
 pub mod study;
 pub mod system;
 pub mod target;

@@ -10,9 +10,11 @@ use crate::audit::attack::AttackId;
 use crate::audit::duplicates::Duplicates;
 use crate::audit::exact::Counts;
 use crate::audit::interval::{Estimate, Interval};
+use crate::audit::lot::Lot;
 use crate::audit::null::Null;
 use crate::audit::policy::Verdict;
 use crate::audit::rows::AllocationRecord;
+use crate::audit::shadow::leave_one_out::{LeaveOneOut, RecordRisk};
 use crate::audit::system::{Role, Skipped};
 use crate::audit::temperature::Temperature;
 use crate::defence::DefenceConfig;
@@ -65,7 +67,7 @@ pub struct Report {
     /// How the limits of a policy stand.
     pub policy: Figure<Verdict>,
     /// Attacks that were not run: nothing here says how they would do.
-    pub not_tried: Vec<&'static str>,
+    pub not_tried: Vec<String>,
 }
 
 /// What was audited, with what, where.
@@ -182,6 +184,34 @@ pub struct Findings {
     pub skipped: Vec<Skipped>,
     /// The paper's table 4 in form: all members against all non-members, the loss attack.
     pub before_and_after: Vec<BeforeAfter>,
+    /// What puts every figure in doubt.
+    pub warnings: Vec<String>,
+    /// Whether the two sides differ without any model.
+    pub lot: Figure<Lot>,
+    /// What shadow models tell of the training and of single records.
+    pub leave_one_out: Vec<BankFindings>,
+}
+
+/// Every model of a bank taken as the target in turn, behind one system.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BankFindings {
+    /// Name of the system.
+    pub system: String,
+    /// The study.
+    pub study: LeaveOneOut,
+    /// The records of the highest risk, the worst first: picked, so biased upward.
+    pub worst: Vec<RecordRisk>,
+}
+
+impl BankFindings {
+    /// Records that are named.
+    const N_WORST: usize = 20;
+
+    /// From a named study.
+    #[must_use]
+    pub fn of((system, study): &(String, LeaveOneOut)) -> Self {
+        Self { system: system.clone(), worst: study.worst(Self::N_WORST), study: study.clone() }
+    }
 }
 
 /// The settings of the study.
@@ -315,8 +345,9 @@ pub struct AttackFindings {
     pub attack: AttackId,
     /// Whether it counts (R16).
     pub counts: bool,
-    /// (a) on the attack-fit rows, by which the headline's attack is chosen.
-    pub widest_on_fit: f64,
+    /// What the rule of (b) reaches on the attack-fit rows, cross-fitted where the attack is fitted: by it the headline's
+    /// attack is chosen.
+    pub fixed_on_fit: f64,
     /// Area under the curve, with DeLong's interval.
     pub auc: Estimate,
     /// R12 (a): max over thresholds of |TPR − FPR|.
@@ -583,20 +614,34 @@ pub struct BeforeAfter {
     pub gap: f64,
 }
 
-/// What no figure here speaks about.
-pub const NOT_TRIED: [&str; 12] = [
-    "likelihood-ratio attacks with shadow models (LiRA, online and offline), and RMIA",
-    "attacks learned on the answer vector (logistic regression, trees, networks, nearest neighbours)",
-    "thresholds per class, and scores calibrated by the difficulty of a record",
-    "more of an attacker who knows the defence: inversion with the bank of the inlier method or a guess at masked \
-     classes, estimated centroids, shadow models behind the same defence",
-    "label-only attacks by augmented or perturbed queries, and by distance to the boundary",
-    "several queries a record, and queries that mix records",
-    "queries for rows near a training record (the inlier method answers with one)",
-    "membership by lot (non-members drawn by lot before training; here members and non-members are the split's \
-     own parts of one data set)",
-    "canaries and the most vulnerable records; per-record or per-group risk",
-    "several trained models: every interval here is over rows of one model, not over trainings",
-    "attribute inference, reconstruction, model extraction",
+/// What no figure here speaks about, whatever the study was given.
+pub const NOT_TRIED: [&str; 7] = [
+    "attacks on the defence's own fitting (estimated centroids in place of the file's, guesses at masked classes)",
+    "metrics of privacy other than membership: attribute inference, reconstruction, model extraction",
+    "attackers who take part in training (poisoning)",
+    "attackers who read the model's weights or gradients",
+    "several trained models, unless several targets were given: every interval here is over rows of one model",
+    "distances of inputs to training rows as such, without any answer",
     "other paths around the proxy: timing, caches, logs, the model's own endpoint",
 ];
+
+/// What is not tried unless the study is given what it needs: the sentence, and what is needed.
+pub const NEEDS_MORE: [(&str, &str); 5] = [
+    ("likelihood-ratio attacks (LiRA), RMIA and difficulty calibration", "a bank of shadow models"),
+    ("the risk of single records", "a bank of shadow models"),
+    ("label-only attacks by changed inputs, distance to the boundary", "a system that can be asked again"),
+    ("repeated, perturbed and mixed queries", "a system that can be asked again"),
+    ("planted records (canaries)", "a model that was trained with them"),
+];
+
+/// What was not tried by a study that had shadow models, or not, and that asked further questions, or not.
+#[must_use]
+pub fn not_tried(shadows: bool, queries: bool) -> Vec<String> {
+    let lacking = NEEDS_MORE.iter().filter(|(_, needs)| match *needs {
+        "a bank of shadow models" => !shadows,
+        "a system that can be asked again" => !queries,
+        _ => true,
+    });
+    let lacking = lacking.map(|(what, needs)| format!("{what}: needs {needs}"));
+    lacking.chain(NOT_TRIED.iter().map(|&what| what.to_owned())).collect()
+}

@@ -300,6 +300,15 @@ impl Roc {
         (best.0, best.1 as f64 / (m * n) as f64)
     }
 
+    /// Half-way between the threshold of `point` and the next lower one; the threshold itself where there is none or
+    /// the middle is not finite.
+    #[must_use]
+    pub fn threshold_below(&self, point: &Point) -> f64 {
+        let next = self.points.partition_point(|other| other.threshold >= point.threshold);
+        let middle = self.points.get(next).map_or(f64::NAN, |next| f64::midpoint(point.threshold, next.threshold));
+        if middle.is_finite() { middle } else { point.threshold }
+    }
+
     /// The last point whose false-positive rate does not exceed `target_fpr`: the origin always qualifies.
     #[must_use]
     pub fn last_at(&self, target_fpr: f64) -> Point {
@@ -406,7 +415,7 @@ mod tests {
         let palette = [0.0, -0.0, 1.0, -1.0, f64::INFINITY, f64::NEG_INFINITY, 5e-324, -1e300, 1e-10, -1e-10];
         let scores: Vec<f64> = (0..3 * RADIX_FROM)
             .map(|row| {
-                let spread = (row as f64 * 12.9898).sin() * 43_758.5453;
+                let spread = (row as f64 * 12.9898).sin() * 43_758.545_3;
                 if row % 3 == 0 { palette[row % palette.len()] } else { spread.fract() }
             })
             .collect();

@@ -47,10 +47,11 @@ impl PerClass {
     }
 }
 
-/// The threshold of the widest `TPR − FPR`, if there is one above 0.
+/// The threshold of the widest `TPR − FPR`, if there is one above 0: half-way to the next lower score.
 fn threshold(scores: &[f64], memberships: &[bool]) -> Result<Option<f64>, RocError> {
-    let (point, signed) = Roc::from_ranking(&Ranking::new(scores)?, memberships)?.widest_of(true);
-    Ok((signed > 0.0).then_some(point.threshold))
+    let roc = Roc::from_ranking(&Ranking::new(scores)?, memberships)?;
+    let (point, signed) = roc.widest_of(true);
+    Ok((signed > 0.0).then(|| roc.threshold_below(&point)))
 }
 
 #[cfg(test)]
@@ -81,6 +82,6 @@ mod tests {
     fn a_class_of_few_rows_keeps_the_global_threshold() {
         let scores = [5.0, 4.0, 1.0, 0.0];
         let fitted = PerClass::fit(&scores, &[true, true, false, false], &[0, 0, 1, 1], 3).unwrap();
-        assert_eq!(fitted.thresholds, vec![4.0; 3]);
+        assert_eq!(fitted.thresholds, vec![2.5; 3]);
     }
 }

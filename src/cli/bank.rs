@@ -1,15 +1,22 @@
 //! What the commands that train many models share: the flags of a design, a recipe's file, the progress lines.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Child, ExitCode, Stdio};
+use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use prost::Message;
+use sha2::{Digest, Sha256};
+use tract_onnx::pb::ModelProto;
+use tract_onnx::pb::tensor_proto::DataType;
 
 use super::origin::{Commit, Machine};
 use super::train::Stop;
-use crate::data::{DataSource, Dataset, Part, Split};
+use crate::data::{DataError, DataSource, Dataset, Part, Split, check_writable, hex, write_atomic};
 use crate::lab::bank::inclusion::{Design, Inclusion, Pool};
 use crate::lab::bank::member::MemberRecord;
 use crate::lab::bank::merge::{Manifest, seal};
@@ -18,8 +25,9 @@ use crate::lab::bank::plan::Planned;
 use crate::lab::bank::run::{Ended, Event, Run, Shard};
 use crate::lab::bank::trainer::MemberTrainer;
 use crate::lab::device::Device;
-use crate::lab::recipe::Recipe;
-use crate::lab::record::{CodeRecord, DataRecord, MachineRecord, RunRecord};
+use crate::lab::onnx;
+use crate::lab::recipe::{Recipe, presets};
+use crate::lab::record::{self, CodeRecord, DataRecord, MachineRecord, ModelRecord, RunRecord, SplitRecord, Status};
 use crate::lab::train::Score;
 
 /// How rows are dealt to models: one of these.
@@ -63,6 +71,9 @@ pub(super) struct DealFlags {
     /// Deal class by class, so that each model sees each class in its share.
     #[arg(long)]
     stratified: bool,
+    /// Give rows with equal values to the same models: a model that is not to know a row does not know its copy either.
+    #[arg(long)]
+    group_copies: bool,
     /// Parts of the split whose rows are dealt.
     #[arg(long, value_name = "PART,..", value_delimiter = ',', default_values_t = ["train".to_owned()])]
     pool: Vec<String>,
@@ -92,17 +103,32 @@ impl DealFlags {
 pub(super) struct SourceFlags {
     /// Labelled rows, as in `sordino train`.
     #[arg(long, value_name = "SOURCE")]
-    pub(super) data: DataSource,
+    pub(super) data: Rows,
     /// The split file of the rows.
     #[arg(long, value_name = "FILE")]
     split: PathBuf,
-    /// How each model is trained: a recipe (.toml or .json), or the run record of a model that `sordino train` wrote
-    /// (NAME.json), whose recipe is taken.
-    #[arg(long, value_name = "FILE")]
+    /// How each model is trained: a recipe's file (.toml or .json), the name of one that this program carries (such as
+    /// paper-a/cifar-original), or the run record of a model that `sordino train` wrote (NAME.json), whose recipe is taken.
+    #[arg(long, value_name = "FILE|NAME")]
     recipe: PathBuf,
     /// Decides the deal and the seed of each model [default: the recipe's].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+}
+
+/// A data source with the words that named it: what it prints is meant for records, and names no path of the machine.
+#[derive(Debug, Clone)]
+pub(super) struct Rows {
+    words: String,
+    pub(super) source: DataSource,
+}
+
+impl FromStr for Rows {
+    type Err = DataError;
+
+    fn from_str(words: &str) -> Result<Self, DataError> {
+        Ok(Self { words: words.to_owned(), source: words.parse()? })
+    }
 }
 
 /// Rows with their split.
@@ -119,9 +145,9 @@ impl SourceFlags {
         let recipe = Recipe { seed: self.seed.unwrap_or(recipe.seed), ..recipe };
         recipe.check()?;
         let split = Split::read(&self.split)?;
-        let dataset = Dataset::load(&self.data)?;
+        let dataset = Dataset::load(&self.data.source)?;
         split.check(&dataset)?;
-        let data = data_record(&self.data, &dataset);
+        let data = data_record(&self.data.source, &dataset);
         Ok(Source { dataset, split, recipe, data })
     }
 }
@@ -130,20 +156,43 @@ impl Source {
     /// The plan of a bank over these rows.
     pub(super) fn plan(&self, deal: &DealFlags) -> anyhow::Result<Planned> {
         let parts = deal.pool.iter().map(|name| part(name)).collect::<anyhow::Result<Vec<_>>>()?;
-        self.plan_with(deal.design()?, &parts, deal.stratified)
+        self.plan_with(deal.design()?, &parts, deal.stratified, deal.group_copies)
     }
 
-    pub(super) fn plan_with(&self, design: Design, parts: &[Part], stratified: bool) -> anyhow::Result<Planned> {
+    /// The plan of a bank over the rows of some parts; what a recipe says of a teacher is for students alone.
+    pub(super) fn plan_with(
+        &self,
+        design: Design,
+        parts: &[Part],
+        stratified: bool,
+        group_copies: bool,
+    ) -> anyhow::Result<Planned> {
         let rows: Vec<usize> = parts.iter().flat_map(|part| self.split.part(*part)).copied().collect();
         let mut pool = Pool::new(&rows)?;
         if stratified {
             let labels: Vec<u32> = rows.iter().map(|&row| self.dataset.labels()[row]).collect();
             pool = pool.stratified(&labels)?;
         }
+        if group_copies {
+            pool = pool.grouped(&copies(&self.dataset, &rows))?;
+        }
         let inclusion = Inclusion::draw(design, &pool, self.recipe.seed)?;
         let names = parts.iter().map(|part| part.name().to_owned()).collect();
-        Planned::new(self.recipe.clone(), (&self.dataset, self.data.clone()), self.split.clone(), names, inclusion)
+        let recipe = Recipe { distillation: None, ..self.recipe.clone() };
+        Planned::new(recipe, (&self.dataset, self.data.clone()), self.split.clone(), names, inclusion)
     }
+}
+
+/// A number for each row, the same for rows with equal values.
+fn copies(dataset: &Dataset, rows: &[usize]) -> Vec<u32> {
+    let mut known = HashMap::new();
+    let group = |(place, &row): (u32, &usize)| {
+        let values: Vec<u32> = dataset.batch(&[row]).iter().map(|value| (value + 0.0).to_bits()).collect();
+        *known
+            .entry(Sha256::digest(values.iter().flat_map(|bits| bits.to_le_bytes()).collect::<Vec<u8>>()))
+            .or_insert(place)
+    };
+    (0..).zip(rows).map(group).collect()
 }
 
 pub(super) fn data_record(source: &DataSource, dataset: &Dataset) -> DataRecord {
@@ -156,19 +205,22 @@ pub(super) fn data_record(source: &DataSource, dataset: &Dataset) -> DataRecord 
     }
 }
 
-fn part(name: &str) -> anyhow::Result<Part> {
+pub(super) fn part(name: &str) -> anyhow::Result<Part> {
     Part::ALL.into_iter().find(|part| part.name() == name).with_context(|| {
         let names = Part::ALL.map(Part::name).join(", ");
-        format!("--pool: expected parts out of {names}, got '{}'", name.escape_debug())
+        format!("expected parts out of {names}, got '{}'", name.escape_debug())
     })
 }
 
-/// A recipe out of a TOML or JSON file, or out of a run record.
+/// A recipe by name, out of a TOML or JSON file, or out of a run record.
 fn read_recipe(path: &Path) -> anyhow::Result<Recipe> {
     let shown = path.display();
+    if let Some(text) = path.to_str().and_then(presets::preset) {
+        return Recipe::from_toml(text).with_context(|| format!("the recipe {shown}"));
+    }
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the recipe {shown}"))?;
     if path.extension().is_some_and(|ending| ending == "toml") {
-        return toml::from_str(&text).with_context(|| format!("the recipe {shown}"));
+        return Recipe::from_toml(&text).with_context(|| format!("the recipe {shown}"));
     }
     let value: serde_json::Value = serde_json::from_str(&text).with_context(|| format!("the recipe {shown}"))?;
     if value.get("format").is_some() {
@@ -178,10 +230,129 @@ fn read_recipe(path: &Path) -> anyhow::Result<Recipe> {
     serde_json::from_value(value).with_context(|| format!("the recipe {shown}"))
 }
 
+/// The source that this program was built from.
+pub(super) fn code() -> Option<CodeRecord> {
+    Commit::of_build().map(|Commit { id, dirty }| CodeRecord { commit: id.to_owned(), dirty })
+}
+
+/// The machine that this program runs on.
+pub(super) fn machine() -> MachineRecord {
+    let Machine { cpu, n_cores } = Machine::here();
+    MachineRecord { cpu, n_cores }
+}
+
+/// A model that is served, and the files beside it: the same as `sordino train` writes.
+pub(super) struct ModelFiles {
+    model: PathBuf,
+    pub(super) checkpoint: PathBuf,
+}
+
+impl ModelFiles {
+    /// Names the files and tries that they can be written.
+    pub(super) fn beside(out: &Path, data: &Rows) -> anyhow::Result<Self> {
+        if out.extension().is_none_or(|ending| ending != "onnx") || out.file_stem().is_none() {
+            bail!("--out: expected the name of a file that ends in .onnx, got {}", out.display());
+        }
+        if let Some(dir) = out.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+        }
+        for ending in ["onnx", "json", "split.json", "md", "checkpoint"] {
+            let file = out.with_extension(ending);
+            ensure!(
+                !data.source.reads(&file),
+                "{} is an input and would be written to: give another name",
+                file.display()
+            );
+            check_writable(&file).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Ok(Self { model: out.to_owned(), checkpoint: out.with_extension("checkpoint") })
+    }
+
+    /// Keeps a checkpoint.
+    pub(super) fn keep(&self, checkpoint: &[u8]) -> anyhow::Result<()> {
+        write_atomic(&self.checkpoint, checkpoint)
+            .with_context(|| format!("cannot write {}", self.checkpoint.display()))
+    }
+
+    fn name(&self, ending: &str) -> String {
+        let path = self.model.with_extension(ending);
+        path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    /// Writes model, split, card and record, the record last; removes the checkpoint; prints the results.
+    pub(super) fn write(&self, model: &[u8], record: &RunRecord, split: &Split) -> anyhow::Result<()> {
+        let (split, card) = (split.to_bytes(), record.card());
+        let files: [(&str, &[u8]); 4] =
+            [("split.json", &split), ("onnx", model), ("md", card.as_bytes()), ("json", &record.to_json())];
+        for (ending, bytes) in files {
+            let path = self.model.with_extension(ending);
+            write_atomic(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        let _ = std::fs::remove_file(&self.checkpoint);
+        println!("{}  {} bytes  sha256 {}", self.model.display(), record.model.n_bytes, record.model.sha256);
+        if let Some(results) = &record.results {
+            for (name, score) in [("train", results.train), ("validation", results.validation), ("test", results.test)]
+            {
+                if let Some(score) = score {
+                    println!(
+                        "{name:<12} rows {:>6}  accuracy {:.4}  loss {:.4}",
+                        score.n_rows, score.accuracy, score.loss
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The record of a model, without results.
+pub(super) fn run_record(
+    files: &ModelFiles,
+    recipe: Recipe,
+    data: DataRecord,
+    split: &Split,
+    model: &[u8],
+) -> anyhow::Result<RunRecord> {
+    let graph = ModelProto::decode(model)?.graph.context("a graph")?;
+    let n_parameters = graph.initializer.iter().filter(|tensor| tensor.data_type == DataType::Float as i32);
+    let n_parameters = n_parameters.map(|tensor| tensor.raw_data.len() / size_of::<f32>()).sum();
+    Ok(RunRecord {
+        format: record::FORMAT.to_owned(),
+        format_version: record::FORMAT_VERSION,
+        sordino: env!("CARGO_PKG_VERSION").to_owned(),
+        status: Status::Finished,
+        recipe,
+        split: SplitRecord {
+            file: files.name("split.json"),
+            digest: split.digest(),
+            seed: split.seed(),
+            sizes: split.sizes(),
+        },
+        model: ModelRecord {
+            file: files.name("onnx"),
+            sha256: hex(&Sha256::digest(model)),
+            n_bytes: model.len(),
+            n_parameters,
+            input: onnx::input_name(&data.row_shape).to_owned(),
+            output: graph.output.first().map(|output| output.name.clone()).unwrap_or_default(),
+        },
+        data,
+        privacy: None,
+        made_from: None,
+        results: None,
+        best_epoch: None,
+        history: vec![],
+        wall_seconds: 0.0,
+        device: None,
+        code: code(),
+        machine: machine(),
+    })
+}
+
 /// How much of the machine a bank is trained on.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct WorkFlags {
-    /// Models at a time.
+    /// Models at a time, each in a process of its own.
     #[arg(long, value_name = "K", default_value_t = 1)]
     jobs: usize,
     /// Threads of each of them [default: the cores divided by --jobs].
@@ -190,6 +361,9 @@ pub(super) struct WorkFlags {
     /// Where to compute: cpu, vulkan[:N] or cuda[:N].
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
     pub(super) device: Device,
+    /// Stop as at SIGTERM when standard input ends.
+    #[arg(long, hide = true)]
+    until_eof: bool,
 }
 
 /// How a bank's training ended.
@@ -208,50 +382,105 @@ impl WorkFlags {
         &self,
         place: &Place,
         planned: &Planned,
-        dataset: &Dataset,
+        (rows, dataset): (&Rows, &Dataset),
         shard: Shard,
     ) -> anyhow::Result<Trained> {
         ensure!((1..=1024).contains(&self.jobs), "--jobs: expected 1 to 1024, got {}", self.jobs);
-        let device = self.device.open()?;
-        let worker = MemberTrainer::new(dataset, planned, &device)?;
-        let machine = Machine::here();
-        let threads = self.threads.unwrap_or(machine.n_cores / self.jobs).max(1);
-        let run = Run {
-            place,
-            planned,
-            worker: &worker,
-            shard,
-            jobs: self.jobs,
-            threads,
-            code: Commit::of_build().map(|Commit { id, dirty }| CodeRecord { commit: id.to_owned(), dirty }),
-            machine: MachineRecord { cpu: machine.cpu, n_cores: machine.n_cores },
-        };
+        let threads = self.threads.unwrap_or(machine().n_cores / self.jobs).max(1);
         let stop = Stop::listen()?;
-        let lines = Lines::new(shard.members(planned.plan.n_models()).count(), self.jobs);
-        match run.run(&stop.flag, &|event| lines.tell(&event))? {
+        if self.until_eof {
+            let flag = Arc::clone(&stop.flag);
+            std::thread::Builder::new().name("parent".to_owned()).spawn(move || {
+                // Ends with the process that started this one, however that ends.
+                let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+                flag.store(true, Ordering::Relaxed);
+            })?;
+        }
+        let ended = match self.jobs {
+            1 => self.train_here(place, planned, dataset, shard, threads, &stop)?,
+            jobs => {
+                planned.check(dataset)?;
+                let children = (0..jobs).map(|job| self.child(place, rows, shard.part(job, jobs)?, threads));
+                wait(children.collect::<anyhow::Result<Vec<_>>>()?, &stop)?
+            }
+        };
+        match ended {
             Ended::Interrupted => {
-                eprintln!("interrupted; the same command goes on");
+                if !self.until_eof {
+                    eprintln!("interrupted; the same command goes on");
+                }
                 Ok(Trained::Interrupted(ExitCode::from(stop.exit_code.load(Ordering::Relaxed))))
             }
             Ended::Complete if shard == Shard::ALL => Ok(Trained::Whole(seal(place, planned)?)),
             Ended::Complete => Ok(Trained::Shard),
         }
     }
+
+    fn train_here(
+        &self,
+        place: &Place,
+        planned: &Planned,
+        dataset: &Dataset,
+        shard: Shard,
+        threads: usize,
+        stop: &Stop,
+    ) -> anyhow::Result<Ended> {
+        let device = self.device.open()?;
+        let worker = MemberTrainer::new(dataset, planned, &device)?;
+        let run = Run { place, planned, worker: &worker, shard, threads, code: code(), machine: machine() };
+        let lines = Lines::new(shard.members(planned.plan.n_models()).count());
+        run.run(&stop.flag, &|event| lines.tell(&event))
+    }
+
+    /// A process of its own for a part of the work; it stops when its standard input ends.
+    fn child(&self, place: &Place, rows: &Rows, shard: Shard, threads: usize) -> anyhow::Result<Child> {
+        let program = std::env::current_exe().context("cannot find this program")?;
+        let mut command = std::process::Command::new(program);
+        command.args(["shadows", "run"]).arg(place.to_string()).args(["--data", &rows.words]);
+        command.args(["--shard", &shard.to_string(), "--threads", &threads.to_string()]);
+        command.args(["--device", &self.device.to_string(), "--until-eof"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        command.spawn().context("cannot start a process for a part of the models")
+    }
+}
+
+/// Waits for processes that train; where this one is asked to stop, they are, and leave their checkpoints.
+fn wait(mut children: Vec<Child>, stop: &Stop) -> anyhow::Result<Ended> {
+    let (mut interrupted, mut failed) = (false, 0);
+    while !children.is_empty() {
+        if stop.flag.load(Ordering::Relaxed) {
+            interrupted = true;
+            children.iter_mut().for_each(|child| drop(child.stdin.take()));
+        }
+        let mut running = Vec::new();
+        for mut child in children {
+            match child.try_wait().context("cannot wait for a process that trains")? {
+                None => running.push(child),
+                Some(status) => failed += usize::from(!status.success()),
+            }
+        }
+        children = running;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    if interrupted {
+        return Ok(Ended::Interrupted);
+    }
+    ensure!(failed == 0, "{failed} of the processes that train failed; what stands is kept, the same command goes on");
+    Ok(Ended::Complete)
 }
 
 /// One line a model, with the rate and the time that is left.
 struct Lines {
     n_models: usize,
-    jobs: usize,
     n_standing: AtomicUsize,
     n_trained: AtomicUsize,
     started: Instant,
 }
 
 impl Lines {
-    fn new(n_models: usize, jobs: usize) -> Self {
+    fn new(n_models: usize) -> Self {
         let zero = || AtomicUsize::new(0);
-        Self { n_models, jobs, n_standing: zero(), n_trained: zero(), started: Instant::now() }
+        Self { n_models, n_standing: zero(), n_trained: zero(), started: Instant::now() }
     }
 
     fn tell(&self, event: &Event) {
@@ -275,10 +504,8 @@ impl Lines {
             score.map_or(String::new(), |score| format!("  {name} {:.4}", score.accuracy))
         };
         let left = self.n_models.saturating_sub(standing);
-        // The first models of several at a time end together: until then there is no rate.
         let left = match left {
             0 => String::new(),
-            _ if trained < self.jobs => String::new(),
             _ => {
                 let each = self.started.elapsed().as_secs_f64() / trained as f64;
                 format!(", about {} s left", (each * left as f64).ceil())
@@ -303,11 +530,11 @@ pub(super) fn print_bank(place: &Place, manifest: &Manifest) {
 }
 
 /// Stops where a bank's folder would hold one of the inputs: nothing is written over them, but it is a mistake.
-pub(super) fn expect_no_input(place: &Place, data: &DataSource) -> anyhow::Result<()> {
+pub(super) fn expect_no_input(place: &Place, data: &Rows) -> anyhow::Result<()> {
     #[allow(irrefutable_let_patterns, reason = "there are object stores in builds with the feature cloud")]
     let Place::Folder(folder) = place else { return Ok(()) };
     for name in ["plan.json", "split.json", "inclusion.safetensors", "bank.json"] {
-        if data.reads(&folder.join(name)) {
+        if data.source.reads(&folder.join(name)) {
             bail!("{} is an input: name another folder for the bank", folder.join(name).display());
         }
     }

@@ -7,8 +7,15 @@ pub mod audit;
 mod bank;
 pub mod bench;
 pub mod centroids;
+pub mod data;
 #[cfg(feature = "lab")]
 pub mod devices;
+#[cfg(feature = "lab")]
+pub mod ensemble;
+#[cfg(feature = "lab")]
+pub mod export;
+#[cfg(feature = "lab")]
+pub mod forget;
 pub mod healthcheck;
 pub mod inspect;
 mod origin;
@@ -42,16 +49,28 @@ enum Command {
     Inspect(inspect::Args),
     Centroids(centroids::Args),
     Split(Box<split::Args>),
+    Data(data::Args),
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
+    #[cfg(feature = "lab")]
+    Export(export::Args),
     #[cfg(feature = "lab")]
     Devices(devices::Args),
     #[cfg(feature = "lab")]
     Shadows(shadows::Args),
     #[cfg(feature = "lab")]
+    Ensemble(ensemble::Args),
+    #[cfg(feature = "lab")]
+    Forget(forget::Args),
+    #[cfg(feature = "lab")]
     Accountant(accountant::Args),
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
+}
+
+/// The help of an argument that takes a source of rows.
+fn data_help(what: &str) -> String {
+    format!("{what}: {}", crate::data::DataSource::FORMS)
 }
 
 /// Exit code after a panic, as Rust has it.
@@ -95,12 +114,19 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Centroids(args) => centroids::run(&args),
         Command::Split(args) => split::run(&args),
+        Command::Data(args) => data::run(&args),
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
+        #[cfg(feature = "lab")]
+        Command::Export(args) => export::run(&args),
         #[cfg(feature = "lab")]
         Command::Devices(args) => devices::run(&args),
         #[cfg(feature = "lab")]
         Command::Shadows(args) => shadows::run(args),
+        #[cfg(feature = "lab")]
+        Command::Ensemble(args) => ensemble::run(args),
+        #[cfg(feature = "lab")]
+        Command::Forget(args) => forget::run(&args),
         #[cfg(feature = "lab")]
         Command::Accountant(args) => accountant::run(&args),
         Command::Bench(args) => bench::run(&args),

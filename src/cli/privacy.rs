@@ -19,17 +19,17 @@ pub(super) struct PrivacyArgs {
     #[arg(long, value_name = "NORM")]
     dp_clip: Option<f64>,
     /// The noise's standard deviation over the clipping norm.
-    #[arg(long, value_name = "X", requires = "dp_clip", conflicts_with = "dp_target_epsilon")]
+    #[arg(long, value_name = "X", conflicts_with = "dp_target_epsilon")]
     dp_noise_multiplier: Option<f64>,
     /// Use the least noise with which all epochs together spend at most this epsilon.
-    #[arg(long, value_name = "X", requires = "dp_clip")]
+    #[arg(long, value_name = "X")]
     dp_target_epsilon: Option<f64>,
     /// The delta that epsilon is stated at [default: 1 / training rows].
-    #[arg(long, value_name = "X", requires = "dp_clip")]
+    #[arg(long, value_name = "X")]
     dp_delta: Option<f64>,
     /// A file of at least 32 random bytes to draw samples and noise from. Without it they are drawn from --seed, which
     /// stands in the record: fit for experiments, but whoever knows it can take the noise away.
-    #[arg(long, value_name = "FILE", requires = "dp_clip")]
+    #[arg(long, value_name = "FILE")]
     dp_secret: Option<PathBuf>,
 }
 
@@ -44,26 +44,44 @@ pub(super) struct PrivateRecipe {
 }
 
 impl PrivacyArgs {
-    /// Puts the options into a recipe; one without them stays as it is.
+    /// Puts the options into a recipe, over what it says itself; a recipe without any stays as it is.
     ///
     /// # Errors
     ///
-    /// When the secret cannot be read or is short, or no noise was asked for.
+    /// When the secret cannot be read or is short, or no norm or noise was asked for.
     pub(super) fn apply(&self, recipe: Recipe) -> anyhow::Result<PrivateRecipe> {
-        let Some(clip) = self.dp_clip else { return Ok(PrivateRecipe { recipe, secret: None, notes: vec![] }) };
-        if self.dp_noise_multiplier.is_none() && self.dp_target_epsilon.is_none() {
-            bail!("expected --dp-noise-multiplier or --dp-target-epsilon with --dp-clip");
+        let given = self.dp_clip.is_some()
+            || self.dp_noise_multiplier.is_some()
+            || self.dp_target_epsilon.is_some()
+            || self.dp_delta.is_some()
+            || self.dp_secret.is_some();
+        if !given && recipe.dp.is_none() {
+            return Ok(PrivateRecipe { recipe, secret: None, notes: vec![] });
         }
         let secret = self.secret()?;
+        let dp = self.over(recipe.dp.clone(), secret.as_ref())?;
         let (mut recipe, note) = with_private_norm(recipe);
-        recipe.dp = Some(Privacy {
-            clip,
-            noise_multiplier: self.dp_noise_multiplier,
-            target_epsilon: self.dp_target_epsilon,
-            delta: self.dp_delta,
-            key_digest: secret.as_ref().map(NoiseKey::digest),
-        });
+        recipe.dp = Some(dp);
         Ok(PrivateRecipe { recipe, secret, notes: note.into_iter().collect() })
+    }
+
+    /// The options over the recipe's own entry.
+    fn over(&self, own: Option<Privacy>, secret: Option<&NoiseKey>) -> anyhow::Result<Privacy> {
+        let own_clip = own.as_ref().map(|own| own.clip);
+        let Some(clip) = self.dp_clip.or(own_clip) else { bail!("expected --dp-clip with the other --dp options") };
+        let (noise_multiplier, target_epsilon) = match (self.dp_noise_multiplier, self.dp_target_epsilon, &own) {
+            (None, None, Some(own)) => (own.noise_multiplier, own.target_epsilon),
+            (None, None, None) => bail!("expected --dp-noise-multiplier or --dp-target-epsilon with --dp-clip"),
+            (noise, target, _) => (noise, target),
+        };
+        let own_digest = own.as_ref().and_then(|own| own.key_digest.clone());
+        Ok(Privacy {
+            clip,
+            noise_multiplier,
+            target_epsilon,
+            delta: self.dp_delta.or(own.and_then(|own| own.delta)),
+            key_digest: secret.map(NoiseKey::digest).or(own_digest),
+        })
     }
 
     fn secret(&self) -> anyhow::Result<Option<NoiseKey>> {

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
-use super::bank::{DealFlags, SourceFlags, Trained, WorkFlags, expect_no_input, print_bank};
-use crate::data::{DataSource, Dataset};
+use super::bank::{DealFlags, Rows, SourceFlags, Trained, WorkFlags, expect_no_input, print_bank};
+use crate::data::Dataset;
 use crate::lab::bank::member::{State, state};
 use crate::lab::bank::merge::{merge, seal};
 use crate::lab::bank::place::Place;
@@ -62,7 +62,7 @@ struct RunArgs {
     bank: String,
     /// The rows of the plan.
     #[arg(long, value_name = "SOURCE")]
-    data: DataSource,
+    data: Rows,
     /// Train only the models m with m mod N = I.
     #[arg(long, value_name = "I/N", conflicts_with = "shards")]
     shard: Option<Shard>,
@@ -142,8 +142,8 @@ fn train(args: &RunArgs) -> anyhow::Result<ExitCode> {
         None => place,
     };
     expect_no_input(&into, &args.data)?;
-    let dataset = Dataset::load(&args.data)?;
-    match args.work.train(&into, &planned, &dataset, shard)? {
+    let dataset = Dataset::load(&args.data.source)?;
+    match args.work.train(&into, &planned, (&args.data, &dataset), shard)? {
         Trained::Interrupted(code) => return Ok(code),
         Trained::Whole(manifest) => print_bank(&into, &manifest),
         Trained::Shard => {

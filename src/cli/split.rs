@@ -7,7 +7,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, bail, ensure};
 
 use crate::data::{
-    DataSource, Dataset, Drawing, Part, PartSizes, Split, check_writable, is_same_file, read_row_numbers,
+    DataSource, Dataset, Drawing, Groups, Part, PartSizes, Split, check_writable, is_same_file, read_row_numbers,
 };
 
 /// Draw disjoint parts of the rows and write them as an index file, which `train`, `centroids build` and `audit`
@@ -19,8 +19,7 @@ use crate::data::{
 /// With --split no part is drawn: rows are taken out of the train part of an older split (--without).
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The labelled rows.
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(long, value_name = "SOURCE", help = super::data_help("The labelled rows"))]
     data: DataSource,
     /// Where to write the split file.
     #[arg(long, value_name = "FILE")]
@@ -46,12 +45,17 @@ pub struct Args {
     /// Give each part the classes in the data's proportions, to within two rows.
     #[arg(long)]
     stratified: bool,
+    /// Keep near-duplicates together in one part; how near is near may be given, else it is 0.02 for images (cosine
+    /// distance of the images, averaged over a grid and less their mean), 0.1 for rows of 0 and 1 (Jaccard distance),
+    /// 0.02 for other numbers (root mean square difference, in standard deviations). 0 finds exact copies alone.
+    #[arg(long, value_name = "RADIUS", num_args = 0..=1, require_equals = true)]
+    group_near_duplicates: Option<Option<f64>>,
     /// Take an older split instead of drawing one.
     #[arg(
         long,
         value_name = "FILE",
         requires = "without",
-        conflicts_with_all = ["train", "validation", "calibration", "test", "shadow", "seed", "stratified"]
+        conflicts_with_all = ["train", "validation", "calibration", "test", "shadow", "seed", "stratified", "group_near_duplicates"]
     )]
     split: Option<PathBuf>,
     /// Take the rows that this file names out of the train part: one row number a line, counted from 0; `#` starts a
@@ -124,7 +128,8 @@ impl Args {
 
     fn draw(&self, dataset: &Dataset) -> anyhow::Result<Split> {
         let sizes = self.sizes(dataset.n_rows())?;
-        let drawing = Drawing { sizes, seed: self.seed, stratified: self.stratified, groups: None };
+        let groups = self.group_near_duplicates.map(|radius| Groups::find(dataset, radius)).transpose()?;
+        let drawing = Drawing { sizes, seed: self.seed, stratified: self.stratified, groups: groups.as_ref() };
         Ok(Split::draw_with(&self.data, dataset, &drawing)?)
     }
 
@@ -156,6 +161,15 @@ fn report(out: &Path, split: &Split, dataset: &Dataset) -> String {
     let mut text = format!("{}\n  {} rows: {parts}; in no part {unused}\n", split.source(), dataset.n_rows());
     if split.drawn().stratified {
         text += "  stratified by class\n";
+    }
+    if let Some(near) = split.drawn().near_duplicates {
+        let (n_rows, n_groups, largest) = (near.n_rows, near.n_groups, near.largest);
+        text += &format!(
+            "  near-duplicates ({}, radius {}): {n_rows} rows in {n_groups} groups, the largest of {largest}; no group \
+             is in two parts\n",
+            near.measure.words(),
+            near.radius
+        );
     }
     if !split.removed().is_empty() {
         text += &format!("  {} rows taken out of the train part\n", split.removed().len());
@@ -210,5 +224,8 @@ mod tests {
         assert!(parse(&["--split", "s", "--without", "w"]).is_ok());
         assert!(parse(&["--split", "s", "--without", "w", "--train", "5"]).is_err());
         assert!(parse(&["--train", "5", "--without", "w", "--stratified"]).is_ok());
+        let radius = |word| parse(&["--train", "5", word, "--stratified"]).unwrap().group_near_duplicates;
+        assert_eq!(radius("--group-near-duplicates"), Some(None));
+        assert_eq!(radius("--group-near-duplicates=0.1"), Some(Some(0.1)));
     }
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use image::{ColorType, DynamicImage, ImageReader, Limits};
 
-use super::{DataError, Dataset, Rows};
+use super::values::Rows;
+use super::{Classes, DataError, Dataset};
 
 /// No image larger than this on a side is decoded.
 const MAX_SIDE: u32 = 4096;
@@ -45,7 +46,7 @@ pub(super) fn load(dir: &Path) -> Result<Dataset, DataError> {
         return Err(DataError::bad_file(dir, "images (.jpg, .jpeg, .png) in at least 2 class folders", got));
     };
     let row_shape = vec![usize::from(colour.channel_count()), height as usize, width as usize];
-    Ok(Dataset { row_shape, class_names, is_named: true, labels, rows: Rows::U8(images.pixels) })
+    Ok(Dataset::new(row_shape, Classes::named(class_names), labels, Rows::Pixels(images.pixels)))
 }
 
 /// The pixels of all images so far, planes first, and what the first of them was.
@@ -138,7 +139,7 @@ mod tests {
         assert_eq!(data.class_names(), ["a", "b"]);
         assert_eq!(data.labels(), [0, 0, 1, 0]);
         assert_eq!(data.row_shape(), [3, 1, 2]);
-        let Rows::U8(pixels) = &data.rows else { panic!("images are kept as bytes") };
+        let Rows::Pixels(pixels) = &data.rows else { panic!("images are kept as bytes") };
         assert_eq!(pixels[..6], [3, 3, 10, 10, 20, 20], "planes first");
         assert_eq!([pixels[6], pixels[12], pixels[18]], [2, 1, 4]);
     }

@@ -1,98 +1,149 @@
-//! Tables: one row a line, the label first, then numbers. Quoted or not, with a header line or without.
+//! Tables: one row a line, a label and numbers. Quoted or not, with a header line or without, plain or gzip.
 
-use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
 
 use csv::{ReaderBuilder, StringRecord};
+use flate2::read::MultiGzDecoder;
 
-use super::{DataError, Dataset, Rows};
+use super::gather::{Gathered, Take};
+use super::{DataError, Dataset, Place};
 
-/// Loads a table from a file.
-pub(super) fn load(path: &Path) -> Result<Dataset, DataError> {
-    let file = File::open(path).map_err(|error| DataError::io(path, error))?;
-    if file.metadata().is_ok_and(|found| found.is_dir()) {
-        return Err(DataError::bad_file(path, "a file with a table", "a folder (for images: folder:DIR)"));
-    }
-    read(path, file)
+/// More than this many bytes are not unpacked from one gzip file (it can grow a thousandfold).
+const MAX_UNPACKED_BYTES: u64 = 1 << 34;
+
+/// Where the label stands in a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Column<'a> {
+    /// In the first column.
+    First,
+    /// In the column of this name in the header line, or, where this is a whole number, of this number from 1.
+    Named(&'a str),
+    /// Nowhere: every column is a number.
+    None,
 }
 
-/// Reads a table from bytes, which may be any.
+impl<'a> From<Option<&'a str>> for Column<'a> {
+    fn from(given: Option<&'a str>) -> Self {
+        given.map_or(Self::First, Self::Named)
+    }
+}
+
+/// Loads a table from a file.
+pub(super) fn load(path: &Path, label: Column<'_>) -> Result<Dataset, DataError> {
+    read(path, open(path)?, label)
+}
+
+/// Hands every row of a file to `take`; the answer is how many numbers a row has.
+pub(super) fn scan_file(path: &Path, label: Column<'_>, take: &mut Take<'_>) -> Result<usize, DataError> {
+    scan(path, open(path)?, label, take)
+}
+
+/// Reads a table from bytes, which may be any: the label first, then numbers.
 ///
 /// # Errors
 ///
 /// [`DataError::BadRow`] for the first line that is not like the others.
 pub fn parse_table(bytes: &[u8]) -> Result<Dataset, DataError> {
-    read(Path::new("table"), bytes)
+    read(Path::new("table"), bytes, Column::First)
 }
 
-/// Reads a table. The first line is a header where none of its fields after the first is a number. Labels are
-/// whole numbers (classes in their order) or names (classes sorted by name).
-fn read(path: &Path, bytes: impl Read) -> Result<Dataset, DataError> {
+/// The unpacked bytes of a file. What is gzip is told by its first two bytes: the published sets have no endings.
+fn open(path: &Path) -> Result<Box<dyn Read>, DataError> {
+    let file = File::open(path).map_err(|error| DataError::io(path, error))?;
+    if file.metadata().is_ok_and(|found| found.is_dir()) {
+        return Err(DataError::bad_file(path, "a file with a table", "a folder (for images: folder:DIR)"));
+    }
+    let mut file = BufReader::with_capacity(1 << 16, file);
+    let is_packed = file.fill_buf().map_err(|error| DataError::io(path, error))?.starts_with(&[0x1f, 0x8b]);
+    Ok(if is_packed { Box::new(MultiGzDecoder::new(file).take(MAX_UNPACKED_BYTES)) } else { Box::new(file) })
+}
+
+fn read(path: &Path, bytes: impl Read, label: Column<'_>) -> Result<Dataset, DataError> {
+    let mut gathered = Gathered::default();
+    let n_features = scan(path, bytes, label, &mut |_, label, numbers| {
+        gathered.push(label, numbers);
+        Ok(())
+    })?;
+    gathered.finish(path, n_features)
+}
+
+/// What is known after the first line.
+struct Shape {
+    n_fields: usize,
+    /// The place of the label.
+    label: Option<usize>,
+}
+
+/// Hands every row to `take`. The first line is a header where none of its fields but the label's is a number. Labels
+/// are whole numbers or names.
+fn scan(path: &Path, bytes: impl Read, label: Column<'_>, take: &mut Take<'_>) -> Result<usize, DataError> {
     let mut reader = ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
     let mut record = StringRecord::new();
-    let mut width = None;
-    let mut is_first = true;
-    let (mut texts, mut values) = (Vec::new(), Vec::new());
+    let mut shape: Option<Shape> = None;
+    let mut numbers = Vec::new();
     loop {
         let line = reader.position().line();
         let more = reader.read_record(&mut record).map_err(|error| {
             let line = error.position().map_or(line, csv::Position::line);
             match error.into_kind() {
                 csv::ErrorKind::Io(error) => DataError::io(path, error),
-                _ => bad_row(path, line, "a line of comma-separated UTF-8 text", "something else"),
+                _ => DataError::bad_row(
+                    path,
+                    Place::Line(line),
+                    "a line of comma-separated UTF-8 text",
+                    "something else",
+                ),
             }
         })?;
         if !more {
             break;
         }
-        let line = record.position().map_or(line, csv::Position::line);
-        let n_fields = *width.get_or_insert(record.len());
-        if record.len() != n_fields || n_fields < 2 {
-            let expected = format!("a label and {} numbers", n_fields.saturating_sub(1).max(1));
-            return Err(bad_row(path, line, expected, format!("{} fields", record.len())));
+        let line = Place::Line(record.position().map_or(line, csv::Position::line));
+        let is_first = shape.is_none();
+        if is_first {
+            shape = Some(Shape { n_fields: record.len(), label: label_column(path, &record, label)? });
         }
-        let is_header = is_first && record.iter().skip(1).all(|field| number(field).is_none());
-        is_first = false;
-        if !is_header {
-            values.reserve(n_fields - 1);
-            for (column, field) in (2..).zip(record.iter().skip(1)) {
-                values.push(number(field).ok_or_else(|| {
-                    let got = format!("{} characters that are not", field.len());
-                    bad_row(path, line, format!("a finite number in column {column}"), got)
-                })?);
-            }
-            texts.push(record[0].trim().to_owned());
+        let Some(Shape { n_fields, label }) = shape else { continue };
+        let fewest = if label.is_some() { 2 } else { 1 };
+        if record.len() != n_fields || n_fields < fewest {
+            let n_numbers = n_fields.max(fewest) - (fewest - 1);
+            let expected = format!("{}{n_numbers} numbers", if label.is_some() { "a label and " } else { "" });
+            return Err(DataError::bad_row(path, line, expected, format!("{} fields", record.len())));
         }
+        let is_number = |at| label != Some(at);
+        if is_first && record.iter().enumerate().filter(|(at, _)| is_number(*at)).all(|(_, f)| number(f).is_none()) {
+            continue;
+        }
+        numbers.clear();
+        for (at, field) in record.iter().enumerate().filter(|(at, _)| is_number(*at)) {
+            numbers.push(number(field).ok_or_else(|| {
+                let got = format!("{} characters that are not", field.chars().count());
+                DataError::bad_row(path, line, format!("a finite number in column {}", at + 1), got)
+            })?);
+        }
+        take(line, label.map_or("", |at| &record[at]), &numbers)?;
     }
-    let (class_names, labels) = classes(&texts);
-    let n_features = width.unwrap_or(1) - 1;
-    if class_names.len() < 2 {
-        let got = format!("{} rows of {} classes", texts.len(), class_names.len());
-        return Err(DataError::bad_file(path, "rows of at least 2 classes", got));
-    }
-    Ok(Dataset { row_shape: vec![n_features], class_names, is_named: true, labels, rows: Rows::F32(values) })
+    Ok(shape.map_or(0, |shape| shape.n_fields - usize::from(shape.label.is_some())))
+}
+
+/// The place of the label, from the first line.
+fn label_column(path: &Path, first: &StringRecord, label: Column<'_>) -> Result<Option<usize>, DataError> {
+    let Column::Named(name) = label else { return Ok((label == Column::First).then_some(0)) };
+    let found = match name.parse::<usize>() {
+        Ok(number) => number.checked_sub(1).filter(|&at| at < first.len()),
+        Err(_) => first.iter().position(|field| field.trim() == name),
+    };
+    found.map(Some).ok_or_else(|| {
+        let expected =
+            format!("a label column '{}' (a name of the header line, or a number from 1)", name.escape_debug());
+        DataError::bad_row(path, Place::Line(1), expected, format!("{} fields, none of that name", first.len()))
+    })
 }
 
 fn number(field: &str) -> Option<f32> {
     field.trim().parse().ok().filter(|number: &f32| number.is_finite())
-}
-
-fn bad_row(path: &Path, line: u64, expected: impl Into<String>, got: impl Into<String>) -> DataError {
-    DataError::BadRow { path: path.to_owned(), line, expected: expected.into(), got: got.into() }
-}
-
-/// The names of the classes in order, and each row's place in them.
-fn classes(texts: &[String]) -> (Vec<String>, Vec<u32>) {
-    let distinct: BTreeSet<&String> = texts.iter().collect();
-    let mut names: Vec<String> = distinct.into_iter().cloned().collect();
-    if names.iter().all(|name| name.parse::<i64>().is_ok()) {
-        names.sort_by_key(|name| name.parse::<i64>().unwrap_or(i64::MAX));
-    }
-    let places: HashMap<&str, u32> = names.iter().map(String::as_str).zip(0..).collect();
-    let labels = texts.iter().map(|text| places[text.as_str()]).collect();
-    (names, labels)
 }
 
 #[cfg(test)]
@@ -102,7 +153,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Dataset, DataError> {
-        read(Path::new("t.csv"), text.as_bytes())
+        read(Path::new("t.csv"), text.as_bytes(), Column::First)
     }
 
     #[test]
@@ -129,13 +180,48 @@ mod tests {
         assert_eq!(error, "t.csv, line 2: expected a finite number in column 3, got 6 characters that are not");
         assert!(parse("a,1,2\nb,1,NaN\n").is_err());
         assert!(parse("a,1,x\nb,1,2\n").unwrap_err().to_string().contains("line 1"), "half a header is no header");
-        assert!(read(Path::new("t.csv"), &b"a,1\n\xff\xfe,2\n"[..]).unwrap_err().to_string().contains("UTF-8"));
+        assert!(
+            read(Path::new("t.csv"), &b"a,1\n\xff\xfe,2\n"[..], Column::First)
+                .unwrap_err()
+                .to_string()
+                .contains("UTF-8")
+        );
+    }
+
+    #[test]
+    fn the_label_may_stand_in_any_column_by_name_or_number() {
+        let named = |text: &str, label| read(Path::new("t.csv"), text.as_bytes(), Column::Named(label));
+        let text = "x,kind,y\n1,cat,2\n3,ant,4\n";
+        for label in ["kind", "2"] {
+            let data = named(text, label).unwrap();
+            assert_eq!(
+                (data.class_names(), data.labels()),
+                (["ant".into(), "cat".into()].as_slice(), [1, 0].as_slice())
+            );
+            assert_eq!(data.batch(&[0, 1]).iter().copied().collect::<Vec<_>>(), [1.0, 2.0, 3.0, 4.0]);
+        }
+        assert_eq!(named("1,2,5\n3,4,6\n", "3").unwrap().class_names(), ["5", "6"]);
+        for label in ["z", "0", "4"] {
+            let error = named(text, label).unwrap_err().to_string();
+            assert!(error.contains(&format!("line 1: expected a label column '{label}'")), "{error}");
+        }
+    }
+
+    #[test]
+    fn packed_tables_are_read_whatever_their_name() {
+        use std::io::Write as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dataset_purchase");
+        let mut encoder = flate2::write::GzEncoder::new(File::create(&path).unwrap(), flate2::Compression::fast());
+        encoder.write_all(b"\"2\",1,0\n\"1\",0,0\n").unwrap();
+        encoder.finish().unwrap();
+        assert_eq!(load(&path, Column::First).unwrap().labels(), [1, 0]);
     }
 
     #[test]
     fn a_folder_is_no_table() {
         let dir = tempfile::tempdir().unwrap();
-        let error = load(dir.path()).unwrap_err().to_string();
+        let error = load(dir.path(), Column::First).unwrap_err().to_string();
         assert!(error.ends_with("expected a file with a table, got a folder (for images: folder:DIR)"), "{error}");
     }
 
@@ -149,7 +235,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = read(Path::new("t.csv"), bytes.as_slice());
+            let _ = read(Path::new("t.csv"), bytes.as_slice(), Column::First);
         }
 
         #[test]

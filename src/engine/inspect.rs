@@ -16,6 +16,9 @@ use crate::tensor::{DType, Dim, TensorSpec};
 /// The metadata entry that holds class names, as a JSON list.
 pub const LABELS_KEY: &str = "sordino.labels";
 
+/// The metadata entry that names the output which holds the scores, in a file with several outputs.
+pub const SCORE_OUTPUT_KEY: &str = "sordino.score_output";
+
 /// Operators that hand scores on as they are, with another shape or type.
 const TRANSPARENT: [&str; 7] = ["Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout"];
 
@@ -52,6 +55,8 @@ pub struct GraphFacts {
     pub outputs: Vec<OutputFacts>,
     /// Class names of the metadata entry [`LABELS_KEY`].
     pub labels: Option<Vec<String>>,
+    /// The output that the metadata entry [`SCORE_OUTPUT_KEY`] names.
+    pub score_output: Option<String>,
     /// Who made the file.
     pub producer: String,
     /// Operator set of the default domain.
@@ -103,23 +108,27 @@ pub fn facts(model: &pb::ModelProto) -> Result<GraphFacts, EngineError> {
     let opset = model.opset_import.iter().find(|import| import.domain.is_empty() || import.domain == "ai.onnx");
     let opset = opset.map_or(0, |import| import.version);
     let outputs = graph.output.iter().map(|output| output_facts(graph, output, opset)).collect();
-    let labels = model.metadata_props.iter().find(|entry| entry.key == LABELS_KEY);
-    let labels = labels.and_then(|entry| serde_json::from_str(&entry.value).ok());
+    let entry = |key: &str| model.metadata_props.iter().find(|entry| entry.key == key).map(|entry| &entry.value);
+    let labels = entry(LABELS_KEY).and_then(|text| serde_json::from_str(text).ok());
+    let score_output = entry(SCORE_OUTPUT_KEY).cloned();
     let producer = format!("{} {}", model.producer_name, model.producer_version).trim().to_owned();
-    Ok(GraphFacts { inputs, outputs, labels, producer, opset, n_nodes: graph.node.len() })
+    Ok(GraphFacts { inputs, outputs, labels, score_output, producer, opset, n_nodes: graph.node.len() })
 }
 
-/// Decides which output holds scores and what they are.
+/// Decides which output holds scores and what they are: the one that the configuration names, else the one that the
+/// file's metadata names, else the only one that could.
 ///
 /// # Errors
 /// [`EngineError::Output`] when no output or more than one could be meant, [`EngineError::Kind`] when the last
 /// operator does not tell; both say what to write into the configuration.
 pub fn decide(facts: &GraphFacts, options: &LoadOptions) -> Result<ScoreDecision, EngineError> {
     let names = || facts.outputs.iter().map(|output| format!("'{}'", output.name)).collect::<Vec<_>>().join(", ");
-    let (output, how) = if let Some(name) = &options.score_output {
+    let by_config = options.score_output.as_ref().map(|name| (name, "named in the configuration"));
+    let by_file = facts.score_output.as_ref().map(|name| (name, "named in the model's metadata"));
+    let (output, how) = if let Some((name, how)) = by_config.or(by_file) {
         let output = facts.outputs.iter().find(|output| output.name == *name);
-        let missing = || EngineError::Output(format!("expected one of {}, got '{name}'", names()));
-        (output.ok_or_else(missing)?, "named in the configuration".to_owned())
+        let missing = || EngineError::Output(format!("expected one of {}, got '{name}' ({how})", names()));
+        (output.ok_or_else(missing)?, how)
     } else {
         let fits = |output: &&OutputFacts| {
             matches!(output.dtype, None | Some(DType::F32 | DType::F64))
@@ -127,7 +136,7 @@ pub fn decide(facts: &GraphFacts, options: &LoadOptions) -> Result<ScoreDecision
         };
         let candidates: Vec<&OutputFacts> = facts.outputs.iter().filter(fits).collect();
         match candidates[..] {
-            [only] => (only, "the only output of floats with two dimensions".to_owned()),
+            [only] => (only, "the only output of floats with two dimensions"),
             [] => {
                 let text = format!("none of {} is a matrix of floats; name one as score_output", names());
                 return Err(EngineError::Output(text));

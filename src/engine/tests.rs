@@ -8,7 +8,7 @@ use tract_onnx::pb::{
     TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto, type_proto,
 };
 
-use super::inspect::LABELS_KEY;
+use super::inspect::{LABELS_KEY, SCORE_OUTPUT_KEY};
 use super::tract::{BLOCK, TractEngine, graph_facts};
 use super::{Engine as _, EngineError, LoadOptions};
 use crate::defence::{ScoreKind, offline};
@@ -20,6 +20,7 @@ struct Graph {
     nodes: Vec<NodeProto>,
     outputs: Vec<(&'static str, DataType, Vec<Option<i64>>)>,
     labels: Option<&'static str>,
+    score_output: Option<&'static str>,
     /// Whether there are also weights `v` [3, 3] and `b` [3].
     square: bool,
 }
@@ -57,7 +58,7 @@ fn value(name: &str, dtype: DataType, shape: &[Option<i64>]) -> ValueInfoProto {
 impl Graph {
     fn new(nodes: Vec<NodeProto>, outputs: &[&'static str]) -> Self {
         let outputs = outputs.iter().map(|&name| (name, DataType::Float, vec![None, Some(3)])).collect();
-        Self { batch: None, nodes, outputs, labels: None, square: false }
+        Self { batch: None, nodes, outputs, labels: None, score_output: None, square: false }
     }
 
     fn bytes(self) -> Vec<u8> {
@@ -89,8 +90,9 @@ impl Graph {
             ..GraphProto::default()
         };
         let opset = OperatorSetIdProto { domain: String::new(), version: 17 };
-        let label = |text: &str| StringStringEntryProto { key: LABELS_KEY.into(), value: text.into() };
-        let metadata_props = self.labels.map(label).into_iter().collect();
+        let entry = |key: &str, text: &str| StringStringEntryProto { key: key.into(), value: text.into() };
+        let metadata = [(LABELS_KEY, self.labels), (SCORE_OUTPUT_KEY, self.score_output)];
+        let metadata_props = metadata.iter().filter_map(|&(key, text)| Some(entry(key, text?))).collect();
         let model = ModelProto {
             ir_version: 8,
             graph: Some(graph),
@@ -203,6 +205,22 @@ fn two_outputs_that_could_be_meant_are_an_error_that_asks() {
     assert_eq!(engine.spec().other_outputs, ["logits"]);
     let unknown = LoadOptions { score_output: Some("z".into()), ..LoadOptions::default() };
     assert!(TractEngine::load(&both().bytes(), &unknown).is_err());
+}
+
+#[test]
+fn a_file_may_say_which_output_holds_the_scores_and_the_configuration_overrules_it() {
+    let graph = |score_output| {
+        let mut graph = Graph::new(vec![linear(), node("Softmax", &["logits"], "p")], &["p", "logits"]);
+        graph.score_output = Some(score_output);
+        graph.bytes()
+    };
+    let engine = TractEngine::load(&graph("logits"), &LoadOptions::default()).unwrap();
+    assert_eq!((engine.spec().score_output.as_str(), engine.spec().score_kind), ("logits", ScoreKind::Logits));
+    assert_eq!(engine.spec().other_outputs, ["p"]);
+    let named = LoadOptions { score_output: Some("p".into()), ..LoadOptions::default() };
+    assert_eq!(TractEngine::load(&graph("logits"), &named).unwrap().spec().score_output, "p");
+    let error = TractEngine::load(&graph("q"), &LoadOptions::default()).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("'q'") && error.to_string().contains("metadata"), "{error}");
 }
 
 #[test]

@@ -15,15 +15,18 @@
 //! bytes; another processor may add in another order and so differ in the last bits.
 
 pub mod accountant;
-mod autodiff;
+pub mod autodiff;
 pub mod bank;
+mod card;
 pub mod checkpoint;
 pub mod device;
 pub mod dp;
 pub mod network;
 pub mod onnx;
+pub mod plot;
 pub mod recipe;
 pub mod record;
+pub mod run;
 pub mod streams;
 pub mod train;
 

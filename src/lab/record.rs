@@ -1,14 +1,19 @@
-//! What is kept beside a trained model: the run record (JSON) and the model card (Markdown).
+//! What is kept beside a trained model: the run record (JSON), from which the model card is made (`card`).
 //!
 //! Both are made to be published: they name no path, host or user of the machine.
 
-use std::fmt::Write as _;
-
 use serde::{Deserialize, Serialize};
 
+use super::bank::distil::TeacherRecord;
+use super::bank::inclusion::Design;
+use super::device::Device;
 use super::dp::PrivacyRecord;
 use super::recipe::Recipe;
+use super::train::score::RowScores;
 use super::train::{EpochScore, Score};
+use crate::audit::interval::Placements;
+use crate::audit::null::Permutations;
+use crate::audit::roc::{Ranking, Roc};
 use crate::data::PartSizes;
 
 /// The format that a run record names.
@@ -39,16 +44,61 @@ pub struct RunRecord {
     /// What differential privacy the training gives; absent where it gives none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<PrivacyRecord>,
+    /// The other models that it was made from, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_from: Option<MadeFrom>,
     /// Loss and accuracy at the end; absent when interrupted.
     pub results: Option<Results>,
-    /// Loss and accuracy of each epoch.
+    /// The epoch that early stopping chose, counted from 1: the model's weights are of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_epoch: Option<usize>,
+    /// Loss and accuracy of each epoch that was run.
     pub history: Vec<EpochScore>,
     /// Seconds on the wall clock, evaluation included; of the last sitting when the run was resumed.
     pub wall_seconds: f64,
+    /// What it was computed on; absent in older records, where it was the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<Device>,
     /// The source code that ran; absent for a build outside of a checkout.
     pub code: Option<CodeRecord>,
     /// The machine, in words.
     pub machine: MachineRecord,
+}
+
+/// The models that a model was made from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "how", deny_unknown_fields)]
+pub enum MadeFrom {
+    /// It is several models in one graph; recipe and parameters are those of its members.
+    Joined {
+        /// Digest of their bank.
+        bank: String,
+        /// How many there are.
+        n_models: usize,
+        /// Which rows trained which of them.
+        design: Design,
+        /// How their answers become one, in words.
+        combine: String,
+    },
+    /// It learned what others say of its rows.
+    Taught(TeacherRecord),
+}
+
+impl MadeFrom {
+    /// One paragraph of a model card.
+    pub(super) fn card(&self) -> String {
+        match self {
+            Self::Joined { bank, n_models, design, combine } => format!(
+                "{n_models} models of one bank (`{bank}`: {design}) in one graph: {combine}. Recipe and results of \
+                 epochs are those of its members.\n\n"
+            ),
+            Self::Taught(teacher) => format!(
+                "Its targets are not labels but the answers of {} models (`{}`, {}) on {} rows, of which \
+                 {:.4} are the label.\n\n",
+                teacher.n_models, teacher.digest, teacher.kind, teacher.n_rows, teacher.accuracy
+            ),
+        }
+    }
 }
 
 /// How a run ended.
@@ -126,6 +176,93 @@ pub struct Results {
     pub calibration: Option<Score>,
     /// On the rows kept out of every fit.
     pub test: Option<Score>,
+    /// Train accuracy minus test accuracy; absent without test rows, and in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<f64>,
+    /// What the losses of train and test rows give away; absent without test rows, and in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_attack: Option<LossAttack>,
+}
+
+impl Results {
+    /// The means of the parts train, validation, calibration and test, and what train and test give away together.
+    ///
+    /// # Errors
+    ///
+    /// When a loss is NaN.
+    pub fn of([train, validation, calibration, test]: [RowScores; 4], seed: u64) -> anyhow::Result<Self> {
+        let loss_attack = LossAttack::of(&train.losses, &test.losses, seed)?;
+        let (train, test) = (train.mean(), test.mean());
+        let gap = train.zip(test).map(|(train, test)| train.accuracy - test.accuracy);
+        Ok(Self { train, validation: validation.mean(), calibration: calibration.mean(), test, gap, loss_attack })
+    }
+
+    /// The parts that were measured, by name.
+    pub fn parts(&self) -> impl Iterator<Item = (&'static str, Score)> {
+        let parts = [
+            ("train", self.train),
+            ("validation", self.validation),
+            ("calibration", self.calibration),
+            ("test", self.test),
+        ];
+        parts.into_iter().filter_map(|(name, score)| Some((name, score?)))
+    }
+}
+
+/// The attack of the paper's tables on the undefended model: a row with a low loss is called a member. Members are the
+/// train rows, non-members the test rows, losses in f64.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossAttack {
+    /// Members ranked.
+    pub n_members: usize,
+    /// Non-members ranked.
+    pub n_non_members: usize,
+    /// Area under the curve, ties by half.
+    pub auc: f64,
+    /// Its 95 % interval (DeLong).
+    pub auc_interval: [f64; 2],
+    /// R12 (a): the largest difference of true and false positive rate over all thresholds, two-sided, never below 0.
+    pub advantage: f64,
+    /// What an advantage is when membership says nothing: the mean over dealt memberships.
+    pub null_mean: f64,
+    /// The 95 % quantile of the same: an advantage up to here is within the noise.
+    pub null_q95: f64,
+    /// Deals.
+    pub n_permutations: usize,
+}
+
+impl LossAttack {
+    /// How often memberships are dealt for the null.
+    const PERMUTATIONS: usize = 500;
+
+    /// Ranks the losses of members and non-members; `None` where one side has no rows.
+    ///
+    /// # Errors
+    ///
+    /// When a loss is NaN.
+    pub fn of(members: &[f64], non_members: &[f64], seed: u64) -> anyhow::Result<Option<Self>> {
+        if members.is_empty() || non_members.is_empty() {
+            return Ok(None);
+        }
+        let scores: Vec<f64> = members.iter().chain(non_members).map(|loss| -loss).collect();
+        let memberships: Vec<bool> = (0..scores.len()).map(|row| row < members.len()).collect();
+        let ranking = Ranking::new(&scores)?;
+        let advantage = Roc::from_ranking(&ranking, &memberships)?.two_sided_advantage();
+        let auc = Placements::new(&ranking, &memberships)?.auc(0.95);
+        let permutations = Permutations { n: Self::PERMUTATIONS, seed };
+        let null = permutations.draw(&[&ranking], members.len()).of_maximum(&[0], advantage);
+        Ok(null.map(|null| Self {
+            n_members: members.len(),
+            n_non_members: non_members.len(),
+            auc: auc.value,
+            auc_interval: [auc.interval().low, auc.interval().high],
+            advantage,
+            null_mean: null.mean,
+            null_q95: null.q95,
+            n_permutations: Self::PERMUTATIONS,
+        }))
+    }
 }
 
 /// The source that the program was built from; the folder of the run has no say.
@@ -162,108 +299,5 @@ impl RunRecord {
     pub fn gap(&self) -> Option<f64> {
         let results = self.results.as_ref()?;
         Some(results.train?.accuracy - results.test?.accuracy)
-    }
-
-    /// The model card: what the model is for, what it was made from, how good it is, and what it gives away.
-    #[must_use]
-    pub fn card(&self) -> String {
-        let mut text = format!("# {}\n\n", self.model.file);
-        let recipe = &self.recipe;
-        let n_classes = self.data.labels.len();
-        let _ = write!(
-            text,
-            "A small classifier of {n_classes} classes with {} parameters, trained by `sordino train` {}.\n\n\
-             ## Intended use\n\nExamples, tests and measurements of membership inference and of defences against it. \
-             It is no product: it was not made to decide anything about anybody.\n\n\
-             ## Input and output\n\nInput `{}`: `f32`, shape `[N{}]`{}. Output `{}`: `f32`, shape `[N, {n_classes}]`, \
-             logits in this order: {}.\n\n",
-            self.model.n_parameters,
-            self.sordino,
-            self.model.input,
-            self.data.row_shape.iter().map(|size| format!(", {size}")).collect::<String>(),
-            if self.data.row_shape.len() == 3 { ", pixels divided by 255" } else { "" },
-            self.model.output,
-            self.data.labels.join(", "),
-        );
-        let sizes = &self.split.sizes;
-        let _ = write!(
-            text,
-            "## Data\n\n`{}`, {} rows (SHA-256 of the rows `{}`). `{}` lists the rows of each part, drawn with seed {}: \
-             {} train, {} validation, {} calibration, {} test.\n\n\
-             ## Recipe\n\n`{}`, Adam (learning rate {}, weight decay {}, epsilon 1e-8), {}, batches of {}, seed {}.\n\n",
-            self.data.source,
-            self.data.n_rows,
-            self.data.digest,
-            self.split.file,
-            self.split.seed,
-            sizes.train,
-            sizes.validation,
-            sizes.calibration,
-            sizes.test,
-            serde_json::to_string(&recipe.network).unwrap_or_default(),
-            recipe.learning_rate,
-            recipe.weight_decay,
-            self.epochs_done(),
-            recipe.batch_size,
-            recipe.seed,
-        );
-        self.write_results(&mut text);
-        text
-    }
-
-    /// How far the training went, in words.
-    fn epochs_done(&self) -> String {
-        let planned = self.recipe.epochs;
-        match self.status {
-            Status::Finished => format!("{planned} epochs"),
-            Status::Interrupted { rows_seen, .. } => {
-                let n_train = self.split.sizes.train;
-                format!(
-                    "interrupted after {} of {planned} epochs and {rows_seen} of {n_train} rows of the next",
-                    self.history.len()
-                )
-            }
-        }
-    }
-
-    fn write_results(&self, text: &mut String) {
-        text.push_str("## Results\n\n");
-        match &self.results {
-            Some(results) => {
-                text.push_str("| part | rows | accuracy | cross-entropy |\n| --- | --- | --- | --- |\n");
-                let parts = [
-                    ("train", results.train),
-                    ("validation", results.validation),
-                    ("calibration", results.calibration),
-                    ("test", results.test),
-                ];
-                for (name, score) in parts {
-                    if let Some(score) = score {
-                        let _ =
-                            writeln!(text, "| {name} | {} | {:.4} | {:.4} |", score.n_rows, score.accuracy, score.loss);
-                    }
-                }
-            }
-            None => text.push_str("The run was interrupted; nothing was measured.\n"),
-        }
-        text.push_str("\n## Privacy\n\n");
-        match self.gap() {
-            Some(gap) if gap > 0.0 => {
-                let _ = write!(
-                    text,
-                    "Train accuracy is {gap:.4} above test accuracy: whoever sees the predicted label and knows the \
-                     true one tells training rows from others with about that advantage, before any better attack. "
-                );
-            }
-            _ => {}
-        }
-        match &self.privacy {
-            Some(privacy) => text.push_str(&privacy.card()),
-            None => text.push_str(
-                "The training gives no differential privacy, and the weights themselves are not protected: a defence \
-                 in front of the model protects its answers, not this file.\n",
-            ),
-        }
-        let _ = write!(text, "\nSHA-256 of the model: `{}`.\n", self.model.sha256);
     }
 }

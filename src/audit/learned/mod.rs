@@ -14,6 +14,7 @@ mod trees;
 
 use ndarray::{Array2, ArrayView1};
 
+use crate::audit::adaptive::{Alphabet, alphabet};
 use crate::audit::answers::Answers;
 use crate::audit::attack::{Attack, scaled_logit};
 use crate::audit::invert::Inversion;
@@ -40,6 +41,8 @@ pub enum Learner {
     Network,
     /// Gradient-boosted trees.
     Trees,
+    /// Odds of each pattern of ties and digits ([`crate::audit::adaptive::alphabet`]): made against rounding and top-k.
+    Alphabet,
 }
 
 /// What of an answer it sees.
@@ -103,6 +106,23 @@ impl Rows {
         self.labels.len()
     }
 
+    /// The pattern that a row's answer shows: the rank of the true class (ties to the best) and, in falling order,
+    /// the entries in thousandths (`fine`) or how many are equal and how many are 0.
+    pub(crate) fn letter(&self, row: usize, fine: bool) -> (u32, Vec<i64>) {
+        let p = self.probabilities.row(row);
+        let of_label = p[self.labels[row] as usize];
+        let rank = p.iter().filter(|&&other| other > of_label).count() as u32;
+        let mut thousandths: Vec<i64> = p.iter().map(|p| (p * 1_000.0).round() as i64).collect();
+        thousandths.sort_unstable_by(|a, b| b.cmp(a));
+        if fine {
+            thousandths.truncate(N_SORTED);
+            return (rank, thousandths);
+        }
+        let n_zero = p.iter().filter(|&&p| p == 0.0).count() as i64;
+        let n_tied = thousandths.windows(2).filter(|pair| pair[0] == pair[1] && pair[0] > 0).count() as i64;
+        (rank, vec![thousandths[0] / 50, n_zero, n_tied])
+    }
+
     /// Features of shape (n_rows, n_features).
     fn features(&self, view: View) -> Array2<f32> {
         let n_classes = self.probabilities.ncols();
@@ -163,7 +183,8 @@ pub struct Learned {
 
 enum Trained {
     Network(Network),
-    Trees(Trees),
+    Trees(Box<Trees>),
+    Alphabet(Alphabet),
 }
 
 impl LearnedAttack {
@@ -172,7 +193,9 @@ impl LearnedAttack {
     pub fn all(has_scores: bool) -> Vec<Self> {
         let views: &[View] = if has_scores { &[View::Vector, View::Sorted] } else { &[View::Vector] };
         let learners = [Learner::Network, Learner::Trees, Learner::Logistic];
-        learners.into_iter().flat_map(|learner| views.iter().map(move |&view| Self { learner, view })).collect()
+        let alphabet = Self { learner: Learner::Alphabet, view: View::Sorted };
+        let each = learners.into_iter().flat_map(|learner| views.iter().map(move |&view| Self { learner, view }));
+        each.chain(has_scores.then_some(alphabet)).collect()
     }
 
     /// The name in tables.
@@ -182,6 +205,7 @@ impl LearnedAttack {
             Learner::Logistic => "logistic",
             Learner::Network => "network",
             Learner::Trees => "trees",
+            Learner::Alphabet => return "alphabet of ties and digits".to_owned(),
         };
         let view = match self.view {
             View::Vector => "answer",
@@ -196,13 +220,17 @@ impl LearnedAttack {
     /// # Errors
     /// A sentence, when a side has no row or the trees cannot be fitted.
     pub fn fit(&self, rows: &Rows, memberships: &[bool], seed: u64) -> Result<Learned, String> {
+        if self.learner == Learner::Alphabet {
+            let model = Trained::Alphabet(alphabet(rows, memberships)?);
+            return Ok(Learned { view: self.view, scale: Scale::of(&Array2::zeros((0, 0))), model });
+        }
         let features = rows.features(self.view);
         let scale = Scale::of(&features);
         let features = scale.apply(features);
         let weights = balanced(memberships)?;
         let model = match self.learner {
-            Learner::Trees => Trained::Trees(Trees::fit(&features, memberships, &weights, seed)?),
-            Learner::Logistic => {
+            Learner::Trees => Trained::Trees(Box::new(Trees::fit(&features, memberships, &weights, seed)?)),
+            Learner::Logistic | Learner::Alphabet => {
                 Trained::Network(Network::fit(&features, memberships, &weights, &NetworkSettings::logistic(seed)))
             }
             Learner::Network => {
@@ -219,10 +247,11 @@ impl Learned {
     /// # Errors
     /// A sentence, when a score is not finite.
     pub fn scores(&self, rows: &Rows) -> Result<Vec<f64>, String> {
-        let features = self.scale.apply(rows.features(self.view));
+        let features = || self.scale.apply(rows.features(self.view));
         let scores = match &self.model {
-            Trained::Network(network) => network.scores(&features),
-            Trained::Trees(trees) => trees.scores(&features),
+            Trained::Network(network) => network.scores(&features()),
+            Trained::Trees(trees) => trees.scores(&features()),
+            Trained::Alphabet(alphabet) => alphabet.scores(rows),
         };
         match scores.iter().position(|score| !score.is_finite()) {
             Some(row) => Err(format!("the score of row {row} is not finite")),

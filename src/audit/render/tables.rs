@@ -229,9 +229,10 @@ pub(in crate::audit) fn lists(report: &Report) -> Vec<(&'static str, Vec<String>
         .flat_map(|system| system.flags.iter().map(move |flag| format!("{}: {flag}", system.name)))
         .collect();
     let duplicates = report.origin.duplicates.value.iter().filter(|found| found.non_members > 0).map(Duplicates::words);
-    let flags = duplicates.chain(report.origin.doubts.iter().cloned()).chain(flags).collect();
+    let warnings = findings.warnings.iter().cloned();
+    let flags = warnings.chain(duplicates).chain(report.origin.doubts.iter().cloned()).chain(flags).collect();
     let skipped: Vec<String> = findings.skipped.iter().map(|one| format!("{}: {}", one.name, one.reason)).collect();
-    let not_tried: Vec<String> = report.not_tried.iter().map(|&line| line.to_owned()).collect();
+    let not_tried = report.not_tried.clone();
     let not_allowed = findings.not_allowed.iter();
     let not_allowed =
         not_allowed.map(|one| format!("{}: these answers have not {}", one.attack.name(), one.lacks)).collect();

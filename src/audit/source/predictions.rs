@@ -387,10 +387,10 @@ fn scores(columns: &mut Columns, n_rows: usize) -> Result<(Option<ScoreKind>, Ar
         let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
         let Ok(class) = name[stem.len()..].parse::<usize>() else { continue };
         let stem = stem.trim_end_matches('_');
-        if let Some(kind) = SCORES.iter().position(|(stems, _)| stems.contains(&stem)) {
-            if found.insert((kind, class), name.clone()).is_some() {
-                return Err(wrong("one column a class", format!("two for class {class}")));
-            }
+        if let Some(kind) = SCORES.iter().position(|(stems, _)| stems.contains(&stem))
+            && found.insert((kind, class), name.clone()).is_some()
+        {
+            return Err(wrong("one column a class", format!("two for class {class}")));
         }
     }
     let Some((&(kind, _), _)) = found.first_key_value() else { return Ok((None, Array2::zeros((n_rows, 0)))) };

@@ -6,13 +6,17 @@
 
 use crate::audit::answers::Answers;
 use crate::audit::attack::{Attack, AttackId, Family};
+use crate::audit::fixed::FixedThreshold;
 use crate::audit::invert::Inversion;
-use crate::audit::learned::{LearnedAttack, Rows};
+use crate::audit::learned::{LearnedAttack, Learner, Rows};
 use crate::audit::parallel;
 use crate::audit::system::System;
 use crate::audit::thresholds::PerClass;
 
 use super::{Bench, StudyError};
+
+/// Attack-fit rows of a side below which nothing is learned.
+const MIN_LEARNED: usize = 20;
 
 /// Scores of an attack that was run elsewhere: higher says member.
 #[derive(Debug, Clone)]
@@ -60,6 +64,8 @@ pub(super) struct Scored {
     pub(super) fit: Vec<f64>,
     /// One for each verdict row.
     pub(super) verdict: Vec<f64>,
+    /// The fixed rule, where the attack has one of its own.
+    pub(super) rule: Option<FixedThreshold>,
 }
 
 impl Planned<'_> {
@@ -69,6 +75,9 @@ impl Planned<'_> {
             Planned::PerClass(attack, by) => {
                 let by = if *by == ClassBy::True { "true" } else { "predicted" };
                 AttackId::new(Family::PerClass, format!("{} per {by} class", attack.name()))
+            }
+            Planned::Learned(learned) if learned.learner == Learner::Alphabet => {
+                AttackId::new(Family::Adaptive, learned.name())
             }
             Planned::Learned(learned) => AttackId::new(Family::Learned, learned.name()),
             Planned::Given(given) => given.attack.clone(),
@@ -94,12 +103,21 @@ impl Bench<'_> {
                 plan.extend(scores.iter().map(|&attack| Planned::PerClass(attack, by)));
             }
         }
-        if self.settings.learned {
+        if self.settings.learned && self.lacks_for_learning().is_none() {
             plan.extend(LearnedAttack::all(allows.scores).into_iter().map(Planned::Learned));
         }
         let given = self.knowledge.given.iter().filter(|given| given.system == system.name);
         plan.extend(given.map(Planned::Given));
         plan
+    }
+
+    /// What is missing to learn an attack on the attack-fit rows, in words.
+    pub(super) fn lacks_for_learning(&self) -> Option<String> {
+        let n_members = self.fit_memberships.iter().filter(|&&member| member).count();
+        let n_others = self.fit_memberships.len() - n_members;
+        (n_members.min(n_others) < MIN_LEARNED).then(|| {
+            format!("{MIN_LEARNED} attack-fit rows of each side ({n_members} members and {n_others} others are there)")
+        })
     }
 
     /// Runs the battery on one system.
@@ -133,7 +151,9 @@ impl Bench<'_> {
                 what,
             })?,
         };
-        Ok(Scored { id, fit, verdict })
+        // A row is judged by the threshold of its class: 0 once that is taken off.
+        let rule = matches!(planned, Planned::PerClass(..)).then(|| FixedThreshold::at(0.0));
+        Ok(Scored { id, fit, verdict, rule })
     }
 
     /// Scores of all rows of the target.

@@ -74,7 +74,7 @@ impl Floor {
         let system = position(measured, "label-only", Role::Floor)?;
         let attacks = &measured[system].1.attacks;
         let correctness = attacks.iter().position(|attacked| attacked.id == Attack::Correctness).unwrap_or_default();
-        let on_fit = |attack: usize| attacks[attack].fit.widest;
+        let on_fit = |attack: usize| attacks[attack].fit.fixed;
         // Among equals the correctness attack: it is the floor's plainest reading.
         let counted = (0..attacks.len()).filter(|&attack| counts(validity, &attacks[attack].id));
         let attack = counted.fold(correctness, |best, one| if on_fit(one) > on_fit(best) { one } else { best });
@@ -196,7 +196,7 @@ impl Comparison<'_> {
             AttackFindings {
                 attack: attacked.id.clone(),
                 counts: counts(self.validity, &attacked.id),
-                widest_on_fit: attacked.fit.widest,
+                fixed_on_fit: attacked.fit.fixed,
                 auc: attacked.placements.auc(level),
                 widest: signed.abs(),
                 widest_interval: self.bench.widest_interval(&attacked.roc.counts(&point), signed < 0.0),
@@ -233,7 +233,7 @@ impl Comparison<'_> {
                 .copied()
                 .reduce(|best, next| if of(&attacks[next]) > of(&attacks[best]) { next } else { best })
         };
-        let (Some(widest), Some(fixed)) = (largest(|a| a.widest), largest(|a| a.widest_on_fit)) else {
+        let (Some(widest), Some(fixed)) = (largest(|a| a.widest), largest(|a| a.fixed_on_fit)) else {
             return Figure::missing("no attack works on the undefended model: this battery cannot tell (R16)");
         };
         let settings = self.bench.settings;

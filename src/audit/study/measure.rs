@@ -40,6 +40,8 @@ pub(super) struct FitCurve {
     placements: Placements,
     pub(super) auc: Estimate,
     pub(super) widest: f64,
+    /// What the fixed rule reaches here, by which an attack is chosen.
+    pub(super) fixed: f64,
 }
 
 impl FitCurve {
@@ -167,7 +169,11 @@ impl Bench<'_> {
     }
 
     fn attack(&self, scored: &Scored) -> Result<Attacked, RocError> {
-        let rule = FixedThreshold::fit(&scored.fit, &self.fit_memberships)?;
+        let rule = match scored.rule {
+            Some(rule) => rule,
+            None => FixedThreshold::fit(&scored.fit, &self.fit_memberships)?,
+        };
+        let fit_says: Vec<bool> = scored.fit.iter().map(|&score| rule.says_member(score)).collect();
         let fit_ranking = Ranking::new(&scored.fit)?;
         let fit_roc = Roc::from_ranking(&fit_ranking, &self.fit_memberships)?;
         let ranking = Ranking::new(&scored.verdict)?;
@@ -180,6 +186,7 @@ impl Bench<'_> {
                 auc: fit_placements.auc(self.settings.level),
                 placements: fit_placements,
                 widest: fit_roc.two_sided_advantage(),
+                fixed: signed_advantage(&fit_says, &self.fit_memberships, self.settings.level).value,
                 ranking: fit_ranking,
             },
             roc: Roc::from_ranking(&ranking, &self.verdict_memberships)?,

@@ -13,10 +13,14 @@ use std::time::Duration;
 use ndarray::Array2;
 
 use crate::audit::answers::Answers;
-use crate::audit::attack::{ATTACK_FLOOR, Attack, AttackId};
-use crate::audit::report::{Claim, Figure, Findings, NotAllowed, Reference, Settings};
-use crate::audit::roc::RocError;
+use crate::audit::attack::{ATTACK_FLOOR, Attack, AttackId, Family};
+use crate::audit::invert::Inversion;
+use crate::audit::lot::Lot;
+use crate::audit::parallel;
+use crate::audit::report::{BankFindings, Claim, Figure, Findings, NotAllowed, Reference, Settings};
+use crate::audit::roc::{Roc, RocError};
 use crate::audit::rows::Allocation;
+use crate::audit::shadow::leave_one_out::LeaveOneOut;
 use crate::audit::system::{Role, Skipped, System};
 use crate::audit::target::Target;
 use crate::audit::temperature::Temperature;
@@ -107,6 +111,10 @@ pub struct Knowledge {
     pub learned_from: Vec<LearnedFrom>,
     /// What the run record claims about the model.
     pub claim: Option<Claim>,
+    /// Whether the two sides differ without any model.
+    pub lot: Option<Lot>,
+    /// A bank of shadow models, each taken as the target in turn: one entry for each system that was tried.
+    pub leave_one_out: Vec<(String, LeaveOneOut)>,
 }
 
 /// What a study found, and for each row what was seen of it.
@@ -211,7 +219,7 @@ pub fn run_with(
         n_non_members: target.n_rows() - target.n_members(),
         n_classes: target.n_classes(),
         allows: target.allows(),
-        not_allowed: not_allowed(target),
+        not_allowed: bench.not_allowed(),
         reference: Reference { system: reference.name.clone(), is_undefended: bench.has_undefended },
         rows: bench.allocation.record(target.dataset_rows()),
         temperature: Figure::or(temperature, NO_CALIBRATION),
@@ -219,8 +227,36 @@ pub fn run_with(
         systems,
         skipped,
         before_and_after: measured.into_iter().map(|(_, one)| one.before_after).collect(),
+        warnings: knowledge.lot.iter().filter(|lot| lot.differs).map(Lot::words).collect(),
+        lot: Figure::or(knowledge.lot.clone(), "the inputs were not looked at"),
+        leave_one_out: knowledge.leave_one_out.iter().map(BankFindings::of).collect(),
     };
     Ok(Outcome { findings, records, is_verdict })
+}
+
+/// The exact curves of some score attacks over all rows, one threshold for all, handed to `take` in the order of
+/// `attacks`: what needs no study. The attacks share the machine's cores, and the largest part of a curve's cost is
+/// its sort.
+///
+/// # Errors
+/// [`StudyError::Curve`].
+pub fn score_curves(
+    answers: &Answers,
+    labels: &[u32],
+    memberships: &[bool],
+    inversion: &Inversion,
+    attacks: &[Attack],
+    mut take: impl FnMut(Attack, Roc),
+) -> Result<(), StudyError> {
+    let curves = parallel::map(attacks.len(), |index| {
+        let scores = attacks[index].scores(answers, labels, inversion);
+        Roc::new(&scores, memberships)
+    });
+    for (&attack, curve) in attacks.iter().zip(curves) {
+        let named = |source| StudyError::Curve { system: String::new(), attack: attack.name().to_owned(), source };
+        take(attack, curve.map_err(named)?);
+    }
+    Ok(())
 }
 
 const NO_UNDEFENDED: &str = "there are no answers of the undefended model";
@@ -230,13 +266,6 @@ const NO_CALIBRATION: &str = "the split has no calibration rows to fit a tempera
 fn reference(systems: &[System]) -> Result<&System, StudyError> {
     let of = |role| systems.iter().find(|system| system.role() == role);
     of(Role::Undefended).or_else(|| of(Role::Served)).ok_or(StudyError::Missing { missing: "undefended" })
-}
-
-fn not_allowed(target: &Target) -> Vec<NotAllowed> {
-    let lacking = |attack: Attack| {
-        target.allows().lacks(&attack.needs()).map(|lacks| NotAllowed { attack: attack.into(), lacks })
-    };
-    Attack::ALL.into_iter().filter_map(lacking).collect()
 }
 
 impl<'a> Bench<'a> {
@@ -255,6 +284,17 @@ impl<'a> Bench<'a> {
             verdict_non_members: allocation.verdict[split..].to_vec(),
             allocation,
         }
+    }
+
+    /// Attacks that are left out, and what they lack.
+    fn not_allowed(&self) -> Vec<NotAllowed> {
+        let allows = self.target.allows();
+        let lacking =
+            |attack: Attack| allows.lacks(&attack.needs()).map(|lacks| NotAllowed { attack: attack.into(), lacks });
+        let learned = self.lacks_for_learning().filter(|_| self.settings.learned);
+        let learned =
+            learned.map(|lacks| NotAllowed { attack: AttackId::new(Family::Learned, "learned attacks"), lacks });
+        Attack::ALL.into_iter().filter_map(lacking).chain(learned).collect()
     }
 
     fn check_given(&self) -> Result<(), StudyError> {

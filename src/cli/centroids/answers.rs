@@ -30,7 +30,7 @@ pub(super) struct TractAnswers<'a> {
 
 impl Answers for TractAnswers<'_> {
     fn logits(&self, rows: &[usize]) -> anyhow::Result<Array2<f32>> {
-        let inputs = Inputs::from_f32(&self.engine.spec().inputs[0], self.dataset.batch(rows))?;
+        let inputs = Inputs::from_f32(&self.engine.spec().inputs[0], self.dataset.try_batch(rows)?)?;
         Ok(offline::logits(self.engine.infer(&inputs)?))
     }
 

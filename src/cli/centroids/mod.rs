@@ -61,8 +61,7 @@ struct BuildArgs {
     /// The ONNX file.
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
-    /// The labelled rows: `fashion-mnist`, `idx:DIR`, `folder:DIR` or `csv:FILE`.
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(long, value_name = "SOURCE", help = super::data_help("The labelled rows"))]
     data: DataSource,
     /// The split file of the training run: only rows of its part `train` are used. Without it, all rows are.
     #[arg(long, value_name = "FILE")]
@@ -182,6 +181,7 @@ fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     let n_inliers = bank.n_rows();
     let fitted = Arc::new(Fitted::new(kind, labels, centroids, quantiles, bank)?);
     let file = write(&CentroidFile { metadata, fitted })?;
+    dataset.check_read().map_err(|error| anyhow::anyhow!("{error}"))?;
     write_atomic(&args.out, &file).with_context(|| format!("cannot write {}", args.out.display()))?;
     report(&args.out, &sums, &fell_back, rows.len(), n_inliers, file.len());
     let rate = rows.len() as f64 / inferred.as_secs_f64().max(1e-9);

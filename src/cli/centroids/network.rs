@@ -78,7 +78,7 @@ impl<'a> NetworkAnswers<'a> {
 
 impl Answers for NetworkAnswers<'_> {
     fn logits(&self, rows: &[usize]) -> anyhow::Result<Array2<f32>> {
-        let batch = self.dataset.batch(rows);
+        let batch = self.dataset.try_batch(rows)?;
         let network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
         let logits = self.device.guard("a batch", || network.logits(batch))?;
         ensure!(logits.iter().all(|z| z.is_finite()), "the network answers with a value that is not finite");

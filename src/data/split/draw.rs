@@ -41,7 +41,8 @@ impl Split {
     /// for. With neither the rows are those of `draw` for the same seed.
     ///
     /// A group is put into the part that its first row falls into, or, where it does not fit into what is left of
-    /// that part, into the first later part that has room; into none where no part has.
+    /// that part, into the first later part that has room; into none where no part has. Where a part would stay short
+    /// of its size so, its groups are dealt by size, the largest first.
     ///
     /// # Errors
     ///
@@ -115,21 +116,37 @@ fn cut_whole_groups(rows: &[usize], sizes: &PartSizes, groups: &Groups) -> Resul
     let mut parts = Parts::default();
     for part in Part::ALL {
         let wanted = sizes.of(part);
-        let mut taken = Vec::with_capacity(wanted);
-        waiting.retain(|unit| {
-            let fits = unit.len() <= wanted - taken.len();
-            if fits {
-                taken.extend_from_slice(unit);
-            }
-            !fits
-        });
+        let mut taken = fill(&mut waiting, wanted);
         if taken.len() < wanted {
-            return Err(SplitError::Groups { part: part.name(), wanted, got: taken.len() });
+            // The rows alone came first and left no room for a group that was needed: the largest groups first, then.
+            let got = taken.len();
+            let dealt: HashSet<usize> = Part::ALL.iter().flat_map(|&part| parts.of_mut(part).clone()).collect();
+            waiting = units(rows, groups);
+            waiting.retain(|unit| !dealt.contains(&unit[0]));
+            waiting.sort_by_key(|unit| std::cmp::Reverse(unit.len()));
+            taken = fill(&mut waiting, wanted);
+            if taken.len() < wanted {
+                return Err(SplitError::Groups { part: part.name(), wanted, got: got.max(taken.len()) });
+            }
+            waiting.sort_by_key(|unit| place[unit[0]]);
         }
         taken.sort_unstable_by_key(|&row| place[row]);
         *parts.of_mut(part) = taken;
     }
     Ok(parts)
+}
+
+/// Takes units, in their order, as long as they fit into `wanted` rows.
+fn fill(waiting: &mut Vec<&[usize]>, wanted: usize) -> Vec<usize> {
+    let mut taken = Vec::with_capacity(wanted);
+    waiting.retain(|unit| {
+        let fits = unit.len() <= wanted - taken.len();
+        if fits {
+            taken.extend_from_slice(unit);
+        }
+        !fits
+    });
+    taken
 }
 
 /// What is dealt as one: a group, at the place of its first row, or a row alone.

@@ -68,7 +68,7 @@ fn more_rows_than_there_are_cannot_be_drawn() {
 fn a_class_without_training_rows_is_named() {
     let text = "cat,1\n".repeat(30) + &"dog,2\n".repeat(30) + "fox,3\n";
     let data = crate::data::parse_table(text.as_bytes()).unwrap();
-    let source = DataSource::Csv("t.csv".into());
+    let source = DataSource::Csv(std::path::PathBuf::from("t.csv").into());
     let draw = |train, seed| Split::draw(&source, &data, sizes(train, 0, 0, 0), seed);
     assert!(draw(61, 1).is_ok());
     let error = (0..100).find_map(|seed| draw(30, seed).err()).unwrap().to_string();
@@ -196,7 +196,7 @@ proptest! {
             }
         }
         members.retain(|group| group.len() > 1);
-        let groups = Groups::of(members);
+        let groups = Groups::given(members);
         let labels: Vec<u32> = (0..n as u32).map(|row| row % 3).collect();
         let sizes = PartSizes { train: n / 2, validation: n / 8, calibration: 0, test: n / 8, shadow: n / 8 };
         let drawing = Drawing { sizes, seed, stratified, groups: Some(&groups) };

@@ -15,7 +15,7 @@
 //!
 //! The step is Mironov, Talwar and Zhang 2019 (arXiv 1908.10530), the conversion Balle et al. 2020 (arXiv
 //! 1905.09982, theorem 21), the orders are those of Opacus, with whose figures this module agrees. Rényi accounting is
-//! an upper bound: the exact privacy loss of the same run is some 6 to 12 % smaller in ε (`docs/privacy.md`).
+//! an upper bound: the exact privacy loss of the same run is some 8 to 11 % smaller in ε (`docs/privacy.md`).
 
 mod renyi;
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::place::Place;
 use crate::data::Dataset;
 use crate::defence::ScoreKind;
 use crate::engine::{LoadOptions, inspect};
-use crate::lab::train::Score;
+use crate::lab::train::{RowScores, Score};
 
 /// Rows in a batch.
 const BATCH: usize = 128;
@@ -156,14 +156,19 @@ impl Averaged {
 /// Mean cross-entropy (probabilities floored as in R2) and accuracy (ties: lowest index); `None` for no rows.
 #[must_use]
 pub fn score(probabilities: &Array2<f64>, labels: &[u32]) -> Option<Score> {
-    let n_rows = labels.len();
-    let (mut loss, mut n_correct) = (0.0, 0usize);
+    row_scores(probabilities, labels).mean()
+}
+
+/// The same row by row.
+#[must_use]
+pub fn row_scores(probabilities: &Array2<f64>, labels: &[u32]) -> RowScores {
+    let mut scores = RowScores::default();
     for (row, &label) in probabilities.rows().into_iter().zip(labels) {
         let best = row.iter().enumerate().fold(0, |best, (class, share)| if *share > row[best] { class } else { best });
-        n_correct += usize::from(best == label as usize);
-        loss -= row[label as usize].max(FLOOR).ln();
+        scores.is_right.push(best == label as usize);
+        scores.losses.push(-row[label as usize].max(FLOOR).ln());
     }
-    (n_rows > 0).then(|| Score { n_rows, loss: loss / n_rows as f64, accuracy: n_correct as f64 / n_rows as f64 })
+    scores
 }
 
 #[cfg(test)]

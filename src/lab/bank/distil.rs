@@ -1,4 +1,4 @@
-//! Soft targets for a student: a teacher's answers over a temperature.
+//! Soft targets for a student: a teacher's answers.
 //!
 //! | teacher | rows | what |
 //! | --- | --- | --- |
@@ -6,8 +6,8 @@
 //! | a bank or any ONNX model | any rows, e.g. the shadow part | knowledge distillation |
 //!
 //! In Split-AI each row trains K − L of K models; its target is the mean answer of the other L, and the student learns
-//! the targets of all rows. At a temperature above 1 the targets are softened and the student learns the softened answers: its
-//! own logits are not scaled back.
+//! the targets of all rows. A temperature, and the labels' share beside the teacher's, are the student's recipe's
+//! (`distillation`): what is given here are the teacher's answers as they are.
 
 use anyhow::{Context, ensure};
 use ndarray::Array2;
@@ -42,8 +42,6 @@ pub struct TeacherRecord {
     /// Models that each row trains, where the bank says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub design: Option<super::inclusion::Design>,
-    /// What the teacher's logits are divided by.
-    pub temperature: f64,
     /// The parts of the split whose rows were taught, in words.
     pub rows: Vec<String>,
     /// Rows that were taught.
@@ -61,24 +59,17 @@ impl Teacher<'_> {
     ///
     /// # Errors
     ///
-    /// When the temperature is out of range, a model cannot be run on these rows, or a row was seen by every model of a
+    /// When a model cannot be run on these rows, or a row was seen by every model of a
     /// bank whose strangers are asked.
     pub fn targets(
         &self,
         dataset: &Dataset,
         (parts, rows): (&[String], &[usize]),
-        temperature: f64,
     ) -> anyhow::Result<(Array2<f32>, TeacherRecord)> {
-        ensure!(
-            temperature.is_finite() && temperature > 0.0,
-            "temperature: expected a positive number, got {temperature}"
-        );
         ensure!(!rows.is_empty(), "expected rows to teach on, got none");
         let probabilities = match self {
-            Self::Model(bytes) => Answerer::load(bytes)?.probabilities(dataset, rows, temperature)?,
-            Self::Bank(place, bank) => {
-                Averaged::of_bank((place, bank), dataset, rows, temperature, |_, _| true)?.probabilities
-            }
+            Self::Model(bytes) => Answerer::load(bytes)?.probabilities(dataset, rows, 1.0)?,
+            Self::Bank(place, bank) => Averaged::of_bank((place, bank), dataset, rows, 1.0, |_, _| true)?.probabilities,
             Self::Strangers(place, bank) => {
                 let places = bank.planned.inclusion.places();
                 let at: Vec<usize> = rows
@@ -87,7 +78,7 @@ impl Teacher<'_> {
                     .collect::<anyhow::Result<_>>()?;
                 let counts = bank.planned.inclusion.counts();
                 let may_answer = |model: usize, row: usize| counts[[model, at[row]]] == 0;
-                let averaged = Averaged::of_bank((place, bank), dataset, rows, temperature, may_answer)?;
+                let averaged = Averaged::of_bank((place, bank), dataset, rows, 1.0, may_answer)?;
                 let without = averaged.n_models.iter().filter(|&&n| n == 0).count();
                 ensure!(
                     without == 0,
@@ -112,7 +103,6 @@ impl Teacher<'_> {
             digest,
             n_models,
             design,
-            temperature,
             rows: parts.to_vec(),
             n_rows: rows.len(),
             accuracy: score.accuracy,

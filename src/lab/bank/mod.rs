@@ -12,6 +12,7 @@
 
 pub mod answers;
 pub mod boost;
+pub mod boost_run;
 #[cfg(feature = "cloud")]
 mod cloud;
 pub mod distil;

@@ -1,4 +1,4 @@
-//! Training what is missing of a bank: several models at a time, a shard of them, again after a kill.
+//! Training what is missing of a bank: all of it or a shard, again after a kill.
 //!
 //! Knows neither networks nor data: a [`Worker`] trains one model. A model counts as done when its record stands in the
 //! place and fits; everything else is trained, from its checkpoint where there is one. The model is written before its record and
@@ -6,11 +6,10 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use sha2::{Digest, Sha256};
 
 use super::member::{
@@ -46,6 +45,17 @@ impl Shard {
     pub fn new(index: usize, count: usize) -> anyhow::Result<Self> {
         ensure!(index < count, "expected a shard from 0 to below the number of shards, got {index} of {count}");
         Ok(Self { index, count })
+    }
+
+    /// Part `index`, counted from 0, of `count` parts of this part.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such part.
+    pub fn part(self, index: usize, count: usize) -> anyhow::Result<Self> {
+        let Self { index: part, count: parts } = Self::new(index, count)?;
+        let parts = parts.checked_mul(self.count).context("too many shards")?;
+        Self::new(self.index + part * self.count, parts)
     }
 
     /// The models of this part, of `n_models`.
@@ -139,7 +149,7 @@ pub enum Event {
     Failed(usize, String),
 }
 
-/// How the models of a bank are trained on one machine.
+/// How the models of a bank are trained in one process.
 pub struct Run<'a> {
     /// Where the bank lies.
     pub place: &'a Place,
@@ -149,9 +159,7 @@ pub struct Run<'a> {
     pub worker: &'a dyn Worker,
     /// Which of the models.
     pub shard: Shard,
-    /// Models at a time.
-    pub jobs: usize,
-    /// Threads of each of them.
+    /// Threads that each of them is trained with.
     pub threads: usize,
     /// The program's source.
     pub code: Option<CodeRecord>,
@@ -169,43 +177,29 @@ pub enum Ended {
 }
 
 impl Run<'_> {
-    /// Trains what is missing or does not fit.
+    /// Trains what is missing or does not fit, one model after the other: gradients of two models are not to be taken in
+    /// one process at a time (`lab::autodiff`), so models that are trained beside each other are shards in processes of
+    /// their own.
     ///
     /// # Errors
     ///
     /// When the place cannot be read or written, or models could not be trained: then the others are, first.
     pub fn run(&self, stop: &AtomicBool, told: &(dyn Fn(Event) + Sync)) -> anyhow::Result<Ended> {
-        let queue = Mutex::new(self.shard.members(self.planned.plan.n_models()));
-        let next = || queue.lock().ok().and_then(|mut queue| queue.next());
-        let failures = Mutex::new(Vec::new());
-        let sit = || -> anyhow::Result<()> {
-            while !stop.load(Ordering::Relaxed)
-                && let Some(member) = next()
-            {
-                if let Err(error) = self.member(member, stop, told) {
-                    told(Event::Failed(member, format!("{error:#}")));
-                    if let Ok(mut failures) = failures.lock() {
-                        failures.push((member, error));
-                    }
-                }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads.max(1)).build();
+        pool.context("cannot start threads")?.install(|| self.members(stop, told))
+    }
+
+    fn members(&self, stop: &AtomicBool, told: &(dyn Fn(Event) + Sync)) -> anyhow::Result<Ended> {
+        let mut failures = Vec::new();
+        for member in self.shard.members(self.planned.plan.n_models()) {
+            if stop.load(Ordering::Relaxed) {
+                break;
             }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let jobs: Vec<_> = (0..self.jobs.max(1))
-                .map(|job| {
-                    let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads.max(1)).build();
-                    let name = format!("model-{job}");
-                    let work = move || pool.context("cannot start threads")?.install(sit);
-                    std::thread::Builder::new().name(name).spawn_scoped(scope, work).context("cannot start a thread")
-                })
-                .collect();
-            jobs.into_iter().try_for_each(|job| match job?.join() {
-                Ok(ended) => ended,
-                Err(_) => bail!("an internal fault while a model was trained"),
-            })
-        })?;
-        let failures = failures.into_inner().unwrap_or_default();
+            if let Err(error) = self.member(member, stop, told) {
+                told(Event::Failed(member, format!("{error:#}")));
+                failures.push((member, error));
+            }
+        }
         let n_failed = failures.len();
         if let Some((member, error)) = failures.into_iter().next() {
             return Err(

@@ -45,17 +45,11 @@ struct Fake {
     stop_before: Option<usize>,
     fails_at: Option<usize>,
     n_trained: AtomicUsize,
-    at_once: AtomicUsize,
-    most_at_once: AtomicUsize,
     seen: Mutex<Vec<Assignment>>,
 }
 
 impl Worker for Fake {
     fn train(&self, assignment: Assignment, keep: &mut Keep<'_>, stop: &AtomicBool) -> anyhow::Result<Sitting> {
-        let at_once = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
-        self.most_at_once.fetch_max(at_once, Ordering::SeqCst);
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        self.at_once.fetch_sub(1, Ordering::SeqCst);
         keep(&mut || anyhow::bail!("not after so short a time"))?;
         anyhow::ensure!(self.fails_at != Some(assignment.member), "the loss is NaN");
         if self.stop_before == Some(self.n_trained.fetch_add(1, Ordering::SeqCst)) {
@@ -73,23 +67,17 @@ impl Worker for Fake {
     }
 }
 
-fn run_with(
-    place: &Place,
-    planned: &Planned,
-    worker: &Fake,
-    shard: &str,
-    jobs: usize,
-) -> (anyhow::Result<Ended>, Vec<Event>) {
+fn run_with(place: &Place, planned: &Planned, worker: &Fake, shard: &str) -> (anyhow::Result<Ended>, Vec<Event>) {
     let machine = MachineRecord { cpu: "a processor".to_owned(), n_cores: 1 };
     let shard = shard.parse().unwrap();
-    let run = Run { place, planned, worker, shard, jobs, threads: 1, code: None, machine };
+    let run = Run { place, planned, worker, shard, threads: 1, code: None, machine };
     let events = Mutex::new(Vec::new());
     let ended = run.run(&AtomicBool::new(false), &|event| events.lock().unwrap().push(event));
     (ended, events.into_inner().unwrap())
 }
 
 fn run(place: &Place, planned: &Planned, shard: &str) -> Vec<Event> {
-    let (ended, events) = run_with(place, planned, &Fake::default(), shard, 1);
+    let (ended, events) = run_with(place, planned, &Fake::default(), shard);
     assert_eq!(ended.unwrap(), Ended::Complete);
     events
 }
@@ -157,14 +145,13 @@ fn a_plan_with_files_of_another_is_refused() {
 }
 
 #[test]
-fn each_model_gets_its_rows_and_seed_and_several_are_trained_at_a_time() {
+fn each_model_gets_its_rows_and_its_seed() {
     let (_dir, place) = place();
     let planned = planned(SHARE, 1);
     planned.write(&place).unwrap();
     let worker = Fake::default();
-    let (ended, _) = run_with(&place, &planned, &worker, "0/1", 3);
+    let (ended, _) = run_with(&place, &planned, &worker, "0/1");
     assert_eq!(ended.unwrap(), Ended::Complete);
-    assert!((2..=3).contains(&worker.most_at_once.load(Ordering::SeqCst)));
     let mut seen = worker.seen.into_inner().unwrap();
     seen.sort_by_key(|assignment| assignment.member);
     for (member, assignment) in seen.iter().enumerate() {
@@ -184,7 +171,7 @@ fn a_stopped_run_goes_on_from_its_checkpoint_and_trains_nothing_twice() {
     let planned = planned(SHARE, 1);
     planned.write(&place).unwrap();
     let worker = Fake { stop_before: Some(3), ..Fake::default() };
-    let (ended, events) = run_with(&place, &planned, &worker, "0/1", 1);
+    let (ended, events) = run_with(&place, &planned, &worker, "0/1");
     assert_eq!((ended.unwrap(), n_done(&events)), (Ended::Interrupted, 3));
     assert_eq!(place.read(&checkpoint_file(3)).unwrap().unwrap(), b"half of 3");
     assert!(seal(&place, &planned).unwrap_err().downcast_ref::<Gaps>().unwrap().0.len() == 4);
@@ -192,7 +179,7 @@ fn a_stopped_run_goes_on_from_its_checkpoint_and_trains_nothing_twice() {
     place.write(&model_file(5), b"half-written").unwrap();
 
     let worker = Fake::default();
-    let (ended, events) = run_with(&place, &planned, &worker, "0/1", 1);
+    let (ended, events) = run_with(&place, &planned, &worker, "0/1");
     assert_eq!((ended.unwrap(), n_done(&events)), (Ended::Complete, 4));
     assert!(events.contains(&Event::Started(3, true)) && events.contains(&Event::Stands(0)));
     assert_eq!(worker.seen.into_inner().unwrap()[0].checkpoint.as_deref(), Some(b"half of 3".as_slice()));
@@ -230,7 +217,7 @@ fn a_model_that_fails_does_not_stop_the_others_and_is_named() {
     let (_dir, place) = place();
     let planned = planned(SHARE, 1);
     planned.write(&place).unwrap();
-    let (ended, events) = run_with(&place, &planned, &Fake { fails_at: Some(2), ..Fake::default() }, "0/1", 2);
+    let (ended, events) = run_with(&place, &planned, &Fake { fails_at: Some(2), ..Fake::default() }, "0/1");
     let error = format!("{:#}", ended.unwrap_err());
     assert!(error.contains("1 models could not be trained") && error.contains("model 2: the loss is NaN"), "{error}");
     assert_eq!(n_done(&events), 6);
@@ -296,6 +283,13 @@ fn a_shard_is_every_nth_model() {
     assert_eq!(members("1/3", 8), [1, 4, 7]);
     assert_eq!(members("0/1", 3), [0, 1, 2]);
     assert_eq!(members("5/6", 3), [0; 0]);
+    // Parts of a part are parts of the whole, disjoint and complete.
+    let shard: Shard = "1/3".parse().unwrap();
+    let mut parts: Vec<usize> = (0..2).flat_map(|part| shard.part(part, 2).unwrap().members(20)).collect();
+    parts.sort_unstable();
+    assert_eq!(parts, shard.members(20).collect::<Vec<_>>());
+    assert_eq!(shard.part(1, 2).unwrap().to_string(), "4/6");
+    assert!(shard.part(2, 2).is_err());
     for bad in ["", "3", "3/3", "-1/3", "1/0", "a/b", "1/2/3"] {
         assert!(bad.parse::<Shard>().is_err(), "{bad}");
     }

@@ -51,7 +51,8 @@ impl Worker for MemberTrainer<'_> {
         let task = Task::new(self.dataset, assignment.rows.clone(), self.validation.clone());
         match train_member(task, &assignment, self.device, keep, stop)? {
             Ended::Interrupted(checkpoint) => Ok(Sitting::Interrupted(checkpoint)),
-            Ended::Finished { network, history, privacy } => {
+            Ended::Finished(finished) => {
+                let Finished { network, history, privacy } = *finished;
                 let members = distinct(assignment.rows);
                 let score = |rows: &[usize]| evaluate(&network, self.dataset, rows);
                 let results = MemberResults {
@@ -70,16 +71,19 @@ impl Worker for MemberTrainer<'_> {
 /// How [`train_member`] ended.
 pub enum Ended {
     /// All epochs are done.
-    Finished {
-        /// For evaluation and export.
-        network: Network,
-        /// The course of the training.
-        history: Vec<EpochScore>,
-        /// What differential privacy it gives, if any.
-        privacy: Option<PrivacyRecord>,
-    },
+    Finished(Box<Finished>),
     /// It was asked to stop: a checkpoint.
     Interrupted(Vec<u8>),
+}
+
+/// A network whose training is done.
+pub struct Finished {
+    /// For evaluation and export.
+    pub network: Network,
+    /// The course of the training.
+    pub history: Vec<EpochScore>,
+    /// What differential privacy it gives, if any.
+    pub privacy: Option<PrivacyRecord>,
 }
 
 /// Trains one model on one task, from its checkpoint where there is one.
@@ -101,11 +105,10 @@ pub fn train_member(
     };
     match trainer.run(stop, &mut Keeper(keep))? {
         Outcome::Interrupted => Ok(Ended::Interrupted(trainer.checkpoint()?)),
-        Outcome::Finished => Ok(Ended::Finished {
-            network: trainer.network(),
-            history: trainer.position().history.clone(),
-            privacy: trainer.privacy(vec![])?,
-        }),
+        Outcome::Finished => {
+            let (network, history) = (trainer.network(), trainer.position().history.clone());
+            Ok(Ended::Finished(Box::new(Finished { network, history, privacy: trainer.privacy(vec![])? })))
+        }
     }
 }
 
@@ -126,7 +129,7 @@ impl Watcher for Keeper<'_, '_> {
 ///
 /// When the graph cannot be run, or its logits are off.
 pub fn export(network: &Network, dataset: &Dataset, rows: &[usize]) -> anyhow::Result<Vec<u8>> {
-    let model = onnx::export(network, dataset.class_names(), false);
+    let model = onnx::export(network, dataset.class_names(), onnx::Export::default());
     let rows = dataset.batch(&rows[..rows.len().min(PARITY_ROWS)]);
     let logits: Array2<f32> = network.logits(rows.clone());
     let off = onnx::disagreement(&model, &rows, &logits).context("cannot run the exported graph")?;

@@ -169,7 +169,8 @@ fn breaks(recipe: &Recipe) -> Vec<String> {
         augmentation: _,
         // Rows are sampled, whatever their order.
         shuffle: _,
-        // Looks at validation rows, which are outside of the promise, and at released weights.
+        // Looks at validation rows, which are outside of the promise, and at released weights; all planned epochs are
+        // then accounted for.
         early_stopping: _,
         // Refused with its teacher.
         distillation: _,

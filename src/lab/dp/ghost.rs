@@ -177,6 +177,7 @@ struct Geometry {
 }
 
 /// One operator's share in the gradients.
+#[allow(clippy::large_enum_variant, reason = "as many live at once as a network has layers")]
 enum Layer {
     /// `input` `(n, inputs)`, `derivative` `(n, outputs)`.
     Linear { matrix: ParameterId, bias: ParameterId, input: Tensor<Compute, 2>, derivative: Tensor<Compute, 2> },

@@ -9,7 +9,7 @@ use crate::lab::accountant::{self, AccountantError};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrivacyRecord {
-    /// ε of the steps that were done.
+    /// ε of the steps that are accounted for.
     pub epsilon: f64,
     /// δ.
     pub delta: f64,
@@ -17,6 +17,8 @@ pub struct PrivacyRecord {
     pub order: Option<f64>,
     /// Steps done, over all sittings.
     pub steps: u64,
+    /// Steps that ε accounts for: those done, and all that were planned where the training itself chose when to stop.
+    pub steps_accounted: u64,
     /// The probability with which a row entered a step.
     pub sampling_rate: f64,
     /// σ: the noise's standard deviation over the clipping norm.
@@ -38,13 +40,21 @@ pub struct PrivacyRecord {
 }
 
 impl PrivacyRecord {
-    /// The record after `steps` steps.
+    /// The record after `steps` steps; `planned` are those that were planned, where the training chose when to stop. The
+    /// moment follows from the run then, and ε at such a moment would not be one of the whole mechanism.
     ///
     /// # Errors
     ///
     /// When the terms are out of range.
-    pub fn new(privacy: &Privacy, terms: &Terms, steps: u64, notes: Vec<String>) -> Result<Self, AccountantError> {
-        let spent = accountant::spent(terms.noise_multiplier, terms.sampling_rate, steps, terms.delta)?;
+    pub fn new(
+        privacy: &Privacy,
+        terms: &Terms,
+        steps: u64,
+        planned: Option<u64>,
+        notes: Vec<String>,
+    ) -> Result<Self, AccountantError> {
+        let steps_accounted = planned.map_or(steps, |planned| planned.max(steps));
+        let spent = accountant::spent(terms.noise_multiplier, terms.sampling_rate, steps_accounted, terms.delta)?;
         let secret_noise = privacy.key_digest.is_some();
         let mut notes = notes;
         notes.push("epsilon speaks of the model; this record's figures on training rows are outside of it".to_owned());
@@ -53,12 +63,16 @@ impl PrivacyRecord {
                         who do not know it";
             notes.push(note.to_owned());
         }
+        if planned.is_some() {
+            notes.push("all planned epochs are accounted for, since when it stopped followed from the run".to_owned());
+        }
         notes.extend(spent.warning());
         Ok(Self {
             epsilon: spent.epsilon,
             delta: spent.delta,
             order: spent.order.is_finite().then_some(spent.order),
             steps,
+            steps_accounted,
             sampling_rate: terms.sampling_rate,
             noise_multiplier: terms.noise_multiplier,
             clip: terms.clip,
@@ -78,7 +92,7 @@ impl PrivacyRecord {
             "The training was differentially private: ε = {:.3} at δ = {:.2e} for one row added or removed ({} steps, \
              each row in a step with probability {:.3e}, gradients clipped to {} and noise of {:.4} times that on their \
              sum; Rényi accountant). It covers this one run and not the runs that chose its settings. ",
-            self.epsilon, self.delta, self.steps, self.sampling_rate, self.clip, self.noise_multiplier
+            self.epsilon, self.delta, self.steps_accounted, self.sampling_rate, self.clip, self.noise_multiplier
         );
         for note in &self.notes {
             let mut letters = note.chars();

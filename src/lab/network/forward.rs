@@ -58,7 +58,7 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    fn rate(self, place: Place) -> f64 {
+    pub(super) fn rate(self, place: Place) -> f64 {
         match place {
             Place::Input => self.input,
             Place::Hidden => self.hidden,
@@ -271,29 +271,34 @@ pub(in crate::lab) fn group_normal(values: Tensor<Compute, 4>, groups: usize) ->
     (centred * variance.add_scalar(NORM_EPSILON).sqrt().recip()).reshape(shape)
 }
 
-/// Sets values to zero with probability `rate` and scales the rest, so that the mean stays. The rate is kept to
-/// 1/65,536.
-fn drop_out(value: Value, rate: f64, rng: &mut ChaCha8Rng) -> Value {
+/// What `n_values` values are multiplied with, in their order: 0 with probability `rate`, and what keeps the mean for the
+/// rest; `None` where nothing is dropped. The rate is kept to 1/65,536.
+pub(super) fn mask(rate: f64, n_values: usize, rng: &mut ChaCha8Rng) -> Option<Vec<f32>> {
     let threshold = (rate * 65_536.0).round() as u32;
     if threshold == 0 {
-        return value;
+        return None;
     }
     let kept = 65_536.0 / f64::from(65_536 - threshold.min(65_535));
-    let mut mask = |n_values: usize| -> Vec<f32> {
-        let mut bytes = vec![0u8; 2 * n_values];
-        rng.fill_bytes(&mut bytes);
-        let drawn = bytes.as_chunks::<2>().0.iter().map(|pair| u32::from(u16::from_le_bytes(*pair)));
-        drawn.map(|drawn| if drawn < threshold { 0.0 } else { kept as f32 }).collect()
+    let mut bytes = vec![0u8; 2 * n_values];
+    rng.fill_bytes(&mut bytes);
+    let drawn = bytes.as_chunks::<2>().0.iter().map(|pair| u32::from(u16::from_le_bytes(*pair)));
+    Some(drawn.map(|drawn| if drawn < threshold { 0.0 } else { kept as f32 }).collect())
+}
+
+/// Sets values to zero with probability `rate` and scales the rest, so that the mean stays.
+fn drop_out(value: Value, rate: f64, rng: &mut ChaCha8Rng) -> Value {
+    let n_values = match &value {
+        Value::Flat(values) => values.dims().iter().product(),
+        Value::Image(values) => values.dims().iter().product(),
     };
+    let Some(mask) = mask(rate, n_values, rng) else { return value };
     match value {
         Value::Flat(values) => {
-            let shape = values.dims();
-            let mask = Tensor::from_data(TensorData::new(mask(shape.iter().product()), shape), &values.device());
+            let mask = Tensor::from_data(TensorData::new(mask, values.dims()), &values.device());
             Value::Flat(values * mask)
         }
         Value::Image(values) => {
-            let shape = values.dims();
-            let mask = Tensor::from_data(TensorData::new(mask(shape.iter().product()), shape), &values.device());
+            let mask = Tensor::from_data(TensorData::new(mask, values.dims()), &values.device());
             Value::Image(values * mask)
         }
     }

@@ -7,6 +7,7 @@
 mod forward;
 pub mod plan;
 mod weights;
+pub mod weights_file;
 pub mod zoo;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub use forward::{Dropout, Hook, Pass, Statistics, Value};
 pub(super) use forward::{NORM_EPSILON, group_normal};
 pub use plan::{Op, Plan};
 pub use weights::{Plain, Weights};
+pub use weights_file::{About, WeightsFileError};
 pub use zoo::{Activation, Architecture, NetworkError, Norm, Normalisation};
 
 use super::Compute;
@@ -91,7 +93,7 @@ impl Network {
     /// `(n_rows, row_shape…)` to `(n_rows, n_classes)`.
     #[must_use]
     pub fn logits(&self, rows: ArrayD<f32>) -> Array2<f32> {
-        to_array(self.forward(to_tensor(rows, &self.device)))
+        to_array(self.evaluate(rows, self.plan.steps().len() - 1))
     }
 
     /// What goes into the last linear layer: the paper's latent features.
@@ -101,7 +103,7 @@ impl Network {
     /// `(n_rows, row_shape…)` to `(n_rows, n_penultimate)`.
     #[must_use]
     pub fn features(&self, rows: ArrayD<f32>) -> Array2<f32> {
-        to_array(self.run(to_tensor(rows, &self.device), self.plan.features(), None))
+        to_array(self.evaluate(rows, self.plan.features()))
     }
 
     /// What a step of the plan gives: for Grad-CAM the activations of a convolution.
@@ -117,9 +119,14 @@ impl Network {
         let steps = self.plan.steps();
         let shape =
             &steps.get(step).with_context(|| format!("expected a step below {}, got {step}", steps.len()))?.shape;
-        let values = to_array(self.run(to_tensor(rows, &self.device), step, None));
+        let values = to_array(self.evaluate(rows, step));
         let shape: Vec<usize> = std::iter::once(values.nrows()).chain(shape.iter().copied()).collect();
         Ok(values.into_shape_with_order(shape)?)
+    }
+
+    /// The value of a step in evaluation, `(n_rows, product of step.shape)`.
+    fn evaluate(&self, rows: ArrayD<f32>, step: plan::ValueId) -> Tensor<Compute, 2> {
+        self.run(to_tensor(rows, &self.device), step, None)
     }
 
     /// How many rows an evaluation takes at once.

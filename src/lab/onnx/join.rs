@@ -17,7 +17,9 @@ use prost::Message;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 
-use super::{OUTPUT, int, to_i64, value};
+use super::OUTPUT;
+use super::proto::{int, to_i64, value};
+use crate::engine::inspect::SCORE_OUTPUT_KEY;
 
 /// The name of the output where it holds log-probabilities.
 pub const LOG_PROBABILITIES: &str = "log_probabilities";
@@ -80,7 +82,9 @@ pub fn join(models: &[Vec<u8>], combine: &Combine) -> anyhow::Result<Vec<u8>> {
         Combine::Stack(stacking) => build.stack(outputs, stacking)?,
     };
     build.graph.output = vec![value(output, &[face.n_classes])];
-    let shell = models.swap_remove(0);
+    let mut shell = models.swap_remove(0);
+    // The joined graph has one output; which one of a member's held its scores is no longer said.
+    shell.metadata_props.retain(|entry| entry.key != SCORE_OUTPUT_KEY);
     Ok(ModelProto { graph: Some(build.graph), ..shell }.encode_to_vec())
 }
 
@@ -239,5 +243,117 @@ impl Build {
         self.node("Concat", outputs, "ensemble.logits", Some(1));
         self.node("Gemm", vec!["ensemble.logits".to_owned(), weight, bias], OUTPUT, None);
         Ok(OUTPUT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ndarray::{Array1, Array2, ArrayD};
+
+    use super::super::{Export, disagreement, export};
+    use super::*;
+    use crate::defence::ScoreKind;
+    use crate::engine::{LoadOptions, inspect};
+    use crate::lab::network::{Activation, Architecture, Network};
+
+    const NAMES: [&str; 3] = ["a", "b", "c"];
+
+    fn network(architecture: &Architecture, row_shape: &[usize], seed: u64) -> Network {
+        let device = crate::lab::device::Device::Cpu.open().unwrap().evaluation();
+        Network::init(Arc::new(architecture.plan(row_shape, 3, None).unwrap()), seed, &device)
+    }
+
+    fn members(features: bool) -> (Vec<Network>, Vec<Vec<u8>>) {
+        let mlp = Architecture::Mlp { hidden: vec![5], activation: Activation::Relu };
+        let resnet = Architecture::Resnet { blocks: vec![1], width: 4, norm: crate::lab::network::Norm::Batch };
+        let cnn = Architecture::Cnn { channels: [2, 3], hidden: 4 };
+        let networks: Vec<Network> =
+            [mlp, resnet, cnn].iter().zip(1..).map(|(kind, seed)| network(kind, &[1, 8, 8], seed)).collect();
+        let models = networks
+            .iter()
+            .map(|network| export(network, &NAMES.map(str::to_owned), Export { features, ..Export::default() }))
+            .collect();
+        (networks, models)
+    }
+
+    fn rows() -> ArrayD<f32> {
+        ArrayD::from_shape_fn(vec![5, 1, 8, 8], |at| ((at[0] * 7 + at[2] * 5 + at[3] * 3) % 11) as f32 / 5.0 - 1.0)
+    }
+
+    fn kind(model: &[u8]) -> (String, ScoreKind) {
+        let facts = inspect::facts(&ModelProto::decode(model).unwrap()).unwrap();
+        let decided = inspect::decide(&facts, &LoadOptions::default()).unwrap();
+        assert_eq!(facts.labels.unwrap(), NAMES);
+        (decided.output, decided.kind)
+    }
+
+    fn stacking() -> Stacking {
+        Stacking {
+            weight: Array2::from_shape_fn((9, 3), |(i, k)| (i as f32 - 4.0) / 5.0 + k as f32 / 3.0),
+            bias: Array1::from_vec(vec![0.5, -0.5, 0.0]),
+        }
+    }
+
+    #[test]
+    fn the_joined_graph_gives_what_its_members_give_together_and_says_what_it_is() {
+        for features in [false, true] {
+            let (networks, models) = members(features);
+            let logits: Vec<Array2<f32>> = networks.iter().map(|network| network.logits(rows())).collect();
+            let mean = logits.iter().fold(Array2::zeros((5, 3)), |sum, next| sum + next) / 3.0;
+            let joined = join(&models, &Combine::MeanLogits).unwrap();
+            assert_eq!(kind(&joined), (OUTPUT.to_owned(), ScoreKind::Logits));
+            assert!(disagreement(&joined, &rows(), &mean).unwrap() < 1e-5);
+
+            let softmax = |logits: &Array2<f32>| crate::lab::bank::answers::softmax(logits, 1.0);
+            let mean = logits.iter().fold(Array2::zeros((5, 3)), |sum, next| sum + softmax(next)) / 3.0;
+            let joined = join(&models, &Combine::MeanProbabilities).unwrap();
+            assert_eq!(kind(&joined), (LOG_PROBABILITIES.to_owned(), ScoreKind::LogProbabilities));
+            assert!(disagreement(&joined, &rows(), &mean.mapv(|share: f64| share.ln() as f32)).unwrap() < 1e-5);
+
+            let joined = join(&models, &Combine::Stack(stacking())).unwrap();
+            assert_eq!(kind(&joined), (OUTPUT.to_owned(), ScoreKind::Logits));
+            let views: Vec<_> = logits.iter().map(|logits| logits.view()).collect();
+            let all: Array2<f32> = ndarray::concatenate(ndarray::Axis(1), &views).unwrap();
+            let expected = all.dot(&stacking().weight) + &stacking().bias;
+            assert!(disagreement(&joined, &rows(), &expected).unwrap() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn a_class_that_every_member_rules_out_has_a_finite_score() {
+        let mlp = Architecture::Mlp { hidden: vec![], activation: Activation::Relu };
+        let mut model = ModelProto::decode(
+            export(&network(&mlp, &[2], 1), &NAMES.map(str::to_owned), Export::default()).as_slice(),
+        );
+        let graph = model.as_mut().unwrap().graph.as_mut().unwrap();
+        let bias = graph.initializer.iter_mut().find(|tensor| tensor.dims == [3]).unwrap();
+        bias.raw_data = [500.0f32, 0.0, -500.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let model = model.unwrap().encode_to_vec();
+        let joined = join(&[model.clone(), model], &Combine::MeanProbabilities).unwrap();
+        let expected = Array2::from_shape_fn((1, 3), |(_, class)| if class == 0 { 0.0 } else { FLOOR.ln() });
+        assert!(disagreement(&joined, &ArrayD::zeros(vec![1, 2]), &expected).unwrap() < 1e-3);
+    }
+
+    #[test]
+    fn members_that_differ_in_what_must_be_alike_are_refused() {
+        let names = NAMES.map(str::to_owned);
+        let mlp = Architecture::Mlp { hidden: vec![], activation: Activation::Relu };
+        let model = |shape: &[usize], names: &[String]| export(&network(&mlp, shape, 1), names, Export::default());
+        let first = model(&[4], &names);
+        let renamed = model(&[4], &["x", "y", "z"].map(str::to_owned));
+        for (other, expected) in [
+            (model(&[5], &names), "the same inputs"),
+            (renamed, "the same class names"),
+            (vec![8, 1, 255], "is no ONNX model"),
+            (vec![], "expected a graph, got none"),
+        ] {
+            let error = format!("{:#}", join(&[first.clone(), other], &Combine::MeanLogits).unwrap_err());
+            assert!(error.contains("model 1") && error.contains(expected), "{error}");
+        }
+        assert!(join(&[], &Combine::MeanLogits).is_err());
+        let error = join(&[first], &Combine::Stack(stacking())).unwrap_err().to_string();
+        assert!(error.contains("expected a stacking layer of shape ((3, 3), 3), got ((9, 3), 3)"), "{error}");
     }
 }

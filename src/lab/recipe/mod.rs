@@ -6,9 +6,11 @@ mod defences;
 mod normalise;
 pub mod presets;
 mod text;
+mod words;
 
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 pub use defences::{
     Augmentation, Curriculum, Difficulty, Distillation, DropoutRates, EarlyStopping, LabelSmoothing, Mixup, RelaxLoss,
@@ -197,6 +199,13 @@ impl Recipe {
             dp: None,
             seed,
         }
+    }
+
+    /// SHA-256 (hex) of the recipe as JSON: what a file of weights names it by.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let bytes = serde_json::to_vec(self).expect("a recipe is plain numbers and text");
+        crate::data::hex(&Sha256::digest(bytes))
     }
 
     /// Names every hyper-parameter that is out of range.

@@ -96,7 +96,7 @@ impl Objective {
             Some(relax) => {
                 let flattened = flattened(relax, losses, logits, labels).mean();
                 // Chosen on the device, so that no step waits for a number.
-                let above = mean.clone().detach().greater_elem(relax.alpha).float();
+                let above = Tensor::from_inner(mean.clone().inner().greater_elem(relax.alpha).float());
                 mean.clone() * above.clone() + flattened * (above.neg() + 1.0)
             }
         };
@@ -117,8 +117,8 @@ fn flattened(
     let others = (posterior.clone().neg() + 1.0) / (n_classes as f64 - 1.0);
     let target = own.clone() * posterior + (own.neg() + 1.0) * others;
     let flat = (log_softmax(logits.clone(), 1) * target).sum_dim(1).neg().reshape([n_rows]);
-    let wrong = are_right(logits.clone(), labels).float().neg() + 1.0;
-    flat * wrong.reshape([n_rows]) - losses
+    let wrong = are_right(logits.clone().inner(), labels).float().neg() + 1.0;
+    flat * Tensor::from_inner(wrong.reshape([n_rows])) - losses
 }
 
 /// 1 for each row whose largest logit is at its label, else 0.

@@ -49,7 +49,9 @@ impl Trainer<'_> {
     /// When the accountant cannot say.
     pub fn privacy(&self, notes: Vec<String>) -> anyhow::Result<Option<PrivacyRecord>> {
         let Some((dp, private)) = self.recipe.dp.as_ref().zip(self.private.as_ref()) else { return Ok(None) };
-        Ok(Some(PrivacyRecord::new(dp, &private.terms, self.position.steps, notes)?))
+        let stops_early = self.recipe.early_stopping.is_some();
+        let planned = stops_early.then(|| private.terms.steps_per_epoch.saturating_mul(self.recipe.epochs as u64));
+        Ok(Some(PrivacyRecord::new(dp, &private.terms, self.position.steps, planned, notes)?))
     }
 
     /// The steps that are left of the running epoch.

@@ -35,6 +35,18 @@ impl std::fmt::Debug for RowScores {
 }
 
 impl RowScores {
+    /// The scores of rows whose logits are known.
+    ///
+    /// # Shapes
+    ///
+    /// `(n_rows, n_classes)` and `n_rows`, each label below `n_classes`.
+    #[must_use]
+    pub fn of_logits(logits: &Array2<f32>, labels: &[u32]) -> Self {
+        let right = |(row, label): (ndarray::ArrayView1<'_, f32>, &u32)| argmax(row.iter().copied()) == *label as usize;
+        let is_right = logits.outer_iter().zip(labels).map(right).collect();
+        Self { losses: losses(logits, labels).collect(), is_right }
+    }
+
     /// The means; `None` for no rows.
     #[must_use]
     pub fn mean(&self) -> Option<Score> {
@@ -51,9 +63,9 @@ pub fn score(network: &Network, dataset: &Dataset, rows: &[usize]) -> RowScores 
     let mut scores = RowScores::default();
     let counted = network.for_each_batch(dataset, rows, |rows, logits| {
         let labels: Vec<u32> = rows.iter().map(|&row| dataset.labels()[row]).collect();
-        scores.losses.extend(losses(&logits, &labels));
-        let right = logits.outer_iter().zip(&labels).map(|(row, label)| argmax(row.iter().copied()) == *label as usize);
-        scores.is_right.extend(right);
+        let batch = RowScores::of_logits(&logits, &labels);
+        scores.losses.extend(batch.losses);
+        scores.is_right.extend(batch.is_right);
         Ok(())
     });
     counted.expect("counting does not fail");

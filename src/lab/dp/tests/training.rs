@@ -12,8 +12,8 @@ use crate::lab::accountant;
 use crate::lab::device::Device;
 use crate::lab::dp::reference::{add_clipped, gradient_of_row};
 use crate::lab::dp::{NoiseKey, Privacy, poisson, with_private_norm};
-use crate::lab::network::{Activation, Architecture, Network, Norm, Normalisation, to_tensor};
-use crate::lab::recipe::{Normalise, OptimizerKind, Recipe, Schedule};
+use crate::lab::network::{Activation, Architecture, Network, Norm, Normalisation, Weights, to_tensor};
+use crate::lab::recipe::{EarlyStopping, Normalise, OptimizerKind, Recipe, Schedule, StopBy};
 use crate::lab::train::objective::Objective;
 use crate::lab::train::{EpochScore, Outcome, StepReport, Task, Trainer, Watcher, evaluate};
 
@@ -87,32 +87,40 @@ fn variance(values: &[f64]) -> f64 {
     values.iter().map(|value| value * value).sum::<f64>() / values.len() as f64
 }
 
-#[test]
-fn a_step_is_the_clipped_sum_plus_noise_over_the_expected_batch() {
-    let dataset = dataset(40, 3);
-    let recipe = recipe(&[6], 1, 8, Privacy::new(0.7, 0.4));
-    let mut trainer = trainer(task(&dataset, 40), recipe).unwrap();
+/// What a step adds to the weights, by hand: the same sample, the gradients one by one, the same noise.
+fn step_by_hand(trainer: &Trainer<'_>, step: u64) -> (usize, Vec<f64>) {
     let device = Device::Cpu.open().unwrap().training();
-    let network = Network::with(trainer.network().plan().clone(), trainer.network().weights().clone(), device.clone());
-    let before = Network::init(network.plan().clone(), 7, &device);
-    // By hand: the same sample, the gradients one by one, the same noise.
+    let (network, task) = (trainer.network(), trainer.task());
+    let plan = network.plan().clone();
+    let weights = Weights::fill(&plan, &device, |parameter| network.weights().plain(parameter.at));
+    let network = Network::with(plan, weights, device.clone());
     let key = NoiseKey::of_seed(7);
-    let sample = poisson(40, 0.2, &mut key.sampling(0));
-    assert!(sample.len() > 1 && sample.len() != 8, "a sample of the expected size hides what it is divided by");
+    let sample = poisson(task.train.len(), 0.2, &mut key.sampling(step));
     let objective = Objective::new(trainer.recipe(), 3);
     let mut sum = vec![0f64; network.n_parameters()];
     for &row in &sample {
-        let target = objective.targets(&[dataset.labels()[row]], None);
+        let target = objective.targets(&[task.dataset.labels()[row]], None);
         let losses = |logits| objective.per_row(&logits, &target);
-        add_clipped(&mut sum, &gradient_of_row(&before, to_tensor(dataset.batch(&[row]), &device), losses), 0.7);
+        add_clipped(&mut sum, &gradient_of_row(&network, to_tensor(task.dataset.batch(&[row]), &device), losses), 0.7);
     }
-    let mut rng = key.noise(0);
-    let noise = 0.4 * 0.7;
-    let expected: Vec<f64> =
-        sum.iter().map(|sum| -(sum + noise * rng.sample::<f64, _>(StandardNormal)) / 8.0).collect();
-    for (got, expected) in change(&mut trainer, 1).iter().zip(&expected) {
-        assert!((got - expected).abs() < 1e-6, "{got} {expected}");
+    let mut rng = key.noise(step);
+    let mut noise = || 0.4 * 0.7 * rng.sample::<f64, _>(StandardNormal);
+    (sample.len(), sum.iter().map(|sum| -(sum + noise()) / 8.0).collect())
+}
+
+#[test]
+fn each_step_is_the_clipped_sum_of_its_own_sample_plus_its_own_noise_over_the_expected_batch() {
+    let dataset = dataset(40, 3);
+    let mut trainer = trainer(task(&dataset, 40), recipe(&[6], 1, 8, Privacy::new(0.7, 0.4))).unwrap();
+    let mut sizes = vec![];
+    for step in 0..3 {
+        let (size, expected) = step_by_hand(&trainer, step);
+        for (got, expected) in change(&mut trainer, 1).iter().zip(&expected) {
+            assert!((got - expected).abs() < 1e-6, "step {step}: {got} {expected}");
+        }
+        sizes.push(size);
     }
+    assert!(sizes[0] > 1 && sizes[0] != 8, "a sample of the expected size hides what it is divided by");
 }
 
 #[test]
@@ -205,6 +213,19 @@ fn a_target_is_kept_and_fixes_the_number_of_epochs() {
     let unreachable = Privacy { target_epsilon: Some(1e-3), ..recipe.dp.clone().unwrap() };
     let error = trainer(task(&dataset, 60), Recipe { dp: Some(unreachable), ..recipe }).err().unwrap();
     assert!(error.to_string().contains("no noise gives epsilon 0.001"), "{error}");
+}
+
+#[test]
+fn a_training_that_chooses_when_to_stop_pays_for_all_that_was_planned() {
+    let dataset = dataset(60, 3);
+    let early_stopping = Some(EarlyStopping { patience: 1, by: StopBy::Loss });
+    let stopping = Recipe { early_stopping, ..recipe(&[4], 30, 10, Privacy::new(1.0, 5.0)) };
+    let mut private = trainer(task(&dataset, 50), stopping).unwrap();
+    private.run(&AtomicBool::new(false), &mut ()).unwrap();
+    let record = private.privacy(vec![]).unwrap().unwrap();
+    assert!(record.steps < 150, "it did not stop early: {}", record.steps);
+    assert_eq!(record.steps_accounted, 150);
+    assert_eq!(record.epsilon, accountant::spent(5.0, 0.2, 150, 1.0 / 50.0).unwrap().epsilon);
 }
 
 #[test]

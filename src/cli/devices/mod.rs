@@ -1,5 +1,7 @@
 //! `sordino devices`: what `--device` can name on this machine, and why the rest cannot be used.
 
+mod step;
+
 use std::process::ExitCode;
 
 use crate::lab::device::{Found, Survey, survey};
@@ -9,17 +11,28 @@ use crate::lab::device::{Found, Survey, survey};
 /// Asks the drivers for their lists and computes nothing. A kind that cannot be used is named with what is missing:
 /// the cargo feature of this binary, a library, a device.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// One JSON object: `devices` and `unavailable`.
     #[arg(long)]
     json: bool,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Step(step::Args),
+}
+
 /// Runs the command.
 ///
 /// # Errors
-/// When the JSON cannot be written.
+/// When the JSON cannot be written, or a device fails that is timed.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if let Some(Command::Step(args)) = &args.command {
+        return step::run(args);
+    }
     let survey = survey();
     if args.json {
         println!("{}", serde_json::to_string_pretty(&survey)?);

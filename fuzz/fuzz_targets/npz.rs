@@ -1,0 +1,8 @@
+//! An archive of NumPy arrays.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    sordino::data::parse_npz(bytes).ok();
+});

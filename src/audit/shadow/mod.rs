@@ -1,0 +1,343 @@
+//! Attacks that compare a target with models that the attacker trained itself.
+//!
+//! Responsible for LiRA ([`lira`]), RMIA and difficulty calibration ([`relative`]), the study that takes each model
+//! of a bank as the target in turn ([`leave_one_out`]), and the defence put in front of a shadow model
+//! ([`behind`]). Not for training models nor for reading them: whoever has a bank asks its models about the audit's
+//! rows and hands over answers, one model at a time, to a [`Bank`], which keeps one number an answer.
+//!
+//! **The defence is applied to the shadows too.** Each shadow model stands behind the same defence, fitted to its own
+//! members; a bank says whether that was done, and an attack on a defended target with undefended shadows bears
+//! it in its name.
+
+pub mod behind;
+pub mod folder;
+pub mod leave_one_out;
+pub mod lira;
+pub mod relative;
+
+use std::collections::HashMap;
+
+use ndarray::{Array2, Array3, ArrayView2, Axis};
+
+use crate::audit::answers::Answers;
+use crate::audit::attack::{AttackId, Family, scaled_logit};
+use crate::audit::rows::Allocation;
+use crate::audit::study::GivenScores;
+use crate::audit::target::Target;
+
+/// Scaled logits are cut off here: the logarithm of the smallest normal f32 is −87, and an exact zero of a mask is
+/// not to decide a mean and a variance alone.
+pub const LOGIT_LIMIT: f64 = 100.0;
+
+/// Why a bank cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ShadowError {
+    /// Answers, labels or inclusions are not of the same rows or queries.
+    #[error("{what}: expected {expected}, got {got}")]
+    Shape {
+        /// What differs.
+        what: &'static str,
+        /// What was expected.
+        expected: usize,
+        /// What came.
+        got: usize,
+    },
+    /// A row was trained on by no model of the bank, or by all of them: nothing can be compared.
+    #[error("row {row}: {n_in} models of the bank were trained on it, {n_out} were not; this attack needs {needs}")]
+    TooFewModels {
+        /// The row.
+        row: usize,
+        /// Models that were trained on it.
+        n_in: usize,
+        /// Models that were not.
+        n_out: usize,
+        /// What is needed.
+        needs: &'static str,
+    },
+    /// RMIA compares with rows that are known not to be members.
+    #[error("there are no rows that are known not to be members")]
+    NoPopulation,
+    /// A row of the target is not in the pool that the bank was trained from.
+    #[error("row {row} of the data is not in the bank's pool: its shadow models say nothing about it")]
+    NotInPool {
+        /// Row of the data set.
+        row: usize,
+    },
+    /// A bank of fewer than three models has no model to compare a left-out one with.
+    #[error("a bank of {n_models} models is too small: at least 3 are needed")]
+    TooSmall {
+        /// Models of the bank.
+        n_models: usize,
+    },
+}
+
+/// What stands in front of the shadow models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shadowing {
+    /// What stands in front of the target: the same defence fitted to each shadow's own members, or nothing before
+    /// an undefended target.
+    AsTarget,
+    /// Nothing, although the target is defended.
+    Undefended,
+}
+
+/// Scaled logits of the true label over models, rows and queries, and who was trained on what.
+#[derive(Debug, Clone)]
+pub struct Bank {
+    /// Shape (n_models, n_rows, n_queries).
+    logits: Array3<f64>,
+    /// Shape (n_models, n_rows): whether the model was trained on the row.
+    inclusion: Array2<bool>,
+    shadowing: Shadowing,
+}
+
+impl Bank {
+    /// A bank without models over `n_rows` rows, each asked `n_queries` times (the row itself, then its changed
+    /// forms, in one order for all models).
+    #[must_use]
+    pub fn new(n_rows: usize, n_queries: usize, shadowing: Shadowing) -> Self {
+        Self { logits: Array3::zeros((0, n_rows, n_queries)), inclusion: Array2::default((0, n_rows)), shadowing }
+    }
+
+    /// Adds a model by its scaled logits of shape (n_rows, n_queries), as [`scaled_logits`] makes them, and whether
+    /// it was trained on each row.
+    ///
+    /// # Errors
+    /// [`ShadowError::Shape`].
+    pub fn push(&mut self, logits: ArrayView2<'_, f64>, inclusion: &[bool]) -> Result<(), ShadowError> {
+        let (_, n_rows, n_queries) = self.logits.dim();
+        for (what, expected, got) in [
+            ("rows of answers", n_rows, logits.nrows()),
+            ("queries of a row", n_queries, logits.ncols()),
+            ("inclusions", n_rows, inclusion.len()),
+        ] {
+            if expected != got {
+                return Err(ShadowError::Shape { what, expected, got });
+            }
+        }
+        let fits = "the shapes were just compared";
+        self.logits.push(Axis(0), logits).expect(fits);
+        self.inclusion.push(Axis(0), ndarray::aview1(inclusion)).expect(fits);
+        Ok(())
+    }
+
+    /// Number of models.
+    #[must_use]
+    pub fn n_models(&self) -> usize {
+        self.inclusion.nrows()
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn n_rows(&self) -> usize {
+        self.inclusion.ncols()
+    }
+
+    /// Whether each model was trained on each row, shape (n_models, n_rows).
+    #[must_use]
+    pub fn inclusion(&self) -> ArrayView2<'_, bool> {
+        self.inclusion.view()
+    }
+
+    /// Scaled logits of one model, shape (n_rows, n_queries).
+    ///
+    /// # Panics
+    /// When `model` is not below the number of models.
+    #[must_use]
+    pub fn of_model(&self, model: usize) -> ArrayView2<'_, f64> {
+        self.logits.index_axis(Axis(0), model)
+    }
+
+    /// The bank over some of its rows, in that order.
+    ///
+    /// # Panics
+    /// When a row is not below the number of rows.
+    #[must_use]
+    pub fn of_rows(&self, rows: &[usize]) -> Self {
+        Self {
+            logits: self.logits.select(Axis(1), rows),
+            inclusion: self.inclusion.select(Axis(1), rows),
+            shadowing: self.shadowing,
+        }
+    }
+
+    /// An attack's name, with what stands before the shadows where that is not what stands before the target.
+    fn id(&self, name: &str) -> AttackId {
+        match self.shadowing {
+            Shadowing::AsTarget => AttackId::new(Family::Shadow, name),
+            Shadowing::Undefended => AttackId::new(Family::Shadow, format!("{name} (undefended shadows)")),
+        }
+    }
+
+    fn check_target(&self, target: ArrayView2<'_, f64>) -> Result<(), ShadowError> {
+        let (_, n_rows, n_queries) = self.logits.dim();
+        for (what, expected, got) in
+            [("rows of the target", n_rows, target.nrows()), ("queries of a row", n_queries, target.ncols())]
+        {
+            if expected != got {
+                return Err(ShadowError::Shape { what, expected, got });
+            }
+        }
+        Ok(())
+    }
+
+    /// Logits of `query` for one row over the models that were trained on it and over those that were not, the
+    /// model `left_out` apart; into buffers that are emptied first.
+    fn sides(&self, row: usize, query: usize, left_out: Option<usize>, into: &mut Sides) {
+        into.inside.clear();
+        into.outside.clear();
+        for model in (0..self.n_models()).filter(|&model| Some(model) != left_out) {
+            let side = if self.inclusion[(model, row)] { &mut into.inside } else { &mut into.outside };
+            side.push(self.logits[(model, row, query)]);
+        }
+    }
+}
+
+/// One row's values over two kinds of models.
+#[derive(Debug, Default)]
+struct Sides {
+    inside: Vec<f64>,
+    outside: Vec<f64>,
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// Scaled logits of the true `labels` in `queries`, each the answers to one form of every row; shape (n_rows,
+/// n_queries).
+///
+/// # Errors
+/// [`ShadowError::Shape`] where the answers are not of as many rows as there are labels.
+pub fn scaled_logits(queries: &[&Answers], labels: &[u32]) -> Result<Array2<f64>, ShadowError> {
+    let mut logits = Array2::zeros((labels.len(), queries.len()));
+    for (query, answers) in queries.iter().enumerate() {
+        if answers.n_rows() != labels.len() {
+            return Err(ShadowError::Shape { what: "answers", expected: labels.len(), got: answers.n_rows() });
+        }
+        for (row, &label) in labels.iter().enumerate() {
+            let logit = scaled_logit(answers.probabilities.row(row), label as usize);
+            logits[(row, query)] = logit.clamp(-LOGIT_LIMIT, LOGIT_LIMIT);
+        }
+    }
+    Ok(logits)
+}
+
+/// All shadow attacks on one target: `target` are its scaled logits (n_rows, n_queries); `population` are rows that
+/// the attacker knows not to be its members (RMIA's z), which the caller keeps out of the verdict; `left_out` is
+/// the model of the bank that is the target itself, if it is one. One score a row, higher for members.
+///
+/// # Errors
+/// [`ShadowError`].
+pub fn attacks(
+    bank: &Bank,
+    target: ArrayView2<'_, f64>,
+    left_out: Option<usize>,
+    population: &[usize],
+) -> Result<Vec<(AttackId, Vec<f64>)>, ShadowError> {
+    let mut found = Vec::new();
+    for variant in lira::Variant::all(bank.logits.dim().2) {
+        found.push((bank.id(&variant.name()), lira::scores(bank, target, left_out, variant)?));
+    }
+    for variant in relative::Rmia::ALL {
+        found.push((bank.id(variant.name()), relative::rmia(bank, target, left_out, population, variant)?));
+    }
+    found.push((bank.id("loss calibrated by difficulty"), relative::calibrated(bank, target, left_out)?));
+    Ok(found)
+}
+
+/// The shadow attacks on one system of a study, as scores of the target's rows: `bank` is the system's, over the data
+/// set's rows `pool`; `answers` are the system's on `target`. RMIA's population are the attack-fit non-members of a
+/// study with this `seed`.
+///
+/// # Errors
+/// [`ShadowError`].
+pub fn given(
+    bank: &Bank,
+    pool: &[usize],
+    system: &str,
+    answers: &Answers,
+    target: &Target,
+    seed: u64,
+) -> Result<Vec<GivenScores>, ShadowError> {
+    let places: HashMap<usize, usize> = pool.iter().enumerate().map(|(place, &row)| (row, place)).collect();
+    let place = |&row: &usize| places.get(&row).copied().ok_or(ShadowError::NotInPool { row });
+    let rows = target.dataset_rows().iter().map(place).collect::<Result<Vec<_>, _>>()?;
+    let n_members = target.n_members();
+    let mut population = Allocation::deal(n_members, target.n_rows() - n_members, seed).attack_fit;
+    population.retain(|&row| row >= n_members);
+    let logits = scaled_logits(&[answers], target.labels())?;
+    let found = attacks(&bank.of_rows(&rows), logits.view(), None, &population)?;
+    Ok(found.into_iter().map(|(attack, scores)| GivenScores { system: system.to_owned(), attack, scores }).collect())
+}
+
+#[cfg(test)]
+pub(super) mod planted {
+    //! A bank whose leak is known: each row has its own difficulty, and a model that saw it is surer by `lift`.
+
+    use rand::seq::SliceRandom;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    pub(in crate::audit) fn bank(n_models: usize, n_rows: usize, n_queries: usize, lift: f64, seed: u64) -> Bank {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let difficulty: Vec<f64> = (0..n_rows).map(|_| rng.random_range(-4.0..4.0)).collect();
+        let mut bank = Bank::new(n_rows, n_queries, Shadowing::AsTarget);
+        // Each row trains half of the models, drawn row by row.
+        let halves: Vec<Vec<bool>> = (0..n_rows)
+            .map(|_| {
+                let mut half: Vec<bool> = (0..n_models).map(|model| model < n_models / 2).collect();
+                half.shuffle(&mut rng);
+                half
+            })
+            .collect();
+        for model in 0..n_models {
+            let inclusion: Vec<bool> = halves.iter().map(|half| half[model]).collect();
+            let logits = Array2::from_shape_fn((n_rows, n_queries), |(row, _)| {
+                // About normal with deviation 1.
+                let noise: f64 = (0..12).map(|_| rng.random_range(-0.5..0.5_f64)).sum();
+                difficulty[row] + noise + if inclusion[row] { lift } else { 0.0 }
+            });
+            bank.push(logits.view(), &inclusion).unwrap();
+        }
+        bank
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn a_model_of_other_rows_is_refused() {
+        let mut bank = Bank::new(3, 2, Shadowing::AsTarget);
+        let wrong = bank.push(Array2::zeros((2, 2)).view(), &[true; 3]).unwrap_err();
+        assert!(wrong.to_string().contains("rows of answers: expected 3, got 2"), "{wrong}");
+        assert!(bank.push(Array2::zeros((3, 1)).view(), &[true; 3]).is_err());
+        assert!(bank.push(Array2::zeros((3, 2)).view(), &[true; 2]).is_err());
+        bank.push(Array2::zeros((3, 2)).view(), &[true; 3]).unwrap();
+        assert_eq!((bank.n_models(), bank.n_rows()), (1, 3));
+    }
+
+    #[test]
+    fn undefended_shadows_before_a_defended_target_are_told_by_the_name() {
+        let planted = planted::bank(8, 20, 1, 1.0, 1);
+        let blind = Bank { shadowing: Shadowing::Undefended, ..planted };
+        let target = blind.of_model(0).to_owned();
+        let named = attacks(&blind, target.view(), Some(0), &[0]).unwrap();
+        assert!(named.iter().all(|(id, _)| id.name().ends_with("(undefended shadows)")));
+    }
+
+    #[test]
+    fn exact_zeros_do_not_decide_a_mean_alone() {
+        let answers = Answers::new(array![[1.0, 0.0], [0.25, 0.75]]);
+        let logits = scaled_logits(&[&answers], &[1, 1]).unwrap();
+        assert_eq!(logits[(0, 0)], -LOGIT_LIMIT);
+        assert!((logits[(1, 0)] - 3.0_f64.ln()).abs() < 1e-12);
+    }
+}
