@@ -150,7 +150,10 @@ fn shadow_scores_enter_the_battery_and_are_judged_with_it() {
         let top = 1.0 / (1.0 + f64::exp(-phi));
         (0..N_CLASSES).for_each(|class| p[(row, class)] = if class == 0 { top } else { (1.0 - top) / 3.0 });
     }
-    let case = Case { labels: vec![0; n_rows], n_members: n_rows / 2, answers: Answers::new(p) };
+    // One row of another class: a single class is refused.
+    let mut labels = vec![0; n_rows];
+    labels[n_rows - 1] = 1;
+    let case = Case { labels, n_members: n_rows / 2, answers: Answers::new(p) };
     let pool: Vec<usize> = (0..n_rows).collect();
     let given = given(&bank, &pool, "model", &case.answers, &case.target(), 1).unwrap();
     let knowledge = Knowledge { given, ..Knowledge::default() };

@@ -8,7 +8,8 @@ use std::time::Duration;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use sordino::lab::record::{RunRecord, Status};
+use sha2::Digest;
+use sordino::lab::record::{MadeFrom, RunRecord, Status};
 
 /// A table of 240 rows in three overlapping clusters of eight numbers; every ninth bears a wrong label.
 fn write_table(path: &Path) {
@@ -71,10 +72,10 @@ fn a_training_that_is_killed_at_any_moment_goes_on_and_ends_as_an_undisturbed_on
     finish(train(dir.path(), "whole", DEFENCES));
     let mut rng = ChaCha8Rng::seed_from_u64(17);
     let mut kills = 0;
-    for _ in 0..60 {
+    for attempt in 0..60 {
         let mut child = train(dir.path(), "killed", &format!("{DEFENCES} --resume")).spawn().unwrap();
-        // Long enough for some epochs, and not for all.
-        std::thread::sleep(Duration::from_millis(rng.random_range(15..160)));
+        // At first before the first epoch, later ever further on.
+        std::thread::sleep(Duration::from_millis(rng.random_range(5..20 + 10 * attempt)));
         child.kill().unwrap();
         let output = child.wait_with_output().unwrap();
         if output.status.success() {
@@ -92,6 +93,8 @@ fn a_training_that_is_killed_at_any_moment_goes_on_and_ends_as_an_undisturbed_on
     let (killed, whole) = (record(dir.path(), "killed"), record(dir.path(), "whole"));
     assert_eq!((killed.history, killed.best_epoch), (whole.history, whole.best_epoch));
     assert!(!dir.path().join("killed.checkpoint").exists());
+    let mut left = fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    assert!(left.all(|name| !name.ends_with(".tmp")), "a killed process left something");
 }
 
 #[test]
@@ -250,6 +253,11 @@ fn a_teacher_and_a_first_model_are_read_from_weights() {
         finish(train(dir.path(), name, &format!("--epochs 2 {more}")));
         assert!(model(dir.path(), name) != model(dir.path(), "plain"), "{name}");
     }
+    let first =
+        sordino::data::hex(&sha2::Sha256::digest(fs::read(dir.path().join("first.weights.safetensors")).unwrap()));
+    let Some(MadeFrom::Taught(teacher)) = record(dir.path(), "both").made_from else { panic!("no teacher") };
+    assert_eq!((teacher.digest.as_str(), teacher.n_models, teacher.n_rows), (first.as_str(), 1, 120));
+    assert_eq!(record(dir.path(), "easy").difficulty_from.as_ref(), Some(&first));
     for (more, expected) in [
         ("--curriculum loss", "needs the losses of a first model"),
         ("--distil-weight 0.5", "there is no teacher"),

@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn a_record_of_an_earlier_version_reads_and_its_card_has_no_new_lines() {
         let card = record().card();
-        assert!(card.contains("Adam (learning rate 0.001)") && card.contains("No defence was trained in."), "{card}");
+        assert!(card.contains("Adam (learning rate 0.002)") && card.contains("No defence was trained in."), "{card}");
         assert!(!card.contains("AUC") && !card.contains("of at most"), "{card}");
     }
 

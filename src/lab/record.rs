@@ -47,6 +47,9 @@ pub struct RunRecord {
     /// The other models that it was made from, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_from: Option<MadeFrom>,
+    /// SHA-256 (hex) of the file that said how hard the rows are, for a curriculum by a first model or given numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difficulty_from: Option<String>,
     /// Loss and accuracy at the end; absent when interrupted.
     pub results: Option<Results>,
     /// The epoch that early stopping chose, counted from 1: the model's weights are of this one.

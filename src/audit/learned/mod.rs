@@ -4,8 +4,8 @@
 //! Responsible for turning answers into features and features into a score. Who the training rows are (shadow rows
 //! or a disjoint half) is the caller's matter. [`ml_leaks`] holds the three adversaries of that paper.
 //!
-//! Three learners see two views of an answer: logistic regression and a network of one hidden layer ([`network`]),
-//! gradient-boosted trees ([`trees`]); the vector in the order of the classes with the true label, and the sorted
+//! Three learners see two views of an answer: logistic regression and a network of one hidden layer (`network`),
+//! gradient-boosted trees (`trees`); the vector in the order of the classes with the true label, and the sorted
 //! vector with what the score attacks compute.
 
 pub mod ml_leaks;

@@ -1,7 +1,7 @@
 //! `sordino audit`: attack a model and its defences on rows whose membership is known, and report.
 //!
-//! This file knows the command line and the order of the work. [`model`], [`endpoint`] and
-//! [`predictions`] know where answers come from, [`files`] what is written, [`record`] what a report tells about the run.
+//! This file knows the command line and the order of the work. `model`, `endpoint` and
+//! `predictions` know where answers come from, `files` what is written, `record` what a report tells about the run.
 
 mod endpoint;
 mod files;
