@@ -59,6 +59,11 @@ paper-a table *options:
     cargo build {{ cargo_flags }}
     PATH="${CARGO_TARGET_DIR:-target}/release:$PATH" {{ python }} docs/evidence/paper-a/run.py {{ table }} {{ options }}
 
+# The paper's table 4 and figures 1 to 3: `just paper-a-figures table4 --tier ci`; figures: table4, fig1, fig2, fig3
+paper-a-figures figure *options:
+    cargo build {{ cargo_flags }}
+    PATH="${CARGO_TARGET_DIR:-target}/release:$PATH" {{ python }} docs/evidence/paper-a/figures.py {{ figure }} {{ options }}
+
 # Fuzz every decoder for so many seconds each (needs cargo-fuzz and a nightly toolchain)
 fuzz seconds="30":
     .ci/fuzz {{ seconds }}

@@ -421,11 +421,13 @@ fn every_row_goes_through_the_pipeline_in_the_order_of_the_split() {
     }
 }
 
-/// A planted target and the systems of an audit of it.
-pub(crate) fn planted_target() -> (Target, Vec<sordino::audit::system::System>) {
+/// A planted target and what a study of it saw of each row.
+pub(crate) fn planted_outcome() -> (Target, study::Outcome) {
     let rows = planted(300, Side { margin: 4.0, errors: 0.1 }, EQUAL, 9);
-    let (systems, _) = build_all(&[], Some(&rows.fitted()), ScoreKind::Logits, N_CLASSES).unwrap();
-    (rows.target(), systems)
+    let (systems, skipped) = build_all(&[], Some(&rows.fitted()), ScoreKind::Logits, N_CLASSES).unwrap();
+    let (target, knowledge) = (rows.target(), study::Knowledge::default());
+    let outcome = study::run_with(&target, &systems, skipped, &settings(), &knowledge, &mut |_, _| {}).unwrap();
+    (target, outcome)
 }
 
 pub(crate) fn small_report() -> Report {
@@ -453,8 +455,9 @@ pub(crate) fn small_report() -> Report {
             doubts: Vec::new(),
         },
         findings,
+        analysis: Figure::missing("not asked for"),
         policy: Figure::missing("no policy was given"),
-        not_tried: report::NOT_TRIED.to_vec(),
+        not_tried: report::not_tried(false, false),
     }
 }
 

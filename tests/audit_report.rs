@@ -5,7 +5,7 @@
 use sordino::audit::html;
 use sordino::audit::policy::{Policy, PolicyError, Stands, TprLimit};
 
-use crate::audit::{planted_target, small_report};
+use crate::audit::{planted_outcome, small_report};
 
 #[test]
 fn a_page_is_whole_and_asks_nothing_of_the_network() {
@@ -91,8 +91,8 @@ fn the_example_policy_is_one() {
 
 #[test]
 fn the_table_of_records_has_a_line_for_each_row() {
-    let (target, systems) = planted_target();
-    let table = sordino::audit::records::csv(&target, &systems, 1).unwrap();
+    let (target, outcome) = planted_outcome();
+    let table = sordino::audit::records::csv(&target, &outcome).unwrap();
     let mut reader = csv::Reader::from_reader(table.as_slice());
     let header = reader.headers().unwrap().clone();
     assert_eq!(header.iter().take(4).collect::<Vec<_>>(), ["row", "member", "part", "label"]);
@@ -100,5 +100,10 @@ fn the_table_of_records_has_a_line_for_each_row() {
     let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
     assert_eq!(rows.len(), target.n_rows());
     assert_eq!(rows.iter().filter(|row| &row[1] == "1").count(), target.n_members());
-    assert!(rows.iter().all(|row| row.iter().skip(3).all(|field| field.parse::<f64>().is_ok_and(f64::is_finite))));
+    let is_number = |field: &str| field.is_empty() || field.parse::<f64>().is_ok_and(f64::is_finite);
+    assert!(rows.iter().all(|row| row.iter().skip(3).all(is_number)));
+    assert_eq!(
+        rows.iter().filter(|row| &row[2] == "verdict").count(),
+        outcome.is_verdict.iter().filter(|v| **v).count()
+    );
 }

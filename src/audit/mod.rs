@@ -21,6 +21,7 @@
 //! - [`utility`], [`temperature`]: accuracy, NLL, ECE, labels kept;
 //! - [`study`]: all of it put together on the rows of [`rows`] (R17), against the label-only floor (R14);
 //! - [`duplicates`]: rows that stand on both sides;
+//! - [`analysis`]: the paper's figures 2 and 3, with their controls;
 //! - [`records`]: a line for each record;
 //! - [`policy`]: limits, held against the intervals of a report;
 //! - [`report`], [`render`], [`html`]: what was found, as JSON, as tables and as a page, with what was *not* tried.
@@ -30,6 +31,7 @@
 //! measuring commands that opens undefended scores (`defence::offline`), and it never serves anything.
 
 pub mod adaptive;
+pub mod analysis;
 pub mod answers;
 pub mod attack;
 pub mod collect;

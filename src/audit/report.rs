@@ -4,6 +4,7 @@
 
 use serde::Serialize;
 
+use crate::audit::analysis::Analysis;
 use crate::audit::answers::Allows;
 use crate::audit::attack::AttackId;
 use crate::audit::duplicates::Duplicates;
@@ -61,10 +62,12 @@ pub struct Report {
     pub origin: Origin,
     /// The figures.
     pub findings: Findings,
+    /// The paper's analysis of the rows.
+    pub analysis: Figure<Analysis>,
     /// How the limits of a policy stand.
     pub policy: Figure<Verdict>,
     /// Attacks that were not run: nothing here says how they would do.
-    pub not_tried: Vec<&'static str>,
+    pub not_tried: Vec<String>,
 }
 
 /// What was audited, with what, where.
@@ -630,3 +633,15 @@ pub const NEEDS_MORE: [(&str, &str); 5] = [
     ("repeated, perturbed and mixed queries", "a system that can be asked again"),
     ("planted records (canaries)", "a model that was trained with them"),
 ];
+
+/// What was not tried by a study that had shadow models, or not, and that asked further questions, or not.
+#[must_use]
+pub fn not_tried(shadows: bool, queries: bool) -> Vec<String> {
+    let lacking = NEEDS_MORE.iter().filter(|(_, needs)| match *needs {
+        "a bank of shadow models" => !shadows,
+        "a system that can be asked again" => !queries,
+        _ => true,
+    });
+    let lacking = lacking.map(|(what, needs)| format!("{what}: needs {needs}"));
+    lacking.chain(NOT_TRIED.iter().map(|&what| what.to_owned())).collect()
+}

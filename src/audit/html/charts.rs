@@ -3,6 +3,7 @@
 use maud::{Markup, html};
 
 use super::plot::{Frame, Scale};
+use crate::audit::analysis::{Embedding, Spot};
 use crate::audit::attack::Attack;
 use crate::audit::report::{Curve, Findings, Histogram, SystemFindings};
 use crate::audit::system::Role;
@@ -158,6 +159,30 @@ pub(super) fn histogram(histogram: &Histogram) -> Markup {
         }
     };
     frame.draw("Scaled logits of members and non-members", "scaled logit", "share of the side", &marks)
+}
+
+/// A map of rows, with those that pass `n_passed` thresholds marked.
+pub(super) fn map(embedding: &Embedding, n_passed: usize) -> Markup {
+    const SIDE: f64 = 420.0;
+    const N_COLOURS: u32 = 10;
+    let place = |spot: &Spot| (8.0 + f64::from(spot.x) * (SIDE - 16.0), 8.0 + f64::from(spot.y) * (SIDE - 16.0));
+    let passes = |spot: &&Spot| usize::from(spot.passes) >= n_passed;
+    html! {
+        svg viewBox=(format!("0 0 {SIDE} {SIDE}")) role="img" aria-label="Map of the logits of members and non-members" {
+            @for spot in embedding.points.iter().filter(|spot| !passes(spot)) {
+                @let (x, y) = place(spot);
+                circle .(format!("class{}", spot.class % N_COLOURS)) cx=(format!("{x:.1}")) cy=(format!("{y:.1}")) r="1.5" {}
+            }
+            @for spot in embedding.points.iter().filter(passes) {
+                @let (x, y) = place(spot);
+                @if spot.member {
+                    circle .passing .members cx=(format!("{x:.1}")) cy=(format!("{y:.1}")) r="4.2" {}
+                } @else {
+                    path .passing .nonmembers d=(format!("M{x:.1} {:.1}l5 5l-5 5l-5 -5Z", y - 5.0)) {}
+                }
+            }
+        }
+    }
 }
 
 /// What a defence costs an honest client.

@@ -41,6 +41,7 @@ pub fn page(report: &Report) -> String {
                     (gain(report))
                     (systems(&report.findings))
                     (frontier(&report.findings))
+                    (map(report))
                     @for table in tables::all(report) { (tabled(&table)) }
                     details {
                         summary { h2 { "Every attack on every system" } }
@@ -195,6 +196,31 @@ fn frontier(findings: &Findings) -> Markup {
             p .note {
                 "Down and left is better. The dashed line is the floor. A claim about NLL or ECE is made against the "
                 "temperature-scaled rival, which leaks all that the model leaks (R15)."
+            }
+        }
+    }
+}
+
+/// The paper's figure 2, with the non-members that pass the same threshold.
+fn map(report: &Report) -> Markup {
+    let Some(found) = &report.analysis.value else { return html! {} };
+    html! {
+        section {
+            h2 { "Where the vulnerable rows lie" }
+            p { (found.finding) }
+            @if let Some(embedding) = &found.embedding {
+                div .pair {
+                    @for (place, one) in found.vulnerable.iter().enumerate() {
+                        figure .card {
+                            figcaption { "Threshold passed by " (format!("{} % of the non-members", 100.0 * one.fpr)) }
+                            (charts::map(embedding, place + 1))
+                        }
+                    }
+                }
+                p .note {
+                    "Circles: members that pass the threshold; diamonds: non-members that pass it. " (embedding.how)
+                    ". A map by t-SNE keeps neighbours and no distances (the paper’s figure 2, which shows no non-members)."
+                }
             }
         }
     }

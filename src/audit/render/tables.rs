@@ -1,5 +1,6 @@
 //! What a report says in tables, facts and lists, for every layout.
 
+use crate::audit::analysis::{Analysis, Correlation, Extreme, Extremes, Quarter, Vulnerable};
 use crate::audit::duplicates::Duplicates;
 use crate::audit::interval::Estimate;
 use crate::audit::null::Null;
@@ -28,7 +29,74 @@ pub(in crate::audit) fn all(report: &Report) -> Vec<Table> {
         epsilon(findings),
         classes(findings),
     ];
-    policy.into_iter().chain(all).collect()
+    policy.into_iter().chain(all).chain(report.analysis.value.iter().flat_map(analysis)).collect()
+}
+
+/// The paper's analysis, in tables.
+fn analysis(found: &Analysis) -> Vec<Table> {
+    let interval = |estimate: Option<Estimate>| estimate.as_ref().map_or("n/a".to_owned(), self::estimate);
+    let vulnerable = |one: &Vulnerable| {
+        vec![
+            format!("{} % of non-members", 100.0 * one.fpr),
+            one.n_members.to_string(),
+            one.n_non_members.to_string(),
+            signed_estimate(&one.difference),
+            format!("{:.4}", one.accuracy),
+            interval(one.distance_auc),
+        ]
+    };
+    let correlation = |one: &Correlation| vec![one.what.clone(), one.n_rows.to_string(), signed_estimate(&one.rho)];
+    let quarter = |(place, one): (usize, &Quarter)| {
+        vec![
+            ["nearest", "second", "third", "farthest"].get(place).copied().unwrap_or("farther").to_owned(),
+            format!("{:.4} to {:.4}", one.from, one.to),
+            one.n_members.to_string(),
+            one.n_non_members.to_string(),
+            interval(one.auc),
+        ]
+    };
+    let rows = |extremes: &[Extreme]| {
+        let mark = |one: &Extreme| format!("{}{}", one.row, if one.vulnerable { "*" } else { "" });
+        extremes.iter().map(mark).collect::<Vec<_>>().join(", ")
+    };
+    let extremes = |one: &Extremes| vec![one.class.to_string(), rows(&one.nearest), rows(&one.farthest)];
+    vec![
+        Table {
+            title: "Vulnerable rows",
+            note: format!(
+                "By the {}; a row passes with a score above the threshold. Distance AUC: how well distance to the class \
+                 centroid tells the members that pass from the other members (above .5: they lie farther out).\n{}",
+                found.score, found.finding
+            ),
+            n_word_columns: 1,
+            header: words(&["threshold", "members", "non-members", "share above chance", "accuracy", "distance AUC"]),
+            rows: found.vulnerable.iter().map(vulnerable).collect(),
+        },
+        Table {
+            title: "Distance to the class centroid against vulnerability",
+            note: "Spearman's ρ of cosine distance (logits, centroids of the members) with what is named.".to_owned(),
+            n_word_columns: 1,
+            header: words(&["with", "rows", "ρ"]),
+            rows: found.correlations.iter().map(correlation).collect(),
+        },
+        Table {
+            title: "The attack by distance",
+            note: "AUC of the score among the rows of one quarter of distance. Training moves members towards their \
+                   centroid, so the quarters do not hold as many of both sides."
+                .to_owned(),
+            n_word_columns: 2,
+            header: words(&["quarter", "distances", "members", "non-members", "AUC"]),
+            rows: found.quarters.iter().enumerate().map(quarter).collect(),
+        },
+        Table {
+            title: "Nearest and farthest members of each class centroid",
+            note: "Numbers in the data set; * passes the first threshold. Farthest is not the same as vulnerable."
+                .to_owned(),
+            n_word_columns: 3,
+            header: words(&["class", "nearest", "farthest"]),
+            rows: found.extremes.iter().map(extremes).collect(),
+        },
+    ]
 }
 
 /// The tables of every attack: which count, and what each does to each system.
@@ -161,9 +229,10 @@ pub(in crate::audit) fn lists(report: &Report) -> Vec<(&'static str, Vec<String>
         .flat_map(|system| system.flags.iter().map(move |flag| format!("{}: {flag}", system.name)))
         .collect();
     let duplicates = report.origin.duplicates.value.iter().filter(|found| found.non_members > 0).map(Duplicates::words);
-    let flags = duplicates.chain(report.origin.doubts.iter().cloned()).chain(flags).collect();
+    let warnings = findings.warnings.iter().cloned();
+    let flags = warnings.chain(duplicates).chain(report.origin.doubts.iter().cloned()).chain(flags).collect();
     let skipped: Vec<String> = findings.skipped.iter().map(|one| format!("{}: {}", one.name, one.reason)).collect();
-    let not_tried: Vec<String> = report.not_tried.iter().map(|&line| line.to_owned()).collect();
+    let not_tried = report.not_tried.clone();
     let not_allowed = findings.not_allowed.iter();
     let not_allowed =
         not_allowed.map(|one| format!("{}: these answers have not {}", one.attack.name(), one.lacks)).collect();

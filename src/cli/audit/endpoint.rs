@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 
 use super::record::{command_line, commit, machine};
-use super::{Args, Case, EndpointArgs, read_defence};
+use super::{Args, Asker, Case, EndpointArgs, read_defence};
 use crate::artifact::centroids;
 use crate::audit::invert::Inversion;
 use crate::audit::report::{Figure, Origin, SourceRecord};
@@ -67,7 +67,16 @@ pub(super) fn case(args: &Args, url: &str) -> anyhow::Result<Case> {
         doubts: asked.doubts.clone(),
     };
     let Asked { target, systems, .. } = asked;
-    Ok(Case { target, systems, skipped: Vec::new(), origin, centroid_doubts: Vec::new() })
+    Ok(Case {
+        target,
+        systems,
+        skipped: Vec::new(),
+        origin,
+        centroid_doubts: Vec::new(),
+        dataset: Some(dataset),
+        sides: Some(sides),
+        asker: Asker::Remote(Box::new(remote)),
+    })
 }
 
 fn manners(args: &Args) -> Manners {

@@ -27,6 +27,7 @@ fn inputs(args: &Args) -> Vec<&Path> {
         &args.non_members,
         &args.calibration_rows,
         &args.policy,
+        &args.record,
     ];
     let single = single.into_iter().flatten();
     single.chain(&args.defence).map(PathBuf::as_path).collect()

@@ -5,6 +5,7 @@
 
 mod endpoint;
 mod files;
+mod knowledge;
 mod model;
 mod predictions;
 mod record;
@@ -16,17 +17,21 @@ use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::inspect::ScoreArgs;
+use crate::audit::analysis::Analysis;
 use crate::audit::duplicates::Duplicates;
 use crate::audit::policy::{Policy, Stands};
 use crate::audit::render::{self, Layout};
 use crate::audit::report::{self, Figure, Origin, Report, Settings};
+use crate::audit::source::endpoint::Remote;
 use crate::audit::source::predictions::TakenAs;
 use crate::audit::source::sides::Sides;
+use crate::audit::study::{self, Knowledge};
 use crate::audit::system::{Skipped, System};
 use crate::audit::target::Target;
-use crate::audit::{records, study};
+use crate::audit::{analysis, records};
 use crate::data::{DataSource, Dataset, Split, read_row_numbers, write_atomic};
 use crate::defence::{DefenceConfig, Method, ScoreKind};
+use crate::pipeline::Pipeline;
 
 /// Attack a model and its defences, and report what their answers tell about who was in the training set.
 ///
@@ -84,6 +89,19 @@ pub struct Args {
     /// is violated, 4 where these rows cannot tell.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// A bank of shadow models, as `sordino shadows` makes it: LiRA, RMIA and calibrated attacks, the defence before the
+    /// shadow models too, and the risk of single records.
+    #[arg(long, value_name = "DIR", conflicts_with = "predictions")]
+    shadows: Option<PathBuf>,
+    /// Ask again about changed inputs (noise, flips, shifts) and attack with the labels: some 20 to 30 queries a row.
+    #[arg(long, conflicts_with = "predictions")]
+    queries: bool,
+    /// The run record of the training, whose privacy claim the lower bound on ε is held against.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Make the paper's analysis too: which rows are vulnerable and where they lie, with the controls (figures 2 and 3).
+    #[arg(long)]
+    analysis: bool,
     /// Write the report as one page of HTML, which needs no network and no script.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -160,6 +178,19 @@ struct Case {
     origin: Origin,
     /// What must be said of systems that use centroids.
     centroid_doubts: Vec<String>,
+    /// The rows, where they are at hand.
+    dataset: Option<Dataset>,
+    /// Who is on which side of the data set.
+    sides: Option<Sides>,
+    /// Who answers further questions.
+    asker: Asker,
+}
+
+/// Whoever answers further questions.
+enum Asker {
+    Pipeline(Box<Pipeline>),
+    Remote(Box<Remote>),
+    Nobody,
 }
 
 fn taken_as(word: &str) -> Result<TakenAs, String> {
@@ -193,18 +224,36 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             settings.fpr_targets.push(limit.fpr);
         }
     }
-    let case = match (&args.predictions, &args.endpoint.url) {
+    let mut case = match (&args.predictions, &args.endpoint.url) {
         (Some(path), _) => predictions::case(args, path)?,
         (None, Some(url)) => endpoint::case(args, url)?,
         (None, None) => model::case(args)?,
     };
-    let mut findings = study::run(&case.target, &case.systems, case.skipped, &settings)?;
+    let knowledge = knowledge::gather(args, &mut case, &settings)?;
+    let bar = args.bar(case.systems.len(), "attacks");
+    let mut progress = |_: &str, done: usize| bar.set_position(done as u64);
+    let skipped = std::mem::take(&mut case.skipped);
+    let outcome = study::run_with(&case.target, &case.systems, skipped, &settings, &knowledge, &mut progress);
+    bar.finish_and_clear();
+    let mut outcome = outcome?;
+    let findings = &mut outcome.findings;
     for found in findings.systems.iter_mut().filter(|found| found.defence.as_ref().is_some_and(needs_centroids)) {
         found.flags.extend(case.centroid_doubts.iter().cloned());
     }
-    let mut report = finished(case.origin, findings);
+    let mut report = Report {
+        format: report::FORMAT,
+        format_version: report::FORMAT_VERSION,
+        origin: case.origin.clone(),
+        findings: outcome.findings.clone(),
+        analysis: Figure::missing("it was not asked for (--analysis)"),
+        policy: Figure::missing("no policy was given"),
+        not_tried: knowledge::not_tried(&knowledge),
+    };
+    if args.analysis {
+        report.analysis = analysed(&case, &knowledge, &settings);
+    }
     if let Some(path) = &args.csv {
-        let table = records::csv(&case.target, &case.systems, args.seed)?;
+        let table = records::csv(&case.target, &outcome)?;
         write_atomic(path, &table).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if let Some(policy) = policy {
@@ -219,6 +268,20 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// The paper's analysis; it needs the model's own scores.
+fn analysed(case: &Case, knowledge: &Knowledge, settings: &Settings) -> Figure<Analysis> {
+    let target = &case.target;
+    if !target.allows().logits {
+        return Figure::missing("it needs the model's own scores");
+    }
+    let logits = target.logits();
+    let (labels, n_members, dataset_rows) = (target.labels(), target.n_members(), target.dataset_rows());
+    let vulnerability = knowledge::vulnerability(case, knowledge).value;
+    let vulnerability = vulnerability.as_deref();
+    let rows = analysis::Rows { logits: &logits, labels, n_members, dataset_rows, vulnerability };
+    Figure::known(analysis::analyse(&rows, settings.level, settings.seed, true))
+}
+
 fn needs_centroids(config: &DefenceConfig) -> bool {
     config.method != Method::LabelOnly
 }
@@ -229,17 +292,6 @@ fn read_policy(path: &Path) -> anyhow::Result<Policy> {
     let policy: Policy = toml::from_str(&text).with_context(|| shown.to_string())?;
     policy.check().with_context(|| shown.to_string())?;
     Ok(policy)
-}
-
-fn finished(origin: Origin, findings: report::Findings) -> Report {
-    Report {
-        format: report::FORMAT,
-        format_version: report::FORMAT_VERSION,
-        origin,
-        findings,
-        policy: Figure::missing("no policy was given"),
-        not_tried: report::NOT_TRIED.to_vec(),
-    }
 }
 
 impl Args {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use sha2::{Digest, Sha256};
 
 use super::record::{command_line, commit, machine};
-use super::{Args, Case, read, read_defence};
+use super::{Args, Asker, Case, read, read_defence};
 use crate::artifact::ModelDigest;
 use crate::audit::collect;
 use crate::audit::report::{Figure, Origin, SourceRecord};
@@ -51,7 +51,16 @@ pub(super) fn case(args: &Args) -> anyhow::Result<Case> {
     let inference_seconds = start.elapsed().as_secs_f64();
     let pipeline_agrees = subject.pipeline_agrees(args.batch_size as usize, &systems, &target)?;
     let origin = subject.origin(pipeline_agrees, inference_seconds);
-    Ok(Case { target, systems, skipped, origin, centroid_doubts: subject.doubts })
+    Ok(Case {
+        target,
+        systems,
+        skipped,
+        origin,
+        centroid_doubts: subject.doubts,
+        dataset: Some(subject.dataset),
+        sides: Some(subject.sides),
+        asker: Asker::Pipeline(Box::new(subject.pipeline)),
+    })
 }
 
 impl Subject {

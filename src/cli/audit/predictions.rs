@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use sha2::{Digest, Sha256};
 
 use super::record::{command_line, commit, file_name, machine};
-use super::{Args, Case};
+use super::{Args, Asker, Case};
 use crate::audit::report::{Figure, Origin, SourceRecord};
 use crate::audit::source::predictions::{Columns, Elsewhere, Predictions, TakenAs};
 use crate::data::{Dataset, hex};
@@ -56,5 +56,6 @@ pub(super) fn case(args: &Args, path: &Path) -> anyhow::Result<Case> {
         inference_seconds: Figure::missing(no_model),
         doubts: predictions.doubts(),
     };
-    Ok(Case { target, systems, skipped, origin, centroid_doubts: Vec::new() })
+    let sides = sides.map(|(sides, _)| sides);
+    Ok(Case { target, systems, skipped, origin, centroid_doubts: Vec::new(), dataset, sides, asker: Asker::Nobody })
 }
