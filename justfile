@@ -54,6 +54,11 @@ units:
 image:
     .ci/image
 
+# The paper's tables 1 to 3 (and the same on Location): `just paper-a table2 --tier ci`; see docs/evidence/paper-a
+paper-a table *options:
+    cargo build {{ cargo_flags }}
+    PATH="${CARGO_TARGET_DIR:-target}/release:$PATH" {{ python }} docs/evidence/paper-a/run.py {{ table }} {{ options }}
+
 # Fuzz every decoder for so many seconds each (needs cargo-fuzz and a nightly toolchain)
 fuzz seconds="30":
     .ci/fuzz {{ seconds }}
@@ -65,6 +70,33 @@ bench *args:
 # End-to-end latency beside bare tract and a bare echo; writes benches/runs/
 bench-e2e *args:
     cargo bench --features lab --bench e2e -- {{ args }}
+
+# Training steps beside PyTorch's (needs a python3 with torch); writes benches/runs/
+bench-steps *args:
+    cargo build {{ cargo_flags }}
+    {{ python }} benches/steps/run.py --sordino "${CARGO_TARGET_DIR:-target}/release/sordino" {{ args }}
+
+# `centroids build` beside bare tract; see benches/centroids.rs
+bench-centroids *args:
+    cargo bench --features lab --bench centroids -- {{ args }}
+
+# The lab on Vulkan, for real: what a network learns and its centroids, beside the processor. A driver in software does
+# (Debian: libvulkan1, mesa-vulkan-drivers). Long to build, and a driver in software compiles its kernels for minutes
+vulkan-check:
+    cargo build --release --features vulkan
+    {{ python }} docs/evidence/gpu/check.py --sordino "${CARGO_TARGET_DIR:-target}/release/sordino" --device vulkan \
+        --only devices,parity,centroids --minutes 120 --work target/vulkan-check --no-page
+
+# One binary for a machine with an NVIDIA GPU and no Rust: target/gpu/sordino, at most 64 MiB
+gpu-binary:
+    cargo build --release --features vulkan,cuda
+    mkdir -p target/gpu
+    strip -o target/gpu/sordino "${CARGO_TARGET_DIR:-target}/release/sordino"
+    test "$(stat -c %s target/gpu/sordino)" -le 67108864
+
+# On that machine, again and again until all is done: parity, speed, a bank, table 3; writes docs/evidence/gpu.md
+gpu-check *args:
+    {{ python }} docs/evidence/gpu/check.py {{ args }}
 
 # Attack the bundled model; see `sordino audit --help`
 audit *args:

@@ -129,7 +129,7 @@ impl Bare {
         let all: Vec<usize> = (0..n_rows).collect();
         let tensor = |rows: &[usize]| -> Result<Tensor> {
             let values = dataset.batch(rows);
-            Ok(Tensor::from_shape(values.shape(), values.as_slice().context("a batch lies row by row")?)?)
+            Tensor::from_shape(values.shape(), values.as_slice().context("a batch lies row by row")?)
         };
         let batches = all.chunks(batch_size).map(tensor).collect::<Result<_>>()?;
         Ok(Self { plan, batches, n_rows })

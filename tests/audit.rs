@@ -12,7 +12,10 @@ use sordino::audit::attack::Attack;
 use sordino::audit::duplicates::Duplicates;
 use sordino::audit::interval::{Estimate, Interval};
 use sordino::audit::render::{self, Layout};
-use sordino::audit::report::{self, Figure, Findings, Leak, Origin, Report, Settings, Standing, SystemFindings};
+use sordino::audit::report::{
+    self, Figure, Findings, Leak, Origin, Report, Settings, SourceRecord, Standing, SystemFindings,
+};
+use sordino::audit::source::sides::Sides;
 use sordino::audit::system::build_all;
 use sordino::audit::target::{Target, TargetError};
 use sordino::audit::{roc::Roc, study};
@@ -406,7 +409,7 @@ fn every_row_goes_through_the_pipeline_in_the_order_of_the_split() {
     let pipeline = Pipeline::new(Arc::new(Mirror::new()), defence, identity).unwrap();
 
     let mut done = 0;
-    let target = Target::collect(&pipeline, &dataset, &split, 7, &mut |n| done += n).unwrap();
+    let target = Target::collect(&pipeline, &dataset, &Sides::of_split(&split), 7, &mut |n| done += n).unwrap();
     assert_eq!(done, 110);
     assert_eq!((target.n_members(), target.n_rows(), target.calibration().1.len()), (40, 90, 20));
     let expected: Vec<usize> = split.part(Part::Train).iter().chain(split.part(Part::Test)).copied().collect();
@@ -418,7 +421,14 @@ fn every_row_goes_through_the_pipeline_in_the_order_of_the_split() {
     }
 }
 
-fn small_report() -> Report {
+/// A planted target and the systems of an audit of it.
+pub(crate) fn planted_target() -> (Target, Vec<sordino::audit::system::System>) {
+    let rows = planted(300, Side { margin: 4.0, errors: 0.1 }, EQUAL, 9);
+    let (systems, _) = build_all(&[], Some(&rows.fitted()), ScoreKind::Logits, N_CLASSES).unwrap();
+    (rows.target(), systems)
+}
+
+pub(crate) fn small_report() -> Report {
     let findings = planted(300, Side { margin: 4.0, errors: 0.1 }, EQUAL, 9).audit(&settings());
     Report {
         format: report::FORMAT,
@@ -428,19 +438,22 @@ fn small_report() -> Report {
             sordino_version: "0",
             commit: Figure::missing("not a checkout"),
             machine: "a machine".to_owned(),
+            source: SourceRecord::Pipeline,
             model: "planted".to_owned(),
-            model_digest: "d".to_owned(),
+            model_digest: Figure::known("d".to_owned()),
             scores_decided: "told".to_owned(),
             artifact_digest: Figure::missing("none given"),
             data_source: "none".to_owned(),
-            dataset_digest: "d".to_owned(),
-            split_digest: "d".to_owned(),
-            split_seed: 1,
-            duplicates: Duplicates { non_members: 2, members: 1 },
+            dataset_digest: Figure::known("d".to_owned()),
+            split_digest: Figure::known("d".to_owned()),
+            split_seed: Figure::known(1),
+            duplicates: Figure::known(Duplicates { non_members: 2, members: 1 }),
             pipeline_agrees: Figure::missing("no pipeline"),
-            inference_seconds: 0.0,
+            inference_seconds: Figure::known(0.0),
+            doubts: Vec::new(),
         },
         findings,
+        policy: Figure::missing("no policy was given"),
         not_tried: report::NOT_TRIED.to_vec(),
     }
 }

@@ -1,8 +1,9 @@
 //! Banks of models, seen from outside: shards, kills, merges.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rand::Rng;
@@ -74,6 +75,18 @@ pub fn refuse(dir: &Path, words: &[&str]) -> String {
     let output = run(dir, words);
     assert!(!output.status.success(), "{words:?} succeeded");
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Reads a process's standard error until it has said all of these.
+fn wait_for_lines(child: &mut Child, expected: &[&str]) {
+    let mut missing = expected.to_vec();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    while !missing.is_empty() {
+        let line = lines.next().unwrap_or_else(|| panic!("the process ended before it said {missing:?}")).unwrap();
+        missing.retain(|words| !line.contains(words));
+    }
+    // Whatever else it says is read too, so that it never waits for a reader.
+    std::thread::spawn(move || lines.for_each(drop));
 }
 
 const SOURCE: [&str; 6] = ["--data", "csv:table.csv", "--split", "target.split.json", "--recipe", "recipe.toml"];
@@ -335,9 +348,8 @@ fn processes_that_train_stop_with_the_one_that_started_them_and_leave_their_chec
     fs::write(dir.join("recipe.toml"), RECIPE.replace("epochs = 8", "epochs = 1000000")).unwrap();
     plan(dir, "bank", &["--whole", "2"]);
     let mut command = sordino(dir, &["shadows", "run", "bank", "--data", "csv:table.csv", "--jobs", "2"]);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    // Until both have begun nothing tells that they run: a second is plenty, and if it was not, they end before they begin.
-    std::thread::sleep(Duration::from_secs(1));
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for_lines(&mut child, &["model 0 is being trained", "model 1 is being trained"]);
     child.kill().unwrap();
     child.wait().unwrap();
     let left = |member: usize| dir.join(format!("bank/model-{member:05}.checkpoint")).exists();
@@ -370,8 +382,8 @@ fn the_recipe_of_a_slurm_array_trains_its_shard_and_stops_with_a_checkpoint_when
 
     fs::write(dir.join("recipe.toml"), RECIPE.replace("epochs = 8", "epochs = 1000000")).unwrap();
     plan(dir, "long", &["--whole", "2"]);
-    let mut child = task("long", "1").spawn().unwrap();
-    std::thread::sleep(Duration::from_secs(1));
+    let mut child = task("long", "1").stderr(Stdio::piped()).spawn().unwrap();
+    wait_for_lines(&mut child, &["model 1 is being trained"]);
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(143));
     assert!(dir.join("long/model-00001.checkpoint").exists());

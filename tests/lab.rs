@@ -235,13 +235,13 @@ fn the_command_writes_model_record_split_and_card_and_names_no_path_of_the_machi
     assert_eq!((split.digest(), split.sizes()), (record.split.digest.clone(), sizes()));
     assert_eq!(record.results.unwrap().test.unwrap().n_rows, 60);
     let here = dir.path().to_str().unwrap();
-    for file in ["m.json", "m.split.json", "m.md", "m.onnx", "m.weights.safetensors"] {
+    for file in ["m.json", "m.split.json", "m.md", "m.onnx", "m.weights.safetensors", "m.svg"] {
         let text = String::from_utf8_lossy(&fs::read(dir.path().join("models").join(file)).unwrap()).into_owned();
         assert!(!text.contains(here), "{file} names {here}");
     }
     let card = fs::read_to_string(dir.path().join("models/m.md")).unwrap();
     assert!(card.contains("csv:table.csv") && card.contains(&record.model.sha256), "{card}");
-    assert_eq!(fs::read_dir(dir.path().join("models")).unwrap().count(), 5);
+    assert_eq!(fs::read_dir(dir.path().join("models")).unwrap().count(), 6);
 
     let bytes = fs::read(dir.path().join("p.safetensors")).unwrap();
     let parity = safetensors::SafeTensors::deserialize(&bytes).unwrap();

@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is its purpose")]
 #![allow(unreachable_pub, reason = "a test binary has one crate and nobody outside")]
 
+mod attacks;
 mod audit;
+mod audit_report;
+mod audit_sources;
 #[cfg(feature = "lab")]
 mod banks;
 mod data;
@@ -19,6 +22,8 @@ mod lab_devices;
 mod lab_features;
 #[cfg(feature = "lab")]
 mod lab_golden;
+#[cfg(feature = "lab")]
+mod lab_robust;
 mod layering;
 #[cfg(feature = "lab")]
 mod privacy;

@@ -5,6 +5,7 @@
 //! [`crate::defence`].
 
 pub mod centroids;
+pub mod inclusion;
 
 use std::fmt;
 use std::str::FromStr;

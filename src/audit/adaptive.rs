@@ -154,14 +154,15 @@ impl Alphabet {
             let weight = PRIOR / total;
             (share.0 * (1.0 - weight) + at.0 * weight, share.1 * (1.0 - weight) + at.1 * weight)
         };
-        let even = (1.0 / self.n_members, 1.0 / self.n_non_members);
+        // Rates are shares of a side: what says nothing has the same rate on both.
+        let half = f64::midpoint(self.n_members, self.n_non_members);
         let of_row = |row: usize| {
-            let coarse = rates(self.coarse.get(&rows.letter(row, false)), even);
+            let coarse = rates(self.coarse.get(&rows.letter(row, false)), (1.0 / half, 1.0 / half));
             // The fine letter divides the coarse one's rows: its odds start from the coarse odds at its own size.
             let counts = self.fine.get(&rows.letter(row, true)).copied().unwrap_or_default();
             let size = f64::from(counts.0 + counts.1) + 1.0;
             let odds = coarse.0 / coarse.1;
-            let start = (odds / (1.0 + odds) * size / self.n_members, 1.0 / (1.0 + odds) * size / self.n_non_members);
+            let start = (odds / (1.0 + odds) * size / half, 1.0 / (1.0 + odds) * size / half);
             let fine = rates(Some(&counts), start);
             (fine.0 / fine.1).ln()
         };

@@ -3,6 +3,8 @@
 use ndarray::{Array2, ArrayView1};
 use serde::Serialize;
 
+use crate::defence::ScoreKind;
+
 /// Answers of one system: probabilities of shape (n_rows, n_classes) and the label that each carries.
 ///
 /// A defended system's probabilities are the emitted f32 values, read as f64. An undefended one's are computed in
@@ -20,6 +22,18 @@ impl Answers {
     #[must_use]
     pub fn new(probabilities: Array2<f64>) -> Self {
         let predicted = probabilities.rows().into_iter().map(argmax).collect();
+        Self { probabilities, predicted }
+    }
+
+    /// Answers of finite scores (n_rows, n_classes), in f64: what `kind` says, as probabilities.
+    #[must_use]
+    pub fn of_scores(scores: Array2<f64>, kind: ScoreKind) -> Self {
+        let predicted = scores.rows().into_iter().map(argmax).collect();
+        let probabilities = match kind {
+            ScoreKind::Probabilities => scores,
+            ScoreKind::LogProbabilities => scores.mapv(f64::exp),
+            ScoreKind::Logits => softmax(scores),
+        };
         Self { probabilities, predicted }
     }
 
@@ -72,6 +86,16 @@ impl Allows {
             all.into_iter().filter(|(there, needed, _)| *needed && !there).map(|(_, _, words)| words).collect();
         (!missing.is_empty()).then(|| missing.join(", "))
     }
+}
+
+fn softmax(mut z: Array2<f64>) -> Array2<f64> {
+    for mut row in z.rows_mut() {
+        let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        row.mapv_inplace(|z| (z - top).exp());
+        let sum = row.sum();
+        row.mapv_inplace(|p| p / sum);
+    }
+    z
 }
 
 /// R1: the index of the largest value, ties to the lowest index; 0 for an empty row.

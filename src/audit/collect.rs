@@ -1,28 +1,29 @@
 //! From a pipeline and the rows of a data set to a [`Target`]: the audit's only contact with a running model.
 
+use crate::audit::source::sides::Sides;
 use crate::audit::target::{Target, TargetError};
-use crate::data::{Dataset, Part, Split};
+use crate::data::Dataset;
 use crate::defence::RawScores;
 use crate::pipeline::Pipeline;
 use crate::tensor::Inputs;
 
 impl Target {
-    /// Sends the split's rows through `pipeline`, `batch_rows` at a time; `progress` is told the rows done.
+    /// Sends the rows of all sides through `pipeline`, `batch_rows` at a time; `progress` is told the rows done.
     ///
     /// # Errors
     /// As [`Target::new`]; [`TargetError::Refused`] where the pipeline refuses a batch.
     pub fn collect(
         pipeline: &Pipeline,
         dataset: &Dataset,
-        split: &Split,
+        sides: &Sides,
         batch_rows: usize,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Self, TargetError> {
-        let (members, non_members) = (split.part(Part::Train), split.part(Part::Test));
+        let (members, non_members) = (sides.members(), sides.non_members());
         let rows: Vec<usize> = members.iter().chain(non_members).copied().collect();
         let label_of = |rows: &[usize]| rows.iter().map(|&row| dataset.labels()[row]).collect::<Vec<u32>>();
         let n_classes = pipeline.description().n_classes;
-        let calibration = split.part(Part::Calibration);
+        let calibration = sides.calibration();
         if let Some(&row) = rows.iter().chain(calibration).find(|&&row| dataset.labels()[row] as usize >= n_classes) {
             return Err(TargetError::Label { row, label: dataset.labels()[row], n_classes });
         }
@@ -44,7 +45,7 @@ fn raw_batches(
     let mut done = 0;
     for batch in rows.chunks(batch_rows.max(1)) {
         let inputs = inputs_of(pipeline, dataset, batch)?;
-        let refused = |source| TargetError::Refused { first: done, last: done + batch.len() - 1, source };
+        let refused = |error| TargetError::Refused { first: done, last: done + batch.len() - 1, error };
         batches.push(pipeline.raw(&inputs).map_err(refused)?);
         done += batch.len();
         progress(batch.len());

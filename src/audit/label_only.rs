@@ -238,7 +238,7 @@ pub fn boundary_distances(
 
 fn flat(inputs: &ArrayD<f32>) -> Array2<f32> {
     let n_rows = inputs.shape()[0];
-    let width = if n_rows == 0 { 0 } else { inputs.len() / n_rows };
+    let width = inputs.len().checked_div(n_rows).unwrap_or(0);
     let values: Vec<f32> = inputs.iter().copied().collect();
     Array2::from_shape_vec((n_rows, width), values).unwrap_or_else(|_| Array2::zeros((n_rows, 0)))
 }
@@ -319,8 +319,8 @@ impl Search<'_> {
             }
         }
         // The mean sign as a baseline, as HopSkipJump takes it.
-        for place in 0..rows.len() {
-            let baseline = signs[place] / settings.n_directions.max(1) as f32;
+        for (place, sign) in signs.iter().enumerate() {
+            let baseline = sign / settings.n_directions.max(1) as f32;
             let mut slope = slopes.row_mut(place);
             slope.scaled_add(-baseline, &sums.row(place));
             let norm = slope.iter().map(|value| value * value).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);

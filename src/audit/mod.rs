@@ -12,11 +12,18 @@
 //! - [`system`]: what is compared: the undefended model, its temperature-scaled rival (R15), defences, label-only;
 //! - [`attack`]: an answer to a number that is higher for members;
 //! - [`invert`]: the attacker who knows the defence, and what it recovers;
+//! - [`thresholds`], [`learned`]: thresholds per class, and classifiers trained on answers (ML-Leaks' adversaries);
+//! - [`shadow`]: LiRA, RMIA and calibrated attacks by models that the attacker trained, the defence before them too;
+//! - [`label_only`], [`adaptive`]: attacks that ask again: changed, repeated, mixed inputs; letters of ties; canaries;
+//! - [`lot`]: whether members and non-members differ without any model;
+//! - [`exact`], [`spread`]: exact bounds, predictive values, a lower bound on ε; figures over several targets;
 //! - [`roc`], [`null`], [`fixed`], [`interval`]: the statistics of R12, exact under ties, seeded, with intervals;
 //! - [`utility`], [`temperature`]: accuracy, NLL, ECE, labels kept;
 //! - [`study`]: all of it put together on the rows of [`rows`] (R17), against the label-only floor (R14);
 //! - [`duplicates`]: rows that stand on both sides;
-//! - [`report`], [`render`]: what was found, as JSON and as tables, with what was *not* tried.
+//! - [`records`]: a line for each record;
+//! - [`policy`]: limits, held against the intervals of a report;
+//! - [`report`], [`render`], [`html`]: what was found, as JSON, as tables and as a page, with what was *not* tried.
 //!
 //! It is not a proof: the headline is the strongest of the attacks that were run and that work on the undefended
 //! model (R16), which is a lower bound on what an attacker can do. It is the only room beside the fitting and
@@ -29,6 +36,7 @@ pub mod collect;
 pub mod duplicates;
 pub mod exact;
 pub mod fixed;
+pub mod html;
 pub mod interval;
 pub mod invert;
 pub mod label_only;
@@ -36,6 +44,8 @@ pub mod learned;
 pub mod lot;
 pub mod null;
 mod parallel;
+pub mod policy;
+pub mod records;
 pub mod render;
 pub mod report;
 pub mod roc;

@@ -9,8 +9,11 @@ use crate::audit::attack::AttackId;
 use crate::audit::duplicates::Duplicates;
 use crate::audit::exact::Counts;
 use crate::audit::interval::{Estimate, Interval};
+use crate::audit::lot::Lot;
 use crate::audit::null::Null;
+use crate::audit::policy::Verdict;
 use crate::audit::rows::AllocationRecord;
+use crate::audit::shadow::leave_one_out::{LeaveOneOut, RecordRisk};
 use crate::audit::system::{Role, Skipped};
 use crate::audit::temperature::Temperature;
 use crate::defence::DefenceConfig;
@@ -58,6 +61,8 @@ pub struct Report {
     pub origin: Origin,
     /// The figures.
     pub findings: Findings,
+    /// How the limits of a policy stand.
+    pub policy: Figure<Verdict>,
     /// Attacks that were not run: nothing here says how they would do.
     pub not_tried: Vec<&'static str>,
 }
@@ -73,10 +78,12 @@ pub struct Origin {
     pub commit: Figure<String>,
     /// The machine in words.
     pub machine: String,
+    /// Where the answers come from.
+    pub source: SourceRecord,
     /// Name of the model in tables.
     pub model: String,
     /// SHA-256 of the model's bytes.
-    pub model_digest: String,
+    pub model_digest: Figure<String>,
     /// How it was told what the model ends in (R2).
     pub scores_decided: String,
     /// SHA-256 of the centroid file's bytes.
@@ -84,17 +91,65 @@ pub struct Origin {
     /// Where the rows come from, in words.
     pub data_source: String,
     /// SHA-256 of the data set's content.
-    pub dataset_digest: String,
+    pub dataset_digest: Figure<String>,
     /// SHA-256 of the split.
-    pub split_digest: String,
+    pub split_digest: Figure<String>,
     /// Seed of the split.
-    pub split_seed: u64,
+    pub split_seed: Figure<u64>,
     /// Rows that are on both sides (R17).
-    pub duplicates: Duplicates,
+    pub duplicates: Figure<Duplicates>,
     /// The pipeline as it serves answers the first batch as the cached scores say, bit for bit.
     pub pipeline_agrees: Figure<bool>,
     /// Seconds of inference over all rows.
-    pub inference_seconds: f64,
+    pub inference_seconds: Figure<f64>,
+    /// What must be said about where the answers come from.
+    pub doubts: Vec<String>,
+}
+
+/// Where the answers come from.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum SourceRecord {
+    /// A model, in the pipeline that serves.
+    Pipeline,
+    /// A running endpoint.
+    Endpoint {
+        /// Its address, without user or query.
+        url: String,
+        /// The model that was asked.
+        model: String,
+        /// The platform that it says it runs on.
+        platform: String,
+        /// Rows that it was asked in this run.
+        n_asked: u64,
+        /// Rows whose answers were kept from an earlier run.
+        n_kept: u64,
+    },
+    /// A file.
+    Predictions {
+        /// Name of the file.
+        file: String,
+        /// SHA-256 of its bytes.
+        digest: String,
+        /// What its numbers are taken as.
+        taken_as: &'static str,
+    },
+}
+
+impl SourceRecord {
+    /// In words, for tables.
+    #[must_use]
+    pub fn words(&self) -> String {
+        match self {
+            Self::Pipeline => "the model, in the pipeline that serves".to_owned(),
+            Self::Endpoint { url, model, platform, n_asked, n_kept } => format!(
+                "the endpoint {url}, model {model} ({platform}); {n_asked} rows asked, {n_kept} answers kept from before"
+            ),
+            Self::Predictions { file, digest, taken_as } => {
+                format!("the predictions in {file}, sha256 {digest}, taken as {taken_as}")
+            }
+        }
+    }
 }
 
 /// Everything that was measured.
@@ -126,6 +181,34 @@ pub struct Findings {
     pub skipped: Vec<Skipped>,
     /// The paper's table 4 in form: all members against all non-members, the loss attack.
     pub before_and_after: Vec<BeforeAfter>,
+    /// What puts every figure in doubt.
+    pub warnings: Vec<String>,
+    /// Whether the two sides differ without any model.
+    pub lot: Figure<Lot>,
+    /// What shadow models tell of the training and of single records.
+    pub leave_one_out: Vec<BankFindings>,
+}
+
+/// Every model of a bank taken as the target in turn, behind one system.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BankFindings {
+    /// Name of the system.
+    pub system: String,
+    /// The study.
+    pub study: LeaveOneOut,
+    /// The records of the highest risk, the worst first: picked, so biased upward.
+    pub worst: Vec<RecordRisk>,
+}
+
+impl BankFindings {
+    /// Records that are named.
+    const N_WORST: usize = 20;
+
+    /// From a named study.
+    #[must_use]
+    pub fn of((system, study): &(String, LeaveOneOut)) -> Self {
+        Self { system: system.clone(), worst: study.worst(Self::N_WORST), study: study.clone() }
+    }
 }
 
 /// The settings of the study.

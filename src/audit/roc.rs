@@ -415,7 +415,7 @@ mod tests {
         let palette = [0.0, -0.0, 1.0, -1.0, f64::INFINITY, f64::NEG_INFINITY, 5e-324, -1e300, 1e-10, -1e-10];
         let scores: Vec<f64> = (0..3 * RADIX_FROM)
             .map(|row| {
-                let spread = (row as f64 * 12.9898).sin() * 43_758.5453;
+                let spread = (row as f64 * 12.9898).sin() * 43_758.545_3;
                 if row % 3 == 0 { palette[row % palette.len()] } else { spread.fract() }
             })
             .collect();

@@ -53,17 +53,25 @@ pub enum TargetError {
     },
     /// The rows are not of the shape of the model's input.
     #[error("the rows do not fit the model: {0}")]
-    Rows(#[from] InputError),
+    Rows(InputError),
     /// A batch could not be answered.
-    #[error("rows {first} to {last} of the audit could not be answered: {source}")]
+    #[error("rows {first} to {last} of the audit could not be answered: {error}")]
     Refused {
         /// First row of the batch, in the audit's table.
         first: usize,
         /// Last row of the batch.
         last: usize,
         /// What the engine said.
-        source: EngineError,
+        error: EngineError,
     },
+}
+
+// Not `#[from]` and no field named `source`: the sentence holds its cause already, and whoever prints the chain would
+// print it twice.
+impl From<InputError> for TargetError {
+    fn from(error: InputError) -> Self {
+        Self::Rows(error)
+    }
 }
 
 /// The audit's rows: true labels, membership, and, where the model's own scores are at hand, those, still sealed.

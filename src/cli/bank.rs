@@ -339,6 +339,7 @@ pub(super) fn run_record(
         data,
         privacy: None,
         made_from: None,
+        difficulty_from: None,
         results: None,
         best_epoch: None,
         history: vec![],
@@ -490,7 +491,7 @@ impl Lines {
             }
             Event::Unfit(member, why) => eprintln!("model {member} is trained anew: {why}"),
             Event::Started(member, true) => eprintln!("model {member} goes on from its checkpoint"),
-            Event::Started(_, false) => {}
+            Event::Started(member, false) => eprintln!("model {member} is being trained"),
             Event::Interrupted(member) => eprintln!("model {member} was left where it stands"),
             Event::Failed(member, why) => eprintln!("model {member} failed: {why}"),
             Event::Done(record) => eprintln!("{}", self.done(record)),

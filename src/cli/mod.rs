@@ -13,6 +13,8 @@ pub mod devices;
 #[cfg(feature = "lab")]
 pub mod ensemble;
 #[cfg(feature = "lab")]
+pub mod export;
+#[cfg(feature = "lab")]
 pub mod forget;
 pub mod healthcheck;
 pub mod inspect;
@@ -50,6 +52,8 @@ enum Command {
     Data(data::Args),
     #[cfg(feature = "lab")]
     Train(Box<train::Args>),
+    #[cfg(feature = "lab")]
+    Export(export::Args),
     #[cfg(feature = "lab")]
     Devices(devices::Args),
     #[cfg(feature = "lab")]
@@ -113,6 +117,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Data(args) => data::run(&args),
         #[cfg(feature = "lab")]
         Command::Train(args) => train::run(*args),
+        #[cfg(feature = "lab")]
+        Command::Export(args) => export::run(&args),
         #[cfg(feature = "lab")]
         Command::Devices(args) => devices::run(&args),
         #[cfg(feature = "lab")]

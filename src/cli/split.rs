@@ -45,9 +45,10 @@ pub struct Args {
     /// Give each part the classes in the data's proportions, to within two rows.
     #[arg(long)]
     stratified: bool,
-    /// Keep near-duplicates together in one part; how near is near may be given, else it is 0.02 for images (cosine
-    /// distance of the images, averaged over a grid and less their mean), 0.1 for rows of 0 and 1 (Jaccard distance),
-    /// 0.02 for other numbers (root mean square difference, in standard deviations). 0 finds exact copies alone.
+    /// Keep near-duplicates together in one part. How near is near may be given, else it is 0.04 for images in colour and
+    /// 0.005 for grey ones (cosine distance of the images, averaged over a grid, each channel less its mean), 0.1 for
+    /// rows of 0 and 1 (Jaccard distance), 0.02 for other numbers (root mean square difference, in standard
+    /// deviations). 0 finds exact copies alone.
     #[arg(long, value_name = "RADIUS", num_args = 0..=1, require_equals = true)]
     group_near_duplicates: Option<Option<f64>>,
     /// Take an older split instead of drawing one.
@@ -63,6 +64,9 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     without: Option<PathBuf>,
 }
+
+/// A larger group is doubted.
+const LARGE_GROUP: usize = 100;
 
 /// The size of a part as it is given.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -170,6 +174,9 @@ fn report(out: &Path, split: &Split, dataset: &Dataset) -> String {
             near.measure.words(),
             near.radius
         );
+        if largest > LARGE_GROUP {
+            text += "  note: so large a group is a chain of rows that are alike; a smaller radius tells them apart\n";
+        }
     }
     if !split.removed().is_empty() {
         text += &format!("  {} rows taken out of the train part\n", split.removed().len());

@@ -7,6 +7,7 @@
 
 pub mod endpoint;
 pub mod http;
+pub mod infer;
 pub mod load;
 pub mod payload;
 pub mod report;

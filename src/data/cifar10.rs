@@ -78,7 +78,7 @@ pub fn parse_cifar10(bytes: &[u8]) -> Result<Dataset, DataError> {
 
 fn check_length(path: &Path, n_bytes: u64) -> Result<usize, DataError> {
     match n_bytes / RECORD as u64 {
-        n_rows if n_rows > 0 && n_bytes % RECORD as u64 == 0 => Ok(n_rows as usize),
+        n_rows if n_rows > 0 && n_bytes.is_multiple_of(RECORD as u64) => Ok(n_rows as usize),
         _ => Err(DataError::bad_file(path, format!("records of {RECORD} bytes"), format!("{n_bytes} bytes"))),
     }
 }

@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     fn row(n: usize, seed: usize) -> String {
-        (0..n).map(|at| if (at * 7 + seed) % 3 == 0 { "1" } else { "0" }).collect::<Vec<_>>().join(",")
+        (0..n).map(|at| if (at * 7 + seed).is_multiple_of(3) { "1" } else { "0" }).collect::<Vec<_>>().join(",")
     }
 
     #[test]

@@ -11,7 +11,6 @@ static ONE: Mutex<()> = Mutex::new(());
 
 /// Held while a graph is built and walked back. A thread that panicked while it held the lock left nothing behind that
 /// another one would read.
-#[must_use]
 pub fn one_at_a_time() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -17,11 +17,13 @@
 pub mod accountant;
 pub mod autodiff;
 pub mod bank;
+mod card;
 pub mod checkpoint;
 pub mod device;
 pub mod dp;
 pub mod network;
 pub mod onnx;
+pub mod plot;
 pub mod recipe;
 pub mod record;
 pub mod run;

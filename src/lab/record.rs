@@ -1,8 +1,6 @@
-//! What is kept beside a trained model: the run record (JSON) and the model card (Markdown).
+//! What is kept beside a trained model: the run record (JSON), from which the model card is made (`card`).
 //!
 //! Both are made to be published: they name no path, host or user of the machine.
-
-use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +47,9 @@ pub struct RunRecord {
     /// The other models that it was made from, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_from: Option<MadeFrom>,
+    /// SHA-256 (hex) of the file that said how hard the rows are, for a curriculum by a first model or given numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difficulty_from: Option<String>,
     /// Loss and accuracy at the end; absent when interrupted.
     pub results: Option<Results>,
     /// The epoch that early stopping chose, counted from 1: the model's weights are of this one.
@@ -88,7 +89,7 @@ pub enum MadeFrom {
 
 impl MadeFrom {
     /// One paragraph of a model card.
-    fn card(&self) -> String {
+    pub(super) fn card(&self) -> String {
         match self {
             Self::Joined { bank, n_models, design, combine } => format!(
                 "{n_models} models of one bank (`{bank}`: {design}) in one graph: {combine}. Recipe and results of \
@@ -301,102 +302,5 @@ impl RunRecord {
     pub fn gap(&self) -> Option<f64> {
         let results = self.results.as_ref()?;
         Some(results.train?.accuracy - results.test?.accuracy)
-    }
-
-    /// The model card: what the model is for, what it was made from, how good it is, and what it gives away.
-    #[must_use]
-    pub fn card(&self) -> String {
-        let mut text = format!("# {}\n\n", self.model.file);
-        let recipe = &self.recipe;
-        let n_classes = self.data.labels.len();
-        let _ = write!(
-            text,
-            "A small classifier of {n_classes} classes with {} parameters, trained by `sordino train` {}.\n\n\
-             ## Intended use\n\nExamples, tests and measurements of membership inference and of defences against it. \
-             It is no product: it was not made to decide anything about anybody.\n\n\
-             ## Input and output\n\nInput `{}`: `f32`, shape `[N{}]`{}. Output `{}`: `f32`, shape `[N, {n_classes}]`, \
-             logits in this order: {}.\n\n",
-            self.model.n_parameters,
-            self.sordino,
-            self.model.input,
-            self.data.row_shape.iter().map(|size| format!(", {size}")).collect::<String>(),
-            if self.data.row_shape.len() == 3 { ", pixels divided by 255" } else { "" },
-            self.model.output,
-            self.data.labels.join(", "),
-        );
-        let sizes = &self.split.sizes;
-        let _ = write!(
-            text,
-            "## Data\n\n`{}`, {} rows (SHA-256 of the rows `{}`). `{}` lists the rows of each part, drawn with seed {}: \
-             {} train, {} validation, {} calibration, {} test.\n\n\
-             ## Recipe\n\n`{}`, Adam (learning rate {}, weight decay {}, epsilon 1e-8), {}, batches of {}, seed {}.\n\n",
-            self.data.source,
-            self.data.n_rows,
-            self.data.digest,
-            self.split.file,
-            self.split.seed,
-            sizes.train,
-            sizes.validation,
-            sizes.calibration,
-            sizes.test,
-            serde_json::to_string(&recipe.network).unwrap_or_default(),
-            recipe.learning_rate,
-            recipe.weight_decay,
-            self.epochs_done(),
-            recipe.batch_size,
-            recipe.seed,
-        );
-        if let Some(made_from) = &self.made_from {
-            text.push_str(&made_from.card());
-        }
-        self.write_results(&mut text);
-        text
-    }
-
-    /// How far the training went, in words.
-    fn epochs_done(&self) -> String {
-        let planned = self.recipe.epochs;
-        match self.status {
-            Status::Finished => format!("{planned} epochs"),
-            Status::Interrupted { rows_seen, .. } => {
-                let n_train = self.split.sizes.train;
-                format!(
-                    "interrupted after {} of {planned} epochs and {rows_seen} of {n_train} rows of the next",
-                    self.history.len()
-                )
-            }
-        }
-    }
-
-    fn write_results(&self, text: &mut String) {
-        text.push_str("## Results\n\n");
-        match &self.results {
-            Some(results) => {
-                text.push_str("| part | rows | accuracy | cross-entropy |\n| --- | --- | --- | --- |\n");
-                for (name, score) in results.parts() {
-                    let _ = writeln!(text, "| {name} | {} | {:.4} | {:.4} |", score.n_rows, score.accuracy, score.loss);
-                }
-            }
-            None => text.push_str("The run was interrupted; nothing was measured.\n"),
-        }
-        text.push_str("\n## Privacy\n\n");
-        match self.gap() {
-            Some(gap) if gap > 0.0 => {
-                let _ = write!(
-                    text,
-                    "Train accuracy is {gap:.4} above test accuracy: whoever sees the predicted label and knows the \
-                     true one tells training rows from others with about that advantage, before any better attack. "
-                );
-            }
-            _ => {}
-        }
-        match &self.privacy {
-            Some(privacy) => text.push_str(&privacy.card()),
-            None => text.push_str(
-                "The training gives no differential privacy, and the weights themselves are not protected: a defence \
-                 in front of the model protects its answers, not this file.\n",
-            ),
-        }
-        let _ = write!(text, "\nSHA-256 of the model: `{}`.\n", self.model.sha256);
     }
 }

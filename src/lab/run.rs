@@ -1,7 +1,7 @@
 //! One training from rows to files, without a command line.
 //!
 //! ```text
-//!  Job + Files ──▶ Trainer, a checkpoint after each epoch ──▶ NAME.onnx, .weights.safetensors, .split.json, .md, .json
+//!  Job + Files ──▶ Trainer, a checkpoint after each epoch ──▶ NAME.onnx, .weights.safetensors, .split.json, .svg, .md, .json
 //! ```
 //!
 //! Responsible for what is written when, and in which order, so that a process that is killed at any moment leaves
@@ -17,13 +17,16 @@ use anyhow::{Context, bail, ensure};
 use ndarray::{Array2, ArrayD};
 use sha2::{Digest, Sha256};
 
+use super::bank::distil::TeacherRecord;
 use super::device::OpenDevice;
 use super::dp::NoiseKey;
 use super::network::{About, Network};
 use super::onnx;
+use super::plot;
 use super::recipe::Recipe;
 use super::record::{
-    CodeRecord, DataRecord, FORMAT, FORMAT_VERSION, MachineRecord, ModelRecord, Results, RunRecord, SplitRecord, Status,
+    CodeRecord, DataRecord, FORMAT, FORMAT_VERSION, MachineRecord, MadeFrom, ModelRecord, Results, RunRecord,
+    SplitRecord, Status,
 };
 use super::train::{EpochScore, Outcome, StepReport, Task, Trainer, Watcher, score};
 use crate::data::{Dataset, Part, Split, hex, write_atomic};
@@ -47,6 +50,8 @@ pub struct Files {
     pub card: PathBuf,
     /// The network's weights ([`weights_file`](super::network::weights_file)).
     pub weights: PathBuf,
+    /// Loss and accuracy of each epoch, as a picture.
+    pub plot: PathBuf,
     /// What a training goes on from; gone once it is finished.
     pub checkpoint: PathBuf,
 }
@@ -67,14 +72,16 @@ impl Files {
             split: model.with_extension("split.json"),
             card: model.with_extension("md"),
             weights: model.with_extension("weights.safetensors"),
+            plot: model.with_extension("svg"),
             checkpoint: model.with_extension("checkpoint"),
         })
     }
 
     /// All of them.
     #[must_use]
-    pub fn all(&self) -> [&Path; 6] {
-        [&self.model, &self.record, &self.split, &self.card, &self.weights, &self.checkpoint].map(PathBuf::as_path)
+    pub fn all(&self) -> [&Path; 7] {
+        let Self { model, record, split, card, weights, plot, checkpoint } = self;
+        [model, record, split, card, weights, plot, checkpoint].map(PathBuf::as_path)
     }
 
     /// The weights behind one epoch, counted from 1.
@@ -97,8 +104,12 @@ pub struct Job<'a> {
     pub recipe: Recipe,
     /// What a teacher says about the training rows.
     pub teacher: Option<Array2<f32>>,
+    /// Who the teacher is, for the record.
+    pub taught_by: Option<TeacherRecord>,
     /// How hard the training rows are.
     pub difficulty: Option<Vec<f64>>,
+    /// SHA-256 (hex) of what said so, for the record.
+    pub difficulty_from: Option<String>,
     /// Where to compute.
     pub device: &'a OpenDevice,
     /// The source code that runs.
@@ -133,7 +144,9 @@ impl<'a> Job<'a> {
             split,
             recipe,
             teacher: None,
+            taught_by: None,
             difficulty: None,
+            difficulty_from: None,
             device,
             code,
             machine,
@@ -206,6 +219,7 @@ pub fn train_and_write(
     watcher: &mut dyn Watcher,
 ) -> anyhow::Result<Done> {
     let started = Instant::now();
+    files.all().into_iter().for_each(sweep);
     let mut trainer = begin_training(job, files, begin)?;
     let mut keeper = Keeper { files, job, watcher, written: Instant::now() };
     let outcome = keeper.write(&trainer).and_then(|()| trainer.run(stop, &mut keeper));
@@ -246,6 +260,22 @@ fn with_checkpoint(error: anyhow::Error, job: &Job<'_>, files: &Files) -> anyhow
             error.context(format!("the checkpoint of {epochs} epochs is kept in {}", files.checkpoint.display()))
         }
         None => error,
+    }
+}
+
+/// Removes what a killed process left of a file that it was writing; where `/proc` does not tell who is alive, nothing.
+fn sweep(path: &Path) {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else { return };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let alive = Path::new("/proc");
+    let (Ok(entries), true) = (std::fs::read_dir(folder), alive.join("self").exists()) else { return };
+    for entry in entries.flatten() {
+        let left = entry.file_name();
+        let process = left.to_str().and_then(|left| left.strip_prefix('.')?.strip_prefix(name)?.strip_prefix('.'));
+        let process = process.and_then(|rest| rest.strip_suffix(".tmp")?.parse::<u32>().ok());
+        if process.is_some_and(|process| !alive.join(process.to_string()).exists()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -366,7 +396,8 @@ fn write_files(
             output: onnx::OUTPUT.to_owned(),
         },
         privacy: trainer.privacy(job.notes.clone())?,
-        made_from: None,
+        made_from: job.taught_by.clone().map(MadeFrom::Taught),
+        difficulty_from: job.difficulty_from.clone(),
         results,
         best_epoch: position.best.map(|best| best.epoch),
         history: position.history.clone(),
@@ -375,6 +406,7 @@ fn write_files(
         code: job.code.clone(),
         machine: job.machine.clone(),
     };
+    write(&files.plot, plot::course(&record.history, record.best_epoch)?.as_bytes())?;
     write(&files.card, record.card().as_bytes())?;
     write(&files.record, &record.to_json())?;
     let logits = network.logits(rows.clone());

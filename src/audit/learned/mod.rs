@@ -4,8 +4,8 @@
 //! Responsible for turning answers into features and features into a score. Who the training rows are (shadow rows
 //! or a disjoint half) is the caller's matter. [`ml_leaks`] holds the three adversaries of that paper.
 //!
-//! Three learners see two views of an answer: logistic regression and a network of one hidden layer ([`network`]),
-//! gradient-boosted trees ([`trees`]); the vector in the order of the classes with the true label, and the sorted
+//! Three learners see two views of an answer: logistic regression and a network of one hidden layer (`network`),
+//! gradient-boosted trees (`trees`); the vector in the order of the classes with the true label, and the sorted
 //! vector with what the score attacks compute.
 
 pub mod ml_leaks;
@@ -183,7 +183,7 @@ pub struct Learned {
 
 enum Trained {
     Network(Network),
-    Trees(Trees),
+    Trees(Box<Trees>),
     Alphabet(Alphabet),
 }
 
@@ -229,7 +229,7 @@ impl LearnedAttack {
         let features = scale.apply(features);
         let weights = balanced(memberships)?;
         let model = match self.learner {
-            Learner::Trees => Trained::Trees(Trees::fit(&features, memberships, &weights, seed)?),
+            Learner::Trees => Trained::Trees(Box::new(Trees::fit(&features, memberships, &weights, seed)?)),
             Learner::Logistic | Learner::Alphabet => {
                 Trained::Network(Network::fit(&features, memberships, &weights, &NetworkSettings::logistic(seed)))
             }

@@ -1,5 +1,7 @@
 //! Gradient-boosted trees, by the crate `forust-ml`.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use forust_ml::gradientbooster::GradientBooster;
 use forust_ml::objective::ObjectiveType;
 use forust_ml::{Matrix, sampler::SampleMethod};
@@ -40,7 +42,12 @@ impl Trees {
             .set_sample_method(SampleMethod::Random)
             .set_seed(seed)
             .set_parallel(false);
-        booster.fit(&data, &targets, &weights, None).map_err(|error| error.to_string())?;
+        // Answers come from files and endpoints: whatever the crate makes of them, an audit must not end in a panic.
+        let fitted = catch_unwind(AssertUnwindSafe(|| booster.fit(&data, &targets, &weights, None)));
+        match fitted {
+            Ok(fitted) => fitted.map_err(|error| error.to_string())?,
+            Err(_) => return Err("the trees could not be fitted".to_owned()),
+        }
         Ok(Self(booster))
     }
 

@@ -10,14 +10,20 @@
 //! it in its name.
 
 pub mod behind;
+pub mod folder;
 pub mod leave_one_out;
 pub mod lira;
 pub mod relative;
+
+use std::collections::HashMap;
 
 use ndarray::{Array2, Array3, ArrayView2, Axis};
 
 use crate::audit::answers::Answers;
 use crate::audit::attack::{AttackId, Family, scaled_logit};
+use crate::audit::rows::Allocation;
+use crate::audit::study::GivenScores;
+use crate::audit::target::Target;
 
 /// Scaled logits are cut off here: the logarithm of the smallest normal f32 is −87, and an exact zero of a mask is
 /// not to decide a mean and a variance alone.
@@ -51,6 +57,12 @@ pub enum ShadowError {
     /// RMIA compares with rows that are known not to be members.
     #[error("there are no rows that are known not to be members")]
     NoPopulation,
+    /// A row of the target is not in the pool that the bank was trained from.
+    #[error("row {row} of the data is not in the bank's pool: its shadow models say nothing about it")]
+    NotInPool {
+        /// Row of the data set.
+        row: usize,
+    },
     /// A bank of fewer than three models has no model to compare a left-out one with.
     #[error("a bank of {n_models} models is too small: at least 3 are needed")]
     TooSmall {
@@ -137,6 +149,19 @@ impl Bank {
         self.logits.index_axis(Axis(0), model)
     }
 
+    /// The bank over some of its rows, in that order.
+    ///
+    /// # Panics
+    /// When a row is not below the number of rows.
+    #[must_use]
+    pub fn of_rows(&self, rows: &[usize]) -> Self {
+        Self {
+            logits: self.logits.select(Axis(1), rows),
+            inclusion: self.inclusion.select(Axis(1), rows),
+            shadowing: self.shadowing,
+        }
+    }
+
     /// An attack's name, with what stands before the shadows where that is not what stands before the target.
     fn id(&self, name: &str) -> AttackId {
         match self.shadowing {
@@ -220,6 +245,31 @@ pub fn attacks(
     }
     found.push((bank.id("loss calibrated by difficulty"), relative::calibrated(bank, target, left_out)?));
     Ok(found)
+}
+
+/// The shadow attacks on one system of a study, as scores of the target's rows: `bank` is the system's, over the data
+/// set's rows `pool`; `answers` are the system's on `target`. RMIA's population are the attack-fit non-members of a
+/// study with this `seed`.
+///
+/// # Errors
+/// [`ShadowError`].
+pub fn given(
+    bank: &Bank,
+    pool: &[usize],
+    system: &str,
+    answers: &Answers,
+    target: &Target,
+    seed: u64,
+) -> Result<Vec<GivenScores>, ShadowError> {
+    let places: HashMap<usize, usize> = pool.iter().enumerate().map(|(place, &row)| (row, place)).collect();
+    let place = |&row: &usize| places.get(&row).copied().ok_or(ShadowError::NotInPool { row });
+    let rows = target.dataset_rows().iter().map(place).collect::<Result<Vec<_>, _>>()?;
+    let n_members = target.n_members();
+    let mut population = Allocation::deal(n_members, target.n_rows() - n_members, seed).attack_fit;
+    population.retain(|&row| row >= n_members);
+    let logits = scaled_logits(&[answers], target.labels())?;
+    let found = attacks(&bank.of_rows(&rows), logits.view(), None, &population)?;
+    Ok(found.into_iter().map(|(attack, scores)| GivenScores { system: system.to_owned(), attack, scores }).collect())
 }
 
 #[cfg(test)]

@@ -4,8 +4,11 @@
 //! [allows](crate::audit::answers::Allows)) and, for answers that were made elsewhere, in ready
 //! [systems](crate::audit::system::System). A source that can be asked again also gives a [`Querier`].
 
+pub mod endpoint;
+pub mod kept;
 pub mod pipeline;
 pub mod predictions;
+pub mod sides;
 
 use ndarray::ArrayD;
 

@@ -347,13 +347,10 @@ impl Predictions {
     fn answers(&self, n_rows: usize) -> Answers {
         let predicted = self.predicted[..n_rows].to_vec();
         let scores = self.scores.slice_axis(Axis(0), (..n_rows).into());
-        let probabilities = match self.kind {
-            None => return Answers::of_labels(predicted, self.n_classes),
-            Some(ScoreKind::Probabilities) => scores.to_owned(),
-            Some(ScoreKind::LogProbabilities) => scores.mapv(f64::exp),
-            Some(ScoreKind::Logits) => softmax(scores.to_owned()),
-        };
-        Answers { probabilities, predicted }
+        match self.kind {
+            None => Answers::of_labels(predicted, self.n_classes),
+            Some(kind) => Answers { predicted, ..Answers::of_scores(scores.to_owned(), kind) },
+        }
     }
 
     fn sealed(&self, rows: std::ops::Range<usize>, kind: ScoreKind) -> Result<Vec<RawScores>, PredictionError> {
@@ -379,16 +376,6 @@ pub fn served(answers: Answers, inversion: Inversion, n_classes: usize) -> Vec<S
     ]
 }
 
-fn softmax(mut z: Array2<f64>) -> Array2<f64> {
-    for mut row in z.rows_mut() {
-        let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        row.mapv_inplace(|z| (z - top).exp());
-        let sum = row.sum();
-        row.mapv_inplace(|p| p / sum);
-    }
-    z
-}
-
 fn is_score(value: f64, kind: Option<ScoreKind>) -> bool {
     value.is_finite() || kind == Some(ScoreKind::LogProbabilities) && value == f64::NEG_INFINITY
 }
@@ -400,10 +387,10 @@ fn scores(columns: &mut Columns, n_rows: usize) -> Result<(Option<ScoreKind>, Ar
         let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
         let Ok(class) = name[stem.len()..].parse::<usize>() else { continue };
         let stem = stem.trim_end_matches('_');
-        if let Some(kind) = SCORES.iter().position(|(stems, _)| stems.contains(&stem)) {
-            if found.insert((kind, class), name.clone()).is_some() {
-                return Err(wrong("one column a class", format!("two for class {class}")));
-            }
+        if let Some(kind) = SCORES.iter().position(|(stems, _)| stems.contains(&stem))
+            && found.insert((kind, class), name.clone()).is_some()
+        {
+            return Err(wrong("one column a class", format!("two for class {class}")));
         }
     }
     let Some((&(kind, _), _)) = found.first_key_value() else { return Ok((None, Array2::zeros((n_rows, 0)))) };

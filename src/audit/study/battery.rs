@@ -15,6 +15,9 @@ use crate::audit::thresholds::PerClass;
 
 use super::{Bench, StudyError};
 
+/// Attack-fit rows of a side below which nothing is learned.
+const MIN_LEARNED: usize = 20;
+
 /// Scores of an attack that was run elsewhere: higher says member.
 #[derive(Debug, Clone)]
 pub struct GivenScores {
@@ -100,12 +103,21 @@ impl Bench<'_> {
                 plan.extend(scores.iter().map(|&attack| Planned::PerClass(attack, by)));
             }
         }
-        if self.settings.learned {
+        if self.settings.learned && self.lacks_for_learning().is_none() {
             plan.extend(LearnedAttack::all(allows.scores).into_iter().map(Planned::Learned));
         }
         let given = self.knowledge.given.iter().filter(|given| given.system == system.name);
         plan.extend(given.map(Planned::Given));
         plan
+    }
+
+    /// What is missing to learn an attack on the attack-fit rows, in words.
+    pub(super) fn lacks_for_learning(&self) -> Option<String> {
+        let n_members = self.fit_memberships.iter().filter(|&&member| member).count();
+        let n_others = self.fit_memberships.len() - n_members;
+        (n_members.min(n_others) < MIN_LEARNED).then(|| {
+            format!("{MIN_LEARNED} attack-fit rows of each side ({n_members} members and {n_others} others are there)")
+        })
     }
 
     /// Runs the battery on one system.

@@ -1,7 +1,7 @@
 //! The study: every system under every attack, on the same rows, against the floor.
 //!
-//! [`battery`] turns a system's answers into scores of the attack-fit and of the verdict rows, [`measure`] into one
-//! attack's figures, [`compare`] into what stands against the null and the floor, [`figures`] into what is drawn.
+//! `battery` turns a system's answers into scores of the attack-fit and of the verdict rows, `measure` into one
+//! attack's figures, `compare` into what stands against the null and the floor, `figures` into what is drawn.
 
 mod battery;
 mod compare;
@@ -13,12 +13,14 @@ use std::time::Duration;
 use ndarray::Array2;
 
 use crate::audit::answers::Answers;
-use crate::audit::attack::{ATTACK_FLOOR, Attack, AttackId};
+use crate::audit::attack::{ATTACK_FLOOR, Attack, AttackId, Family};
 use crate::audit::invert::Inversion;
+use crate::audit::lot::Lot;
 use crate::audit::parallel;
-use crate::audit::report::{Claim, Figure, Findings, NotAllowed, Reference, Settings};
+use crate::audit::report::{BankFindings, Claim, Figure, Findings, NotAllowed, Reference, Settings};
 use crate::audit::roc::{Roc, RocError};
 use crate::audit::rows::Allocation;
+use crate::audit::shadow::leave_one_out::LeaveOneOut;
 use crate::audit::system::{Role, Skipped, System};
 use crate::audit::target::Target;
 use crate::audit::temperature::Temperature;
@@ -109,6 +111,10 @@ pub struct Knowledge {
     pub learned_from: Vec<LearnedFrom>,
     /// What the run record claims about the model.
     pub claim: Option<Claim>,
+    /// Whether the two sides differ without any model.
+    pub lot: Option<Lot>,
+    /// A bank of shadow models, each taken as the target in turn: one entry for each system that was tried.
+    pub leave_one_out: Vec<(String, LeaveOneOut)>,
 }
 
 /// What a study found, and for each row what was seen of it.
@@ -213,7 +219,7 @@ pub fn run_with(
         n_non_members: target.n_rows() - target.n_members(),
         n_classes: target.n_classes(),
         allows: target.allows(),
-        not_allowed: not_allowed(target),
+        not_allowed: bench.not_allowed(),
         reference: Reference { system: reference.name.clone(), is_undefended: bench.has_undefended },
         rows: bench.allocation.record(target.dataset_rows()),
         temperature: Figure::or(temperature, NO_CALIBRATION),
@@ -221,6 +227,9 @@ pub fn run_with(
         systems,
         skipped,
         before_and_after: measured.into_iter().map(|(_, one)| one.before_after).collect(),
+        warnings: knowledge.lot.iter().filter(|lot| lot.differs).map(Lot::words).collect(),
+        lot: Figure::or(knowledge.lot.clone(), "the inputs were not looked at"),
+        leave_one_out: knowledge.leave_one_out.iter().map(BankFindings::of).collect(),
     };
     Ok(Outcome { findings, records, is_verdict })
 }
@@ -259,13 +268,6 @@ fn reference(systems: &[System]) -> Result<&System, StudyError> {
     of(Role::Undefended).or_else(|| of(Role::Served)).ok_or(StudyError::Missing { missing: "undefended" })
 }
 
-fn not_allowed(target: &Target) -> Vec<NotAllowed> {
-    let lacking = |attack: Attack| {
-        target.allows().lacks(&attack.needs()).map(|lacks| NotAllowed { attack: attack.into(), lacks })
-    };
-    Attack::ALL.into_iter().filter_map(lacking).collect()
-}
-
 impl<'a> Bench<'a> {
     fn new(target: &'a Target, settings: &'a Settings, knowledge: &'a Knowledge, has_undefended: bool) -> Self {
         let (n_members, n_rows) = (target.n_members(), target.n_rows());
@@ -282,6 +284,17 @@ impl<'a> Bench<'a> {
             verdict_non_members: allocation.verdict[split..].to_vec(),
             allocation,
         }
+    }
+
+    /// Attacks that are left out, and what they lack.
+    fn not_allowed(&self) -> Vec<NotAllowed> {
+        let allows = self.target.allows();
+        let lacking =
+            |attack: Attack| allows.lacks(&attack.needs()).map(|lacks| NotAllowed { attack: attack.into(), lacks });
+        let learned = self.lacks_for_learning().filter(|_| self.settings.learned);
+        let learned =
+            learned.map(|lacks| NotAllowed { attack: AttackId::new(Family::Learned, "learned attacks"), lacks });
+        Attack::ALL.into_iter().filter_map(lacking).chain(learned).collect()
     }
 
     fn check_given(&self) -> Result<(), StudyError> {

@@ -181,6 +181,7 @@ fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     let n_inliers = bank.n_rows();
     let fitted = Arc::new(Fitted::new(kind, labels, centroids, quantiles, bank)?);
     let file = write(&CentroidFile { metadata, fitted })?;
+    dataset.check_read().map_err(|error| anyhow::anyhow!("{error}"))?;
     write_atomic(&args.out, &file).with_context(|| format!("cannot write {}", args.out.display()))?;
     report(&args.out, &sums, &fell_back, rows.len(), n_inliers, file.len());
     let rate = rows.len() as f64 / inferred.as_secs_f64().max(1e-9);

@@ -290,7 +290,7 @@ impl DefenceFlags {
         refine(&mut recipe.relax_loss, self.relax_loss_upper, "--relax-loss", |relax, upper| relax.upper = upper)?;
         self.apply_curriculum(recipe)?;
         if self.distil_temperature.is_some() || self.distil_weight.is_some() {
-            let own = recipe.distillation.unwrap_or(Distillation::default());
+            let own = recipe.distillation.unwrap_or_default();
             recipe.distillation = Some(Distillation {
                 temperature: self.distil_temperature.unwrap_or(own.temperature),
                 weight: self.distil_weight.unwrap_or(own.weight),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use ndarray::{Array2, ArrayD};
 
+use self::beside::Beside;
 use self::flags::RecipeFlags;
 use self::progress::Bar;
 pub(super) use self::stop::Stop;
@@ -140,13 +141,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let device = args.device.open()?;
-    let (teacher, difficulty) = args.beside(&dataset, &split, &device)?;
+    let Beside { teacher, taught_by, difficulty, difficulty_from } = args.beside(&dataset, &split, &device)?;
     let mut bar = Bar::new(&recipe);
     let checkpoint_after =
         Duration::try_from_secs_f64(args.checkpoint_minutes * 60.0).context("--checkpoint-minutes")?;
     let job = Job {
         teacher,
+        taught_by,
         difficulty,
+        difficulty_from,
         secret,
         notes,
         checkpoint_after,

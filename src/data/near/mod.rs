@@ -24,8 +24,8 @@ use super::{DataError, Dataset};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Measure {
-    /// Images: 1 − the cosine of the two images, each averaged over a grid of at most 16 × 16 fields a channel and less
-    /// its mean, so that brightness, contrast and fine detail (such as JPEG's) do not count. Flat images are all alike.
+    /// Images: 1 − the cosine of the two images, each channel averaged over a grid of at most 16 × 16 fields and less its
+    /// mean, so that brightness, contrast and fine detail (such as JPEG's) do not count. Flat images are all alike.
     PooledCosine,
     /// Rows of 0 and 1: of the places that are 1 in either row, the share that are 1 in one only (the Jaccard distance).
     Jaccard,
@@ -35,11 +35,16 @@ pub enum Measure {
 }
 
 impl Measure {
-    /// The radius where none is given.
+    /// The radius where none is given, for rows of this shape.
+    ///
+    /// Those for images were chosen by eye: of the pairs of CIFAR-10 that are 0.04 apart nearly all show one photograph
+    /// twice, of those 0.06 apart half do. Grey images on an empty ground, such as Fashion-MNIST's, are all closer to
+    /// each other: at 0.04 half of that set is one group.
     #[must_use]
-    pub fn default_radius(self) -> f64 {
+    pub fn default_radius(self, row_shape: &[usize]) -> f64 {
         match self {
-            Self::PooledCosine => 0.02,
+            Self::PooledCosine if row_shape.first() == Some(&1) => 0.005,
+            Self::PooledCosine => 0.04,
             Self::Jaccard => 0.1,
             Self::Standardised => 0.02,
         }
@@ -127,7 +132,7 @@ impl Groups {
     /// [`NearError`].
     pub fn find(dataset: &Dataset, radius: Option<f64>) -> Result<Self, NearError> {
         let measure = Measure::of(dataset)?;
-        let (radius, max) = (radius.unwrap_or(measure.default_radius()), measure.max_radius());
+        let (radius, max) = (radius.unwrap_or(measure.default_radius(dataset.row_shape())), measure.max_radius());
         if !(0.0..=max).contains(&radius) {
             return Err(NearError::Radius { radius, max, measure });
         }

@@ -68,7 +68,7 @@ fn a_chain_is_one_group_and_a_split_keeps_it_whole() {
     let groups = Groups::find(&data, None).unwrap();
     assert_eq!(groups.members()[0], [0, 1, 2, 3, 4, 5, 6, 7]);
     let source = "csv:t.csv".parse().unwrap();
-    let sizes = super::super::PartSizes { train: 9, test: 2, ..Default::default() };
+    let sizes = super::super::PartSizes { train: 8, test: 8, ..Default::default() };
     let drawing = super::super::Drawing { sizes, seed: 3, stratified: false, groups: Some(&groups) };
     let split = Split::draw_with(&source, &data, &drawing).unwrap();
     assert_eq!(split.drawn().near_duplicates.as_ref(), Some(groups.near()));

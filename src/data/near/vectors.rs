@@ -27,7 +27,8 @@ pub(super) struct Vectors {
 }
 
 impl Vectors {
-    /// The rows `rows` (ascending) of a dataset of images: averaged over a grid, less the mean, of length 1.
+    /// The rows `rows` (ascending) of a dataset of images: averaged over a grid, each channel less its mean, of
+    /// length 1.
     pub(super) fn pooled(dataset: &Dataset, rows: &[usize]) -> Result<Self, DataError> {
         let &[n_channels, height, width] = dataset.row_shape() else {
             return Ok(Self { values: Vec::new(), n_rows: rows.len(), width: 0 });
@@ -46,8 +47,10 @@ impl Vectors {
                     }
                 }
             }
-            let mean = (vector.iter().map(|&v| f64::from(v)).sum::<f64>() / vector.len() as f64) as f32;
-            vector.iter_mut().for_each(|value| *value -= mean);
+            for plane in vector.chunks_exact_mut(down * across) {
+                let mean = (plane.iter().map(|&v| f64::from(v)).sum::<f64>() / plane.len() as f64) as f32;
+                plane.iter_mut().for_each(|value| *value -= mean);
+            }
             let length = vector.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
             // What rounding leaves of a flat image has no direction.
             let scale = if length < 1e-4 { 0.0 } else { (1.0 / length) as f32 };

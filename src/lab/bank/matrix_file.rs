@@ -108,11 +108,11 @@ pub fn read(bytes: &[u8]) -> anyhow::Result<Inclusion> {
     Ok(Inclusion::from_parts(metadata.design, metadata.seed, rows, counts)?)
 }
 
-/// SHA-256 (hex) of [`write`]'s bytes.
+/// SHA-256 (hex) of [`write()`]'s bytes.
 ///
 /// # Errors
 ///
-/// As [`write`].
+/// As [`write()`].
 pub fn digest(matrix: &Inclusion) -> anyhow::Result<String> {
     Ok(hex(&Sha256::digest(write(matrix)?)))
 }

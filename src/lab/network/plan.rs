@@ -6,7 +6,7 @@
 /// A value inside a network: the output of the step of that number.
 pub type ValueId = usize;
 
-/// A learned (or, for statistics, followed) array: its number among the arrays of its kind, see [`Parameters`].
+/// A learned (or, for statistics, followed) array: its number among the arrays of its kind, see [`At`].
 pub type ParameterId = usize;
 
 /// Where a dropout stands; the recipe has a rate for each place.

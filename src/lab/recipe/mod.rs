@@ -6,6 +6,7 @@ mod defences;
 mod normalise;
 pub mod presets;
 mod text;
+mod words;
 
 use anyhow::bail;
 use serde::{Deserialize, Serialize};

@@ -17,6 +17,7 @@ pub const PRESETS: &[Preset] = &[
     preset!("cs2980/dropout-smoothing"),
     preset!("cs2980/none"),
     preset!("cs2980/smoothing"),
+    preset!("paper-a/cifar-dp"),
     preset!("paper-a/cifar-early-stopping"),
     preset!("paper-a/cifar-l2-1e-3"),
     preset!("paper-a/cifar-l2-5e-3"),
@@ -27,6 +28,7 @@ pub const PRESETS: &[Preset] = &[
     preset!("paper-a/cifar-original"),
     preset!("paper-a/cifar-regdrop-25"),
     preset!("paper-a/cifar-regdrop-50"),
+    preset!("paper-a/purchase-dp"),
     preset!("paper-a/purchase-early-stopping"),
     preset!("paper-a/purchase-l2-1e-3"),
     preset!("paper-a/purchase-l2-5e-3"),
@@ -65,7 +67,8 @@ mod tests {
     fn every_file_of_the_folder_is_a_preset_and_reads() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
         let mut found = Vec::new();
-        for source in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+        let entries = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        for source in entries.filter(|path| path.is_dir()) {
             for file in std::fs::read_dir(&source).unwrap().map(|entry| entry.unwrap().path()) {
                 let stem = file.strip_prefix(&folder).unwrap().with_extension("");
                 found.push(stem.to_string_lossy().replace('\\', "/"));
@@ -93,6 +96,9 @@ mod tests {
         assert_eq!((purchase.weight_decay, purchase.dropout.hidden, purchase.dropout.input), (5e-4, 0.5, 0.0));
         assert_eq!(read("paper-a/cifar-l2-5e-3").weight_decay, 5e-3);
         assert!(read("paper-a/cifar-early-stopping").early_stopping.is_some());
+        let private = read("paper-a/purchase-dp");
+        let dp = private.dp.unwrap();
+        assert_eq!((dp.clip, dp.noise_multiplier, private.batch_size), (1.0, Some(1.0), 128));
         let report = read("cs2980/dropout-smoothing");
         assert_eq!((report.network, report.normalise), (Architecture::MlLeaks, Normalise::EachValue));
         assert_eq!((report.dropout.input, report.dropout.hidden), (0.5, 0.5));

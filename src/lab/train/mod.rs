@@ -384,6 +384,8 @@ impl<'a> Trainer<'a> {
             let loss = loss.into_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
             let loss = loss.first().map_or(f64::NAN, |&value| f64::from(value));
             if !loss.is_finite() {
+                // Rows that cannot be read any more are NaN.
+                self.task.dataset.check_read().map_err(|error| anyhow::anyhow!("{error}"))?;
                 bail!(self.diverged(&format!("the loss is {loss}")));
             }
             let n_correct = n_correct.into_data().convert::<i64>().to_vec::<i64>().unwrap_or_default();

@@ -36,7 +36,7 @@ impl Optimizer {
                 Self::Adam(AdamConfig::new().with_epsilon(ADAM_EPSILON).with_weight_decay(decay).init())
             }
             OptimizerKind::Sgd { momentum } => {
-                let momentum = (momentum > 0.0).then(|| MomentumConfig { momentum, dampening: 0.0, nesterov: false });
+                let momentum = (momentum > 0.0).then_some(MomentumConfig { momentum, dampening: 0.0, nesterov: false });
                 Self::Sgd(SgdConfig::new().with_momentum(momentum).with_weight_decay(decay).init())
             }
         }

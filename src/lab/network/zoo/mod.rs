@@ -1,6 +1,6 @@
 //! The networks that are known by name, as plans: the papers', those that other tools attack, and plain ones by numbers.
 //!
-//! [`check`] says which numbers make a network at all, [`build`] lays the operators; this file holds the names.
+//! `check` says which numbers make a network at all, `build` lays the operators; this file holds the names.
 
 mod build;
 mod check;

@@ -1,0 +1,230 @@
+//! The figures of a page.
+
+use maud::{Markup, html};
+
+use super::plot::{Frame, Scale};
+use crate::audit::attack::Attack;
+use crate::audit::report::{Curve, Findings, Histogram, SystemFindings};
+use crate::audit::system::Role;
+
+/// The class of a system's marks, by which the style colours them.
+fn class(role: Role) -> &'static str {
+    match role {
+        Role::Undefended => "undefended",
+        Role::Rival => "rival",
+        Role::Served => "served",
+        Role::Floor => "floor",
+    }
+}
+
+fn floor(findings: &Findings) -> Option<&SystemFindings> {
+    findings.systems.iter().find(|system| system.role == Role::Floor)
+}
+
+fn fixed(system: &SystemFindings) -> Option<f64> {
+    system.headline.value.as_ref().map(|headline| headline.fixed.value)
+}
+
+/// Each system's (b) with its interval, beside the floor and what chance gives.
+pub(super) fn gains(findings: &Findings) -> Markup {
+    const ROW: f64 = 26.0;
+    let found: Vec<_> =
+        findings.systems.iter().filter_map(|system| Some((system, system.headline.value.as_ref()?))).collect();
+    if found.is_empty() {
+        return html! { p .absent { "No attack works on the reference: there is nothing to draw." } };
+    }
+    let low = found.iter().map(|(_, headline)| headline.fixed.low).fold(0.0, f64::min);
+    let high = found.iter().map(|(_, headline)| headline.fixed.high).fold(0.1, f64::max);
+    let height = 52.0 + ROW * found.len() as f64;
+    let x = Scale::Linear(low - 0.01, (high + 0.02).min(1.0));
+    let frame = Frame { width: 860.0, height, room: [310.0, 70.0, 8.0, 40.0], x, y: Scale::Linear(0.0, 1.0) };
+    let [left, right, top, bottom] = frame.edges();
+    let noise =
+        found.iter().filter_map(|(_, headline)| headline.widest_null.value).map(|null| null.q95).fold(0.0, f64::max);
+    let row = |place: usize| top + ROW * (place as f64 + 0.5);
+    html! {
+        svg viewBox=(format!("0 0 {} {height}", frame.width)) role="img" aria-label="What an attacker gains from each system" {
+            rect .noise x=(frame.x(-noise)) y=(top) width=(frame.x(noise) - frame.x(-noise)) height=(bottom - top) {}
+            @for (value, words) in x.ticks() {
+                line .grid x1=(frame.x(value)) x2=(frame.x(value)) y1=(top) y2=(bottom) {}
+                text .tick x=(frame.x(value)) y=(bottom + 14.0) text-anchor="middle" { (words) }
+            }
+            @if let Some(floor) = floor(findings).and_then(fixed) {
+                line .floorline x1=(frame.x(floor)) x2=(frame.x(floor)) y1=(top) y2=(bottom) {}
+            }
+            @for (place, (system, headline)) in found.iter().enumerate() {
+                @let estimate = &headline.fixed;
+                @let y = row(place);
+                text .row x=(left - 10.0) y=(y) dy="0.35em" text-anchor="end" { (shortened(&system.name, 48)) }
+                g .(class(system.role)) {
+                    line .whisker x1=(frame.x(estimate.low)) x2=(frame.x(estimate.high)) y1=(y) y2=(y) {}
+                    circle .dot cx=(frame.x(estimate.value)) cy=(y) r="4.5" {}
+                }
+                text .value x=(right + 10.0) y=(y) dy="0.35em" { (format!("{:.3}", estimate.value + 0.0)) }
+            }
+            path .axis d=(format!("M{left} {bottom}H{right}")) {}
+            text .name x=((left + right) / 2.0) y=(height - 6.0) text-anchor="middle" { "TPR − FPR on rows that no attack was fitted on" }
+        }
+    }
+}
+
+/// A name that fits its place.
+fn shortened(name: &str, n: usize) -> String {
+    if name.chars().count() <= n { name.to_owned() } else { name.chars().take(n - 1).chain(['…']).collect() }
+}
+
+/// The curve that stands for a system: that of its headline's attack, else the first.
+fn curve(system: &SystemFindings) -> Option<&Curve> {
+    let named = system.headline.value.as_ref().map(|headline| &headline.widest_attack);
+    named.and_then(|named| system.curves.iter().find(|curve| curve.attack == *named)).or(system.curves.first())
+}
+
+/// The curve of the label alone: the gap attack.
+fn floor_curve(findings: &Findings) -> Option<&Curve> {
+    let floor = floor(findings)?;
+    floor.curves.iter().find(|curve| curve.attack == Attack::Correctness).or_else(|| curve(floor))
+}
+
+/// A system's curve with its band, both axes logarithmic, beside the reference, the floor and chance.
+pub(super) fn roc(system: &SystemFindings, findings: &Findings) -> Markup {
+    let n_non_members = findings.rows.verdict_non_members.max(2) as f64;
+    let lowest = 10_f64.powf((1.0 / n_non_members).log10().floor()).clamp(1e-6, 1e-2);
+    let scale = Scale::Log(lowest, 1.0);
+    let frame = Frame { width: 420.0, height: 330.0, room: [62.0, 12.0, 10.0, 40.0], x: scale, y: scale };
+    let reference =
+        findings.systems.iter().find(|one| one.name == findings.reference.system && one.name != system.name);
+    let line = |curve: &Curve| frame.path(curve.points.iter().map(|point| (point.fpr, point.tpr)));
+    let own = curve(system);
+    let marks = html! {
+        path .chance d=(frame.path([(lowest, lowest), (1.0, 1.0)])) {}
+        line .resolution x1=(frame.x(1.0 / n_non_members)) x2=(frame.x(1.0 / n_non_members)) y1=(frame.edges()[2]) y2=(frame.edges()[3]) {}
+        @if let Some(own) = own {
+            @let band: Vec<_> = own.points.iter().map(|point| (point.fpr, point.tpr_interval.low, point.tpr_interval.high)).collect();
+            path .band .(class(system.role)) d=(frame.band(&band)) {}
+        }
+        @if let Some(curve) = reference.and_then(curve) { path .curve .undefended .thin d=(line(curve)) {} }
+        @if let Some(curve) = floor_curve(findings).filter(|_| system.role != Role::Floor) { path .curve .floor .thin d=(line(curve)) {} }
+        @if let Some(own) = own { path .curve .(class(system.role)) d=(line(own)) {} }
+        @let keys = keys(system, own, reference);
+        @for (place, (class, words)) in keys.iter().enumerate() {
+            @let y = frame.edges()[3] - 12.0 - 15.0 * (keys.len() - 1 - place) as f64;
+            line .curve .(class) x1="232" x2="252" y1=(y) y2=(y) {}
+            text .key x="258" y=(y) dy="0.35em" { (shortened(words, 26)) }
+        }
+    };
+    frame.draw("ROC curve, both axes logarithmic", "false-positive rate", "true-positive rate", &marks)
+}
+
+fn keys(
+    system: &SystemFindings,
+    own: Option<&Curve>,
+    reference: Option<&SystemFindings>,
+) -> Vec<(&'static str, String)> {
+    let mut keys = Vec::new();
+    keys.extend(own.map(|own| (class(system.role), own.attack.name().to_owned())));
+    keys.extend(reference.map(|reference| ("undefended", reference.name.clone())));
+    if system.role != Role::Floor {
+        keys.push(("floor", "label alone".to_owned()));
+    }
+    keys.push(("chance", "chance".to_owned()));
+    keys
+}
+
+/// Scaled logits of members and non-members, as shares of their own side.
+pub(super) fn histogram(histogram: &Histogram) -> Markup {
+    let share = |counts: &[u64]| -> Vec<f64> {
+        let total = counts.iter().sum::<u64>().max(1) as f64;
+        counts.iter().map(|&count| count as f64 / total).collect()
+    };
+    let (members, non_members) = (share(&histogram.members), share(&histogram.non_members));
+    let (Some(&low), Some(&high)) = (histogram.edges.first(), histogram.edges.last()) else {
+        return html! { p .absent { "There is nothing to draw." } };
+    };
+    let top = members.iter().chain(&non_members).copied().fold(1e-9, f64::max);
+    let (x, y) = (Scale::Linear(low, high), Scale::Linear(0.0, top * 1.05));
+    let frame = Frame { width: 420.0, height: 330.0, room: [56.0, 12.0, 10.0, 40.0], x, y };
+    let outline = |shares: &[f64]| {
+        let steps = shares.iter().zip(histogram.edges.windows(2));
+        let steps = steps.flat_map(|(&share, edges)| [(edges[0], share), (edges[1], share)]);
+        frame.path([(low, 0.0)].into_iter().chain(steps).chain([(high, 0.0)])) + "Z"
+    };
+    let marks = html! {
+        path .bars .members d=(outline(&members)) {}
+        path .bars .nonmembers d=(outline(&non_members)) {}
+        @for (place, (class, words)) in [("members", "members"), ("nonmembers", "non-members")].into_iter().enumerate() {
+            @let y = 20.0 + 16.0 * place as f64;
+            rect .bars .(class) x="70" y=(y - 5.0) width="16" height="10" {}
+            text .key x="92" y=(y) dy="0.35em" { (words) }
+        }
+    };
+    frame.draw("Scaled logits of members and non-members", "scaled logit", "share of the side", &marks)
+}
+
+/// What a defence costs an honest client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cost {
+    /// Mean NLL of non-members.
+    NegativeLogLikelihood,
+    /// Their expected calibration error.
+    CalibrationError,
+}
+
+/// Radius of a numbered spot.
+const SPOT: f64 = 8.0;
+
+/// Places for numbered spots near their points, none over another: the first free one on growing rings.
+fn apart(points: &[(f64, f64)], [left, right, top, bottom]: [f64; 4]) -> Vec<(f64, f64)> {
+    let mut placed: Vec<(f64, f64)> = Vec::with_capacity(points.len());
+    for &(x, y) in points {
+        let ring = |n: usize| {
+            let (radius, angle) = (SPOT * (1.0 + (n / 12) as f64), (n % 12) as f64 * std::f64::consts::TAU / 12.0);
+            (x + radius * angle.cos(), y - radius * angle.sin())
+        };
+        let is_free = |(x, y): &(f64, f64)| {
+            let inside = *x > left - SPOT && *x < right + SPOT && *y > top - SPOT && *y < bottom + SPOT;
+            inside && placed.iter().all(|(px, py)| (px - x).hypot(py - y) > 2.0 * SPOT + 1.0)
+        };
+        let free = std::iter::once((x, y)).chain((12..240).map(ring)).find(is_free);
+        placed.push(free.unwrap_or((x, y)));
+    }
+    placed
+}
+
+/// Each system by what it leaks and what it costs.
+pub(super) fn frontier(findings: &Findings, cost: Cost) -> Markup {
+    let of = |system: &SystemFindings| match cost {
+        Cost::NegativeLogLikelihood => system.utility.nll,
+        Cost::CalibrationError => system.utility.ece,
+    };
+    let found: Vec<(usize, &SystemFindings, f64)> =
+        findings.systems.iter().enumerate().filter_map(|(n, system)| Some((n + 1, system, fixed(system)?))).collect();
+    if found.is_empty() {
+        return html! { p .absent { "No attack works on the reference: there is nothing to draw." } };
+    }
+    let low = found.iter().map(|(.., gain)| *gain).fold(0.0, f64::min);
+    let high = found.iter().map(|(.., gain)| *gain).fold(0.05, f64::max);
+    let top = found.iter().map(|(_, system, _)| of(system)).fold(1e-3, f64::max);
+    let (x, y) = (Scale::Linear(low, high * 1.08), Scale::Linear(0.0, top * 1.1));
+    let frame = Frame { width: 420.0, height: 320.0, room: [52.0, 14.0, 12.0, 40.0], x, y };
+    let name = match cost {
+        Cost::NegativeLogLikelihood => "NLL of non-members",
+        Cost::CalibrationError => "ECE of non-members",
+    };
+    let [_, _, upper, lower] = frame.edges();
+    let spots: Vec<(f64, f64)> = found.iter().map(|(_, system, gain)| (frame.x(*gain), frame.y(of(system)))).collect();
+    let labels = apart(&spots, frame.edges());
+    let marks = html! {
+        @if let Some(floor) = floor(findings).and_then(fixed) {
+            line .floorline x1=(frame.x(floor)) x2=(frame.x(floor)) y1=(upper) y2=(lower) {}
+        }
+        @for ((number, system, _), ((x, y), (label_x, label_y))) in found.iter().zip(spots.iter().zip(&labels)) {
+            g .(class(system.role)) {
+                line .leader x1=(x) y1=(y) x2=(label_x) y2=(label_y) {}
+                circle .dot cx=(x) cy=(y) r="3" {}
+                circle .spot cx=(label_x) cy=(label_y) r=(SPOT) {}
+                text .number x=(label_x) y=(label_y) dy="0.35em" text-anchor="middle" { (number) }
+            }
+        }
+    };
+    frame.draw(&format!("Advantage and {name}"), "TPR − FPR of the strongest attack", name, &marks)
+}

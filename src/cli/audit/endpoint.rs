@@ -1,0 +1,103 @@
+//! An audit of a running endpoint.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+
+use super::record::{command_line, commit, machine};
+use super::{Args, Case, EndpointArgs, read_defence};
+use crate::artifact::centroids;
+use crate::audit::invert::Inversion;
+use crate::audit::report::{Figure, Origin, SourceRecord};
+use crate::audit::source::endpoint::{Asked, Manners, Remote};
+use crate::client::endpoint::{Endpoint, Reach};
+use crate::client::infer::RemoteModel;
+use crate::data::Dataset;
+
+/// Asks the endpoint for all rows.
+///
+/// # Errors
+/// When it cannot be asked, or its model, the data and the sides do not belong together.
+pub(super) fn case(args: &Args, url: &str) -> anyhow::Result<Case> {
+    let of = &args.endpoint;
+    let source = args.data.as_ref().context("--endpoint needs --data, the rows to ask about")?;
+    let inversion = inversion(args)?;
+    let dataset = Dataset::load(source)?;
+    let (sides, split) =
+        args.sides(Some(&dataset))?.context("--endpoint needs --split, or --members and --non-members")?;
+
+    let reach = if of.allow_remote { Reach::Anywhere } else { Reach::Loopback };
+    let endpoint = Endpoint::parse(url, reach)?;
+    let shown = format!("http://{}{}", endpoint.authority(), endpoint.path());
+    let model = RemoteModel::new(endpoint, of.endpoint_model.as_deref(), Duration::from_secs(of.timeout.into()))?;
+    let mut remote = Remote::connect(model, manners(args)).context(shown.clone())?;
+    let bar = args.bar(sides.members().len() + sides.non_members().len(), "asking");
+    let start = Instant::now();
+    let asked = remote.ask_all(&dataset, &sides, inversion, &mut |n| bar.inc(n as u64));
+    bar.finish_and_clear();
+    let asked = asked.context(shown.clone())?;
+
+    let (split_digest, split_seed) = super::split_record(split.as_ref());
+    let metadata = remote.metadata();
+    let elsewhere = "the model runs elsewhere";
+    let origin = Origin {
+        command: command_line(),
+        sordino_version: env!("CARGO_PKG_VERSION"),
+        commit: commit(),
+        machine: machine(),
+        source: SourceRecord::Endpoint {
+            url: shown,
+            model: metadata.name.clone(),
+            platform: metadata.platform.clone(),
+            n_asked: remote.n_asked(),
+            n_kept: asked.n_kept,
+        },
+        model: metadata.name.clone(),
+        model_digest: Figure::missing(elsewhere),
+        scores_decided: remote.scores_decided(),
+        artifact_digest: Figure::missing(elsewhere),
+        data_source: source.to_string(),
+        dataset_digest: Figure::known(dataset.digest()),
+        split_digest,
+        split_seed,
+        duplicates: Figure::known(super::duplicates(&dataset, &sides)),
+        pipeline_agrees: Figure::missing(elsewhere),
+        inference_seconds: Figure::known(start.elapsed().as_secs_f64()),
+        doubts: asked.doubts.clone(),
+    };
+    let Asked { target, systems, .. } = asked;
+    Ok(Case { target, systems, skipped: Vec::new(), origin, centroid_doubts: Vec::new() })
+}
+
+fn manners(args: &Args) -> Manners {
+    let EndpointArgs { query_budget, rate, output, output_kind, .. } = &args.endpoint;
+    Manners {
+        batch_rows: args.batch_size as usize,
+        query_budget: *query_budget,
+        rate: *rate,
+        output: output.clone(),
+        kind: *output_kind,
+        answers: kept_answers(args),
+    }
+}
+
+/// The file of kept answers: the named one, else one beside the first report that is asked for.
+pub(super) fn kept_answers(args: &Args) -> Option<PathBuf> {
+    let beside = [&args.json, &args.html, &args.markdown, &args.csv].into_iter().flatten().next();
+    args.endpoint.answers.clone().or_else(|| beside.map(|path| path.with_extension("answers")))
+}
+
+/// What an attacker undoes who knows the endpoint's defence.
+fn inversion(args: &Args) -> anyhow::Result<Inversion> {
+    let (Some(path), [defence]) = (&args.centroids, args.defence.as_slice()) else {
+        ensure!(
+            args.defence.is_empty() && args.centroids.is_none(),
+            "an attacker who knows the endpoint's defence needs both: one --defence and its --centroids"
+        );
+        return Ok(Inversion::as_is());
+    };
+    let (_, config) = read_defence(defence)?;
+    let file = centroids::read(&super::read(path)?).with_context(|| path.display().to_string())?;
+    Ok(Inversion::of(&config, &file.fitted))
+}

@@ -1,0 +1,372 @@
+//! `sordino audit`: attack a model and its defences on rows whose membership is known, and report.
+//!
+//! This file knows the command line and the order of the work. `model`, `endpoint` and
+//! `predictions` know where answers come from, `files` what is written, `record` what a report tells about the run.
+
+mod endpoint;
+mod files;
+mod model;
+mod predictions;
+mod record;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::inspect::ScoreArgs;
+use crate::audit::duplicates::Duplicates;
+use crate::audit::policy::{Policy, Stands};
+use crate::audit::render::{self, Layout};
+use crate::audit::report::{self, Figure, Origin, Report, Settings};
+use crate::audit::source::predictions::TakenAs;
+use crate::audit::source::sides::Sides;
+use crate::audit::system::{Skipped, System};
+use crate::audit::target::Target;
+use crate::audit::{records, study};
+use crate::data::{DataSource, Dataset, Split, read_row_numbers, write_atomic};
+use crate::defence::{DefenceConfig, Method, ScoreKind};
+
+/// Attack a model and its defences, and report what their answers tell about who was in the training set.
+///
+/// Members are the split's part `train`, non-members its part `test`; all go through the pipeline that `serve`
+/// runs. Compared are the model itself, its temperature-scaled rival, the paper's method in several settings, the
+/// defences given with --defence, and label-only answers, which are the floor of every defence that keeps the label.
+/// Without arguments the bundled classifier is audited, on Debian's Fashion-MNIST.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The ONNX file; without it, the bundled classifier.
+    #[arg(long, value_name = "FILE", requires = "data", requires = "sides", group = "audited")]
+    model: Option<PathBuf>,
+    /// The centroid file of that model; without it, only defences that need none.
+    #[arg(long, value_name = "FILE", requires = "audited")]
+    centroids: Option<PathBuf>,
+    #[arg(long, value_name = "SOURCE", help = super::data_help("The labelled rows"))]
+    data: Option<DataSource>,
+    /// The split file of the training run: its part `train` are the members, `test` the non-members.
+    #[arg(long, value_name = "FILE", group = "sides")]
+    split: Option<PathBuf>,
+    /// In place of a split: a file with the row numbers of the members, one a line, from 0.
+    #[arg(long, value_name = "FILE", group = "sides", requires = "non_members", conflicts_with = "split")]
+    members: Option<PathBuf>,
+    /// The row numbers of the non-members.
+    #[arg(long, value_name = "FILE", requires = "members")]
+    non_members: Option<PathBuf>,
+    /// The row numbers on which a temperature is fitted.
+    #[arg(long, value_name = "FILE", requires = "members")]
+    calibration_rows: Option<PathBuf>,
+    /// Audit answers in a file (.csv, with a header) in place of a model: columns logit_N, p_N or log_p_N (N a class
+    /// from 0) or `predicted`, with `label`, `member` and `row`; the last three may come from --data and --split.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "centroids", "defence"])]
+    predictions: Option<PathBuf>,
+    /// What the file's scores are: `served`, what some system answered, judged as it stands; or `undefended`, the
+    /// model's own scores, to which the audit's systems are applied.
+    #[arg(long, value_name = "WHAT", default_value = "served", value_parser = taken_as, requires = "predictions")]
+    scores_of: TakenAs,
+    /// A defence to audit beside the standard ones: a TOML file with a `[defence]` section as `serve` takes it. May
+    /// be given several times.
+    #[arg(long, value_name = "FILE")]
+    defence: Vec<PathBuf>,
+    /// Seed of the deal of rows, the permutations and the bootstrap.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Permutations of the null; 0 leaves it out.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    permutations: u32,
+    /// Resamples of the paired bootstrap.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    bootstrap: u32,
+    /// Write the report as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Hold the figures against limits (TOML, see deploy/audit-policy.toml): exit code 0 where all are held, 3 where one
+    /// is violated, 4 where these rows cannot tell.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Write the report as one page of HTML, which needs no network and no script.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write a line for each record: its answer under every system, and what each attack makes of it.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Write the tables as Markdown.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Rows per inference.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch_size: u32,
+    /// No progress bar.
+    #[arg(long)]
+    quiet: bool,
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+    #[command(flatten)]
+    scores: ScoreArgs,
+}
+
+/// How a running endpoint is asked.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Auditing an endpoint")]
+pub struct EndpointArgs {
+    /// Audit a running endpoint of the Open Inference Protocol (Sordino, Triton, KServe …) by its http:// URL. With one
+    /// --defence and its --centroids the attacker knows that defence.
+    #[arg(long = "endpoint", value_name = "URL", requires = "data", requires = "sides", group = "audited",
+        conflicts_with_all = ["model", "predictions"])]
+    url: Option<String>,
+    /// The model's name, where the URL does not end in /v2/models/NAME.
+    #[arg(long, value_name = "NAME", requires = "url")]
+    endpoint_model: Option<String>,
+    /// The output to read.
+    #[arg(long, value_name = "NAME", requires = "url")]
+    output: Option<String>,
+    /// What the output's numbers are, where they are no probabilities: logits, probabilities or log_probabilities.
+    #[arg(long, value_name = "KIND", requires = "url", value_parser = score_kind)]
+    output_kind: Option<ScoreKind>,
+    /// Rows that may be asked at most in this run.
+    #[arg(long, value_name = "N", requires = "url")]
+    query_budget: Option<u64>,
+    /// Rows a second at most.
+    #[arg(long, value_name = "N", requires = "url", value_parser = above_zero)]
+    rate: Option<f64>,
+    /// Where answers are kept while they come, so that the same command goes on where it stopped; without it, a file
+    /// beside the first report asked for.
+    #[arg(long, value_name = "FILE", requires = "url")]
+    answers: Option<PathBuf>,
+    /// Seconds for one answer.
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    timeout: u32,
+    /// Ask an endpoint that is not on this machine: with its owner's consent.
+    #[arg(long, requires = "url")]
+    allow_remote: bool,
+}
+
+fn score_kind(word: &str) -> Result<ScoreKind, String> {
+    let all = [ScoreKind::Logits, ScoreKind::Probabilities, ScoreKind::LogProbabilities];
+    let found = all.into_iter().find(|kind| kind.name() == word);
+    found.ok_or_else(|| format!("expected logits, probabilities or log_probabilities, got {word:?}"))
+}
+
+fn above_zero(word: &str) -> Result<f64, String> {
+    let number = word.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0);
+    number.ok_or_else(|| format!("expected a number above 0, got {word:?}"))
+}
+
+/// What is to be studied, wherever its answers come from.
+struct Case {
+    target: Target,
+    systems: Vec<System>,
+    skipped: Vec<Skipped>,
+    origin: Origin,
+    /// What must be said of systems that use centroids.
+    centroid_doubts: Vec<String>,
+}
+
+fn taken_as(word: &str) -> Result<TakenAs, String> {
+    match word {
+        "served" => Ok(TakenAs::Served),
+        "undefended" => Ok(TakenAs::Undefended),
+        other => Err(format!("expected served or undefended, got {other:?}")),
+    }
+}
+
+/// Exit code where a limit of the policy is violated.
+const VIOLATED: u8 = 3;
+/// Exit code where the rows cannot tell whether a limit is held.
+const UNDECIDED: u8 = 4;
+
+/// Runs the command. Without a policy the exit code is 0 whatever was found: a measurement, and no gate.
+///
+/// # Errors
+/// When a file cannot be read or written, or model, centroids, data and split do not belong together.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    files::check(args)?;
+    let policy = args.policy.as_deref().map(read_policy).transpose()?;
+    let mut settings = Settings {
+        seed: args.seed,
+        n_permutations: args.permutations as usize,
+        n_resamples: args.bootstrap as usize,
+        ..Settings::default()
+    };
+    for limit in policy.iter().flat_map(|policy| &policy.tpr_at_fpr) {
+        if !settings.fpr_targets.contains(&limit.fpr) {
+            settings.fpr_targets.push(limit.fpr);
+        }
+    }
+    let case = match (&args.predictions, &args.endpoint.url) {
+        (Some(path), _) => predictions::case(args, path)?,
+        (None, Some(url)) => endpoint::case(args, url)?,
+        (None, None) => model::case(args)?,
+    };
+    let mut findings = study::run(&case.target, &case.systems, case.skipped, &settings)?;
+    for found in findings.systems.iter_mut().filter(|found| found.defence.as_ref().is_some_and(needs_centroids)) {
+        found.flags.extend(case.centroid_doubts.iter().cloned());
+    }
+    let mut report = finished(case.origin, findings);
+    if let Some(path) = &args.csv {
+        let table = records::csv(&case.target, &case.systems, args.seed)?;
+        write_atomic(path, &table).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(policy) = policy {
+        report.policy = Figure::known(policy.judge(&report.findings)?);
+    }
+    print!("{}", render::report(&report, Layout::Terminal));
+    files::write(args, &report)?;
+    Ok(match report.policy.value.map(|verdict| verdict.stands) {
+        None | Some(Stands::Held) => ExitCode::SUCCESS,
+        Some(Stands::Violated) => ExitCode::from(VIOLATED),
+        Some(Stands::Undecided) => ExitCode::from(UNDECIDED),
+    })
+}
+
+fn needs_centroids(config: &DefenceConfig) -> bool {
+    config.method != Method::LabelOnly
+}
+
+fn read_policy(path: &Path) -> anyhow::Result<Policy> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    let policy: Policy = toml::from_str(&text).with_context(|| shown.to_string())?;
+    policy.check().with_context(|| shown.to_string())?;
+    Ok(policy)
+}
+
+fn finished(origin: Origin, findings: report::Findings) -> Report {
+    Report {
+        format: report::FORMAT,
+        format_version: report::FORMAT_VERSION,
+        origin,
+        findings,
+        policy: Figure::missing("no policy was given"),
+        not_tried: report::NOT_TRIED.to_vec(),
+    }
+}
+
+impl Args {
+    /// The sides by a split or by files of row numbers, with the split; `None` where neither is given.
+    fn sides(&self, dataset: Option<&Dataset>) -> anyhow::Result<Option<(Sides, Option<Split>)>> {
+        let (sides, split) = match (&self.split, &self.members) {
+            (Some(path), _) => {
+                let split = Split::read(path).with_context(|| path.display().to_string())?;
+                if let Some(dataset) = dataset {
+                    split.check(dataset)?;
+                }
+                (Sides::of_split(&split), Some(split))
+            }
+            (None, Some(members)) => {
+                let rows = |path: &Option<PathBuf>| {
+                    let rows = path.as_ref().map(|path| read_row_numbers(path)).transpose();
+                    rows.map(Option::unwrap_or_default)
+                };
+                let members = read_row_numbers(members)?;
+                (Sides::new(members, rows(&self.non_members)?, rows(&self.calibration_rows)?)?, None)
+            }
+            (None, None) => return Ok(None),
+        };
+        if let Some(dataset) = dataset {
+            sides.check(dataset.n_rows())?;
+        }
+        Ok(Some((sides, split)))
+    }
+
+    /// A bar over `n_rows` rows, hidden where none is wanted.
+    fn bar(&self, n_rows: usize, what: &'static str) -> ProgressBar {
+        let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(n_rows as u64) };
+        if let Ok(style) = ProgressStyle::with_template("{msg:10} {wide_bar} {pos}/{len} rows, {per_sec}, {eta} left") {
+            bar.set_style(style);
+        }
+        bar.set_message(what);
+        bar
+    }
+}
+
+/// What a report holds of a split: its digest and its seed.
+fn split_record(split: Option<&Split>) -> (Figure<String>, Figure<u64>) {
+    let none = "the sides do not come from a split";
+    (Figure::or(split.map(Split::digest), none), Figure::or(split.map(Split::seed), none))
+}
+
+fn duplicates(dataset: &Dataset, sides: &Sides) -> Duplicates {
+    Duplicates::count(dataset, sides.members(), sides.non_members())
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// A defence from the `[defence]` section of a TOML file, other sections left alone; its name is the file's.
+fn read_defence(path: &Path) -> anyhow::Result<(String, DefenceConfig)> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    let file: toml::Table = text.parse().with_context(|| shown.to_string())?;
+    let Some(section) = file.get("defence") else {
+        bail!("{shown}: expected a section [defence], there is none");
+    };
+    let config: DefenceConfig = section.clone().try_into().with_context(|| format!("{shown}, [defence]"))?;
+    if let Err(wrong) = config.check() {
+        let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+        bail!("{shown}: {}", wrong.join("; "));
+    }
+    let name = path.file_stem().map_or_else(|| shown.to_string(), |stem| stem.to_string_lossy().into_owned());
+    Ok((name, config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defence_file(text: &str) -> anyhow::Result<(String, DefenceConfig)> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mine.toml");
+        std::fs::write(&path, text).unwrap();
+        read_defence(&path)
+    }
+
+    #[test]
+    fn a_defence_is_read_from_its_section() {
+        let text = "[server]\nlisten = 1\n[defence]\ntop_k = 2\nmethod = { reweight = { weight = 0.3 } }\n";
+        let (name, config) = defence_file(text).unwrap();
+        assert_eq!((name.as_str(), config.summary().as_str()), ("mine", "reweight w=0.3 + top-2"));
+        let (_, config) = defence_file("defence = { method = \"label-only\" }").unwrap();
+        assert_eq!(config.method, Method::LabelOnly);
+    }
+
+    #[test]
+    fn a_defence_file_that_is_wrong_is_refused_with_what_is_wrong() {
+        let refused = |text: &str| format!("{:#}", defence_file(text).unwrap_err());
+        assert!(refused("method = \"label-only\"").contains("expected a section [defence]"));
+        assert!(refused("[defence]\nmethod = \"label-only\"\nextra = 1").contains("unknown field `extra`"));
+        let both = refused("[defence]\ntop_k = 0\nmethod = { reweight = { weight = 3.0 } }");
+        assert!(both.contains("weight must be") && both.contains("top_k must be"), "{both}");
+    }
+
+    #[test]
+    fn the_arguments_hang_together() {
+        #[derive(Debug, clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: Args,
+        }
+        let parse =
+            |words: &[&str]| <Line as clap::Parser>::try_parse_from([&["audit"], words].concat()).map(|line| line.args);
+        assert!(parse(&[]).is_ok());
+        assert!(parse(&["--data", "fashion-mnist:d", "--permutations", "0"]).is_ok());
+        assert!(parse(&["--model", "m.onnx", "--data", "idx:d"]).is_err());
+        assert!(parse(&["--model", "m.onnx", "--data", "idx:d", "--split", "s"]).is_ok());
+        assert!(parse(&["--model", "m.onnx", "--data", "idx:d", "--members", "a", "--non-members", "b"]).is_ok());
+        assert!(parse(&["--model", "m.onnx", "--data", "idx:d", "--members", "a"]).is_err());
+        assert!(parse(&["--predictions", "p.csv"]).is_ok());
+        assert!(parse(&["--predictions", "p.csv", "--scores-of", "undefended"]).is_ok());
+        assert!(parse(&["--predictions", "p.csv", "--scores-of", "else"]).is_err());
+        assert!(parse(&["--predictions", "p.csv", "--model", "m", "--data", "idx:d", "--split", "s"]).is_err());
+        assert!(parse(&["--scores-of", "undefended"]).is_err());
+        let asked = ["--endpoint", "http://127.0.0.1:1/v2/models/m", "--data", "idx:d", "--split", "s"];
+        assert!(parse(&asked).is_ok());
+        assert!(parse(&[&asked[..], &["--rate", "0"]].concat()).is_err());
+        assert!(parse(&[&asked[..], &["--rate", "5", "--query-budget", "100"]].concat()).is_ok());
+        assert!(parse(&[&asked[..], &["--model", "m.onnx"]].concat()).is_err());
+        assert!(parse(&["--rate", "5"]).is_err());
+        assert!(parse(&["--centroids", "c"]).is_err());
+        assert!(parse(&["--bootstrap", "5"]).is_err());
+    }
+}

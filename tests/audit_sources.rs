@@ -1,0 +1,331 @@
+//! Where an audit's answers come from: files of predictions, and what is refused of them.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is how a test fails")]
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use sordino::audit::report::{Findings, Settings};
+use sordino::audit::source::predictions::{Columns, Elsewhere, PredictionError, Predictions, Side, TakenAs};
+use sordino::audit::study;
+
+/// A table of 3 classes in which members are answered more surely: 60 members, 60 non-members, 60 calibration rows.
+fn table(columns: &str) -> String {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let mut text = format!("row,label,member,{columns}\n");
+    for row in 0..180 {
+        let member = [1, 0, 2][row % 3];
+        let label = rng.random_range(0..3_usize);
+        let shown = if member == 1 || rng.random_bool(0.7) { label } else { (label + 1) % 3 };
+        let margin = if member == 1 { rng.random_range(3.0..6.0) } else { rng.random_range(0.5..4.0) };
+        let logits: Vec<f64> =
+            (0..3).map(|class| if class == shown { margin } else { rng.random_range(0.0..0.4) }).collect();
+        let total: f64 = logits.iter().map(|z| z.exp()).sum();
+        let words =
+            |value: &dyn Fn(f64) -> f64| logits.iter().map(|&z| value(z).to_string()).collect::<Vec<_>>().join(",");
+        let values = match columns.split('_').next().unwrap() {
+            "logit" => words(&|z| z),
+            "p" => words(&|z| z.exp() / total),
+            "log" => words(&|z| z - total.ln()),
+            _ => shown.to_string(),
+        };
+        writeln!(text, "{},{label},{member},{values}", 1_000 + row).unwrap();
+    }
+    text
+}
+
+fn read(text: &str) -> Result<Predictions, PredictionError> {
+    Predictions::new(Columns::parse_csv(text.as_bytes())?, &Elsewhere::default())
+}
+
+fn findings(text: &str, taken_as: TakenAs) -> Findings {
+    let (target, systems, skipped) = read(text).unwrap().study(taken_as).unwrap();
+    let settings = Settings { n_permutations: 50, n_resamples: 100, overhead_passes: 1, ..Settings::default() };
+    study::run(&target, &systems, skipped, &settings).unwrap()
+}
+
+const LOGITS: &str = "logit_0,logit_1,logit_2";
+const PROBABILITIES: &str = "p_0,p_1,p_2";
+
+#[test]
+fn logits_probabilities_and_their_logarithms_tell_the_same() {
+    let auc = |columns: &str| {
+        let found = findings(&table(columns), TakenAs::Served);
+        let names: Vec<&str> = found.systems.iter().map(|system| system.name.as_str()).collect();
+        assert_eq!(names, ["as answered", "label-only"]);
+        assert_eq!((found.n_members, found.n_non_members), (60, 60));
+        assert!(!found.reference.is_undefended && found.not_allowed.is_empty());
+        assert!(found.systems[0].utility.label_agreement.value.is_none(), "there is no undefended model to agree with");
+        found.systems[0].attacks[0].auc.value
+    };
+    let [logits, probabilities, logs] = [LOGITS, PROBABILITIES, "log_p_0,log_p_1,log_p_2"].map(auc);
+    assert!(logits > 0.8, "{logits}");
+    assert!((logits - probabilities).abs() < 1e-12 && (logits - logs).abs() < 1e-12);
+}
+
+#[test]
+fn undefended_scores_of_a_file_meet_the_systems_of_an_audit() {
+    let found = findings(&table(LOGITS), TakenAs::Undefended);
+    let names: Vec<&str> = found.systems.iter().map(|system| system.name.as_str()).collect();
+    assert_eq!(names, ["undefended", "temperature-scaled", "label-only"]);
+    assert!(found.reference.is_undefended && found.allows.logits);
+    assert!(found.skipped.iter().all(|one| one.reason.contains("centroid")), "{:?}", found.skipped);
+}
+
+#[test]
+fn labels_alone_allow_the_gap_attack_and_say_what_they_do_not() {
+    let found = findings(&table("predicted"), TakenAs::Served);
+    assert!(!found.allows.scores);
+    // Whether the label is right, and what can be learned of the two labels: no attack that reads a score.
+    let names: Vec<String> = found.systems[0].attacks.iter().map(|attack| format!("{:?}", attack.attack)).collect();
+    assert!(names.iter().any(|name| name.contains("\"correctness\"")), "{names:?}");
+    assert!(names.iter().all(|name| !name.contains("loss") && !name.contains("entropy")), "{names:?}");
+    assert!(found.not_allowed.iter().any(|one| one.lacks == "a score for each class"), "{:?}", found.not_allowed);
+    assert!(read(&table("predicted")).unwrap().study(TakenAs::Undefended).is_err());
+}
+
+#[test]
+fn labels_and_sides_may_come_from_elsewhere() {
+    let text = "predicted\n0\n1\n0\n1\n1\n";
+    let labels = [0, 1, 1, 1, 0];
+    let side = [(0, Side::Member), (1, Side::Member), (3, Side::NonMember), (4, Side::NonMember)];
+    let elsewhere = Elsewhere { labels: Some(&labels), sides: Some(HashMap::from(side)) };
+    let columns = || Columns::parse_csv(text.as_bytes()).unwrap();
+    let (target, ..) = Predictions::new(columns(), &elsewhere).unwrap().study(TakenAs::Served).unwrap();
+    assert_eq!((target.labels(), target.dataset_rows()), (&[0, 1, 1, 0][..], &[0, 1, 3, 4][..]));
+    let short = Elsewhere { labels: Some(&labels[..3]), ..elsewhere };
+    let refused = Predictions::new(columns(), &short).unwrap_err().to_string();
+    assert!(refused.contains("expected a record below 3"), "{refused}");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_its_place() {
+    let refused = |text: &str| match read(text).and_then(|read| read.study(TakenAs::Served).map(|_| ())) {
+        Ok(()) => panic!("{text}"),
+        Err(error) => error.to_string(),
+    };
+    let says = |text: &str, words: &str| {
+        let said = refused(text);
+        assert!(said.contains(words), "{text:?}: {said}");
+    };
+    let head = "label,member,p_0,p_1\n";
+    let rows = "0,1,0.9,0.1\n1,1,0.2,0.8\n0,0,0.6,0.4\n";
+    says(&format!("{head}{rows}1,0,NaN,0.4\n"), "row 3 (from 0): expected");
+    says(&format!("label,member,logit_0,logit_1\n{rows}1,0,1,inf\n"), "expected a finite score");
+    says(&format!("{head}{rows}1,0,0.6,0.6\n"), "row 3 (from 0): expected probabilities that sum to 1");
+    says(&format!("{head}{rows}2,0,0.6,0.4\n"), "expected a label below 2, got 2");
+    says(&format!("{head}{rows}0.5,0,0.6,0.4\n"), "expected a label, a whole number");
+    says(&format!("{head}{rows}-1,0,0.6,0.4\n"), "expected a label, a whole number");
+    says(&format!("{head}{rows}1,7,0.6,0.4\n"), "expected 0, 1, 2 or 3 as member");
+    says(&format!("{head}{rows}"), "the non-members have 1 row: the audit needs two");
+    says("label,member,p_0,p_1\n", "the members have 0 rows");
+    says(&format!("{head}{rows}1,0,0.6\n"), "row 3 (from 0): expected comma-separated");
+    says(&format!("{head}{rows}1,0,secret,0.4\n"), "a number in column \"p_0\", got other text");
+    says(&format!("{head}0,1,0.9,0.1\n0,1,0.8,0.2\n0,0,0.6,0.4\n0,0,0.6,0.4\n"), "all 4 rows are of class 0");
+    says("label,member,p_0,p_2\n", "a column for each class from 0, got none for class 1");
+    says("label,member,p_0,logit_1\n", "scores of one kind");
+    says("label,member,p_0\n", "scores of two classes at least");
+    says("label,member,p_0,p_1,age\n", "got \"age\"");
+    says("label,p_0,p_1\n1,0.5,0.5\n", "a column \"member\", or a split");
+    says("member,p_0,p_1\n1,0.5,0.5\n", "a column \"label\", or a data set");
+    says("label,member\n1,1\n", "scores, or a column \"predicted\"");
+    let with_rows = "row,label,member,p_0,p_1\n7,0,1,0.9,0.1\n8,1,1,0.2,0.8\n9,0,0,0.6,0.4\n";
+    says(&format!("{with_rows}8,1,0,0.6,0.4\n"), "record 8 is a member and a non-member at once");
+    says(&format!("{with_rows}9,1,0,0.6,0.4\n"), "record 9 is there twice");
+}
+
+mod endpoint {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use sordino::audit::invert::Inversion;
+    use sordino::audit::source::Querier as _;
+    use sordino::audit::source::QueryError;
+    use sordino::audit::source::endpoint::{Asked, EndpointError, Manners, Remote};
+    use sordino::audit::source::sides::Sides;
+    use sordino::client::endpoint::{Endpoint, Reach};
+    use sordino::client::infer::RemoteModel;
+    use sordino::data::{DataSource, Dataset};
+    use sordino::defence::ScoreKind;
+
+    /// A server of two classes that answers so many calls and then closes every connection unanswered.
+    struct Fake {
+        address: std::net::SocketAddr,
+        answered: Arc<AtomicUsize>,
+    }
+
+    const METADATA: &str = r#"{"name":"m","platform":"fake","inputs":[{"name":"x","datatype":"FP32","shape":[-1,2]}],
+        "outputs":[{"name":"probabilities","datatype":"FP32","shape":[-1,2]},{"name":"class","datatype":"INT64","shape":[-1]},
+                   {"name":"logits","datatype":"FP32","shape":[-1,2]}]}"#;
+
+    impl Fake {
+        fn start(n_calls: usize) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let answered = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&answered);
+            std::thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    Self::serve(stream, n_calls, &count);
+                }
+            });
+            Self { address, answered }
+        }
+
+        fn serve(mut stream: TcpStream, n_calls: usize, count: &AtomicUsize) {
+            while let Some((path, body)) = Self::request(&mut stream) {
+                let reply = if path.ends_with("/infer") {
+                    if count.load(Ordering::Relaxed) >= n_calls {
+                        return;
+                    }
+                    count.fetch_add(1, Ordering::Relaxed);
+                    Self::infer(&body)
+                } else {
+                    METADATA.to_owned()
+                };
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", reply.len());
+                if stream.write_all((head + &reply).as_bytes()).is_err() {
+                    return;
+                }
+            }
+        }
+
+        fn request(stream: &mut TcpStream) -> Option<(String, String)> {
+            let (mut bytes, mut one) = (Vec::new(), [0_u8; 1]);
+            while !bytes.ends_with(b"\r\n\r\n") {
+                stream.read_exact(&mut one).ok()?;
+                bytes.push(one[0]);
+            }
+            let head = String::from_utf8(bytes).ok()?.to_ascii_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).ok()?;
+            Some((head.split(' ').nth(1)?.to_owned(), String::from_utf8(body).ok()?))
+        }
+
+        /// The first value of a row is its probability of class 0.
+        fn infer(body: &str) -> String {
+            let call: serde_json::Value = serde_json::from_str(body).unwrap();
+            let values: Vec<f64> =
+                call["inputs"][0]["data"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+            let output = call["outputs"][0]["name"].as_str().unwrap();
+            let of = |row: &[f64]| match output {
+                "class" => vec![f64::from(u8::from(row[0] < 0.5))],
+                "logits" => vec![row[0] * 8.0, 1.0],
+                _ => vec![row[0], 1.0 - row[0]],
+            };
+            let data: Vec<f64> = values.chunks(2).flat_map(of).collect();
+            serde_json::json!({ "model_name": "m", "outputs": [{ "name": output, "data": data }] }).to_string()
+        }
+    }
+
+    /// 40 rows: the first 20 members, answered surely and right.
+    fn dataset(dir: &Path) -> Dataset {
+        let row = |n: usize| {
+            let label = n % 2;
+            let sure = if n < 20 { 0.99 - 0.001 * n as f64 } else { 0.8 - 0.01 * n as f64 };
+            format!("{label},{},{n}\n", if label == 0 { sure } else { 1.0 - sure })
+        };
+        let file = dir.join("rows.csv");
+        std::fs::write(&file, (0..40).map(row).collect::<String>()).unwrap();
+        Dataset::load(&DataSource::Csv(file.into())).unwrap()
+    }
+
+    fn sides() -> Sides {
+        Sides::new((0..20).collect(), (20..40).collect(), Vec::new()).unwrap()
+    }
+
+    fn manners(answers: Option<PathBuf>) -> Manners {
+        Manners { batch_rows: 8, query_budget: None, rate: None, output: None, kind: None, answers }
+    }
+
+    fn remote(fake: &Fake, manners: Manners) -> Result<Remote, EndpointError> {
+        let endpoint = Endpoint::parse(&format!("http://{}", fake.address), Reach::Loopback)?;
+        Remote::connect(RemoteModel::new(endpoint, Some("m"), Duration::from_secs(5))?, manners)
+    }
+
+    fn ask(fake: &Fake, dataset: &Dataset, manners: Manners) -> Result<Asked, EndpointError> {
+        remote(fake, manners)?.ask_all(dataset, &sides(), Inversion::as_is(), &mut |_| {})
+    }
+
+    #[test]
+    fn an_endpoint_is_asked_once_for_each_row() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dataset, fake) = (dataset(dir.path()), Fake::start(usize::MAX));
+        let asked = ask(&fake, &dataset, manners(None)).unwrap();
+        assert_eq!((asked.target.n_rows(), asked.target.n_members(), asked.n_kept), (40, 20, 0));
+        assert_eq!(fake.answered.load(Ordering::Relaxed), 5);
+        assert!(asked.target.allows().scores && asked.target.allows().queries && !asked.target.allows().logits);
+        let names: Vec<&str> = asked.systems.iter().map(|system| system.name.as_str()).collect();
+        assert_eq!(names, ["as answered", "label-only"]);
+    }
+
+    #[test]
+    fn an_audit_goes_on_where_the_endpoint_went_away_and_loses_no_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let dataset = dataset(dir.path());
+        let file = dir.path().join("report.answers");
+        let dying = Fake::start(3);
+        let gone = ask(&dying, &dataset, manners(Some(file.clone()))).err().unwrap();
+        assert!(matches!(gone, EndpointError::Gone { n_answered: 24, n_rows: 40, .. }), "{gone}");
+        assert!(gone.to_string().contains("the same command goes on from there"), "{gone}");
+        let back = Fake::start(usize::MAX);
+        let asked = ask(&back, &dataset, manners(Some(file.clone()))).unwrap();
+        assert_eq!((asked.n_kept, asked.target.n_rows()), (24, 40));
+        assert!(asked.doubts.is_empty());
+        // Two batches of what was missing, and one row asked again to see that it is the same model.
+        assert_eq!(back.answered.load(Ordering::Relaxed), 3);
+        let all = Fake::start(0);
+        assert_eq!(ask(&all, &dataset, manners(Some(file))).unwrap().n_kept, 40);
+    }
+
+    #[test]
+    fn a_budget_is_told_before_a_row_is_asked_and_holds_for_questions() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dataset, fake) = (dataset(dir.path()), Fake::start(usize::MAX));
+        let poor = Manners { query_budget: Some(39), ..manners(None) };
+        let refused = ask(&fake, &dataset, poor).err().unwrap();
+        assert!(matches!(refused, EndpointError::Budget { wanted: 40, budget: 39 }), "{refused}");
+        assert_eq!(fake.answered.load(Ordering::Relaxed), 0);
+        let mut rich = remote(&fake, Manners { query_budget: Some(42), ..manners(None) }).unwrap();
+        rich.ask_all(&dataset, &sides(), Inversion::as_is(), &mut |_| {}).unwrap();
+        assert_eq!(rich.ask(&dataset.batch(&[0, 1])).unwrap().predicted, [0, 1]);
+        assert_eq!((rich.n_asked(), rich.n_left()), (42, Some(0)));
+        assert!(matches!(rich.ask(&dataset.batch(&[0])), Err(QueryError::Budget { wanted: 1, left: 0 })));
+    }
+
+    #[test]
+    fn what_the_numbers_are_is_never_guessed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dataset, fake) = (dataset(dir.path()), Fake::start(usize::MAX));
+        let of = |output: &str, kind| Manners { output: Some(output.to_owned()), kind, ..manners(None) };
+        let refused = ask(&fake, &dataset, of("logits", None)).err().unwrap().to_string();
+        assert!(refused.contains("--output-kind"), "{refused}");
+        assert!(ask(&fake, &dataset, of("logits", Some(ScoreKind::Logits))).is_ok());
+        let labels = ask(&fake, &dataset, of("class", None)).unwrap();
+        assert!(!labels.target.allows().scores);
+        let refused = ask(&fake, &dataset, of("none", None)).err().unwrap().to_string();
+        assert!(refused.contains("an output named \"none\"") && refused.contains("\"probabilities\""), "{refused}");
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_the_model_are_refused_before_a_row_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("wide.csv");
+        std::fs::write(&file, "0,1,2,3\n1,1,2,3\n".repeat(20)).unwrap();
+        let wide = Dataset::load(&DataSource::Csv(file.into())).unwrap();
+        let fake = Fake::start(usize::MAX);
+        let refused = ask(&fake, &wide, manners(None)).err().unwrap().to_string();
+        assert!(
+            refused.contains("rows for the model's input \"x\"") && refused.contains("rows of shape [3]"),
+            "{refused}"
+        );
+        assert_eq!(fake.answered.load(Ordering::Relaxed), 0);
+    }
+}
