@@ -143,20 +143,22 @@ impl Network {
             Op::Input | Op::Add | Op::Concatenate => unreachable!("they have no or two inputs"),
             Op::Normalise { mean, deviation } => normalise(value, mean, deviation),
             Op::Convolution { kernel, bias, stride, padding, .. } => {
-                let options = ConvOptions::new([*stride; 2], [*padding; 2], [1, 1], 1);
-                let bias = bias.as_ref().map(vector);
-                Value::Image(conv2d(value.image(), weights.kernels[*kernel].val(), bias, options))
+                let sums = convolution(value.image(), weights.kernels[*kernel].val(), *stride, *padding);
+                Value::Image(match bias {
+                    Some(bias) => scaled(sums, None, vector(bias)),
+                    None => sums,
+                })
             }
             Op::BatchNorm { scale, shift, mean, variance } => {
                 let (mean, variance) = (weights.running[*mean].val(), weights.running[*variance].val());
                 // One product and one sum a value.
                 let factor = vector(scale) / variance.add_scalar(NORM_EPSILON).sqrt();
                 let offset = vector(shift) - mean * factor.clone();
-                Value::Image(value.image() * channels(factor) + channels(offset))
+                Value::Image(scaled(value.image(), Some(factor), offset))
             }
             Op::GroupNorm { scale, shift, groups } => {
                 let normal = group_normal(value.image(), *groups);
-                Value::Image(normal * channels(vector(scale)) + channels(vector(shift)))
+                Value::Image(scaled(normal, Some(vector(scale)), vector(shift)))
             }
             Op::Relu => value.map(relu, relu),
             Op::Tanh => value.map(tanh, tanh),
@@ -184,9 +186,9 @@ impl Network {
             Op::Dropout(place) => return drop_out(value, pass.dropout.rate(*place), pass.rng),
             Op::BatchNorm { scale, shift, mean, variance } => {
                 let vector = |id: &ParameterId| self.weights.vectors[*id].val();
-                let (normal, batch_mean, batch_variance) = batch_normal(value.image());
-                pass.statistics.push(Statistics { mean: (*mean, batch_mean), variance: (*variance, batch_variance) });
-                Value::Image(normal * channels(vector(scale)) + channels(vector(shift)))
+                let (normal, of_batch) = batch_norm(value.image(), vector(scale), vector(shift));
+                pass.statistics.push(Statistics { mean: (*mean, of_batch.0), variance: (*variance, of_batch.1) });
+                Value::Image(normal)
             }
             _ => self.one(op, value),
         };
@@ -219,46 +221,118 @@ fn two(op: &Op, one: Value, other: Value) -> Value {
     }
 }
 
-/// One number a channel, to be broadcast over images.
-fn channels(values: Tensor<Compute, 1>) -> Tensor<Compute, 4> {
+/// `(n_rows, channels, height, width)` to `(n_rows · channels, places)`.
+///
+/// burn's processor backend walks over a broadcast along the middle of a shape one value at a time; one number a line it
+/// takes with vector instructions, and so it takes sums of lines.
+fn lines(values: Tensor<Compute, 4>) -> Tensor<Compute, 2> {
+    let [n_rows, n_channels, height, width] = values.dims();
+    values.reshape([n_rows * n_channels, height * width])
+}
+
+/// One number a channel as one a line of [`lines`].
+fn by_line(values: Tensor<Compute, 1>, n_rows: usize) -> Tensor<Compute, 2> {
     let n_channels = values.dims()[0];
-    values.reshape([1, n_channels, 1, 1])
+    values.reshape([1, n_channels]).repeat_dim(0, n_rows).reshape([n_rows * n_channels, 1])
+}
+
+/// The mean of each channel of [`lines`].
+fn channel_means(lines: Tensor<Compute, 2>, n_channels: usize) -> Tensor<Compute, 1> {
+    let [n_lines, n_places] = lines.dims();
+    let n_rows = n_lines / n_channels;
+    let sums = lines.sum_dim(1).reshape([n_rows, n_channels]).sum_dim(0).reshape([n_channels]);
+    sums.div_scalar((n_rows * n_places) as f64)
+}
+
+/// `factor · values + offset`, one of each a channel.
+fn scaled(
+    values: Tensor<Compute, 4>,
+    factor: Option<Tensor<Compute, 1>>,
+    offset: Tensor<Compute, 1>,
+) -> Tensor<Compute, 4> {
+    let shape = values.dims();
+    let mut lines = lines(values);
+    if let Some(factor) = factor {
+        lines = lines * by_line(factor, shape[0]);
+    }
+    (lines + by_line(offset, shape[0])).reshape(shape)
+}
+
+/// Cross-correlation without bias. One of 1×1 is a product of matrices, whose derivatives are products, too: burn's
+/// derivative by a kernel is a convolution with the outcome as kernel, which for 1×1 is one product a value.
+fn convolution(
+    values: Tensor<Compute, 4>,
+    kernel: Tensor<Compute, 4>,
+    stride: usize,
+    padding: usize,
+) -> Tensor<Compute, 4> {
+    let [n_outputs, n_inputs, side, _] = kernel.dims();
+    if (side, stride, padding) != (1, 1, 0) {
+        return conv2d(values, kernel, None, ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1));
+    }
+    let [n_rows, _, height, width] = values.dims();
+    let values = values.reshape([n_rows, n_inputs, height * width]);
+    kernel.reshape([1, n_outputs, n_inputs]).matmul(values).reshape([n_rows, n_outputs, height, width])
 }
 
 fn normalise(value: Value, mean: &[f32], deviation: &[f32]) -> Value {
-    let constant = |device: &_, values: Vec<f32>, shape: [usize; 4]| -> Tensor<Compute, 4> {
-        Tensor::from_data(TensorData::new(values, shape), device)
-    };
+    let negative: Vec<f32> = mean.iter().map(|mean| -mean).collect();
     let factor: Vec<f32> = deviation.iter().map(|deviation| 1.0 / deviation).collect();
+    let size = mean.len();
     match value {
-        Value::Image(values) => {
-            let [_, n_channels, height, width] = values.dims();
-            let shape = if mean.len() == n_channels { [1, n_channels, 1, 1] } else { [1, n_channels, height, width] };
-            let device = values.device();
-            Value::Image((values - constant(&device, mean.to_vec(), shape)) * constant(&device, factor, shape))
+        Value::Image(values) if size == values.dims()[1] => {
+            let ([n_rows, ..], device) = (values.dims(), values.device());
+            let constant = |values| by_line(Tensor::from_data(TensorData::new(values, [size]), &device), n_rows);
+            let shape = values.dims();
+            Value::Image(((lines(values) + constant(negative)) * constant(factor)).reshape(shape))
         }
-        Value::Flat(values) => {
-            let (device, shape) = (values.device(), [1, 1, 1, mean.len()]);
-            let flat = |values| constant(&device, values, shape).reshape([1, shape[3]]);
-            Value::Flat((values - flat(mean.to_vec())) * flat(factor))
+        value => {
+            let shape = match &value {
+                Value::Image(values) => Some(values.dims()),
+                Value::Flat(_) => None,
+            };
+            let values = value.flat();
+            let device = values.device();
+            let constant = |values| Tensor::<Compute, 2>::from_data(TensorData::new(values, [1, size]), &device);
+            let normal = (values + constant(negative)) * constant(factor);
+            match shape {
+                Some(shape) => Value::Image(normal.reshape(shape)),
+                None => Value::Flat(normal),
+            }
         }
     }
 }
 
-/// Values of mean 0 and variance 1 a channel over the batch, with the mean and the unbiased variance.
-fn batch_normal(values: Tensor<Compute, 4>) -> (Tensor<Compute, 4>, Tensor<Compute, 1>, Tensor<Compute, 1>) {
-    let [n_rows, n_channels, height, width] = values.dims();
+/// Each channel to mean 0 and variance 1 over the batch, then scaled and shifted; with the batch's mean and unbiased
+/// variance.
+fn batch_norm(
+    values: Tensor<Compute, 4>,
+    scale: Tensor<Compute, 1>,
+    shift: Tensor<Compute, 1>,
+) -> (Tensor<Compute, 4>, (Tensor<Compute, 1>, Tensor<Compute, 1>)) {
+    let shape = values.dims();
+    let [n_rows, n_channels, height, width] = shape;
+    let lines = lines(values);
+    let mean = channel_means(lines.clone(), n_channels);
+    let centred = lines + by_line(mean.clone().neg(), n_rows);
+    let variance = mean_square(centred.clone(), |squares| channel_means(squares, n_channels));
+    let factor = scale * variance.clone().add_scalar(NORM_EPSILON).sqrt().recip();
+    let normal = centred * by_line(factor, n_rows) + by_line(shift, n_rows);
     let n_values = (n_rows * height * width) as f64;
-    let mean_of = |values: Tensor<Compute, 4>| -> Tensor<Compute, 1> {
-        let lines = values.reshape([n_rows, n_channels, height * width]);
-        lines.sum_dim(2).reshape([n_rows, n_channels]).sum_dim(0).reshape([n_channels]).div_scalar(n_values)
-    };
-    let mean = mean_of(values.clone());
-    let centred = values - channels(mean.clone());
-    let variance = mean_of(centred.clone() * centred.clone());
-    let normal = centred * channels(variance.clone().add_scalar(NORM_EPSILON).sqrt().recip());
     let unbiased = variance.mul_scalar(n_values / (n_values - 1.0).max(1.0));
-    (normal, mean, unbiased)
+    (normal.reshape(shape), (mean, unbiased))
+}
+
+/// A mean of squares whose derivative takes one pass over the values: a square's own takes four, one of each factor and
+/// their sum. The product with what is held fixed has half of the derivative, so it is taken twice, and once taken off
+/// as a constant.
+fn mean_square<const D: usize>(
+    values: Tensor<Compute, 2>,
+    mean: impl FnOnce(Tensor<Compute, 2>) -> Tensor<Compute, D>,
+) -> Tensor<Compute, D> {
+    let fixed = values.clone().detach();
+    let half = mean(values * fixed);
+    half.clone().mul_scalar(2.0) - half.detach()
 }
 
 /// Values of mean 0 and variance 1 a group of channels within a row.
@@ -266,8 +340,8 @@ pub(in crate::lab) fn group_normal(values: Tensor<Compute, 4>, groups: usize) ->
     let shape: [usize; 4] = values.dims();
     let n_values = shape[1] / groups * shape[2] * shape[3];
     let lines = values.reshape([shape[0] * groups, n_values]);
-    let centred = lines.clone() - lines.mean_dim(1);
-    let variance = (centred.clone() * centred.clone()).mean_dim(1);
+    let centred = lines.clone() + lines.mean_dim(1).neg();
+    let variance = mean_square(centred.clone(), |squares| squares.mean_dim(1));
     (centred * variance.add_scalar(NORM_EPSILON).sqrt().recip()).reshape(shape)
 }
 
