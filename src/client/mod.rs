@@ -11,6 +11,7 @@ pub mod infer;
 pub mod load;
 pub mod payload;
 pub mod report;
+pub mod upstream;
 
 use std::time::Duration;
 
