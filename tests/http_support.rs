@@ -75,6 +75,12 @@ impl Engine for StubEngine {
 
 /// The stub behind the paper's defence with three fixed centroids, and two of three probabilities kept.
 pub(crate) fn pipeline(engine: Arc<StubEngine>) -> Arc<Pipeline> {
+    let (defence, identity) = defence();
+    Arc::new(Pipeline::new(engine, defence, identity).unwrap())
+}
+
+/// The defence and the identity of [`pipeline`].
+pub(crate) fn defence() -> (Defence, Identity) {
     let labels: Vec<String> = ["cat", "dog", "fox"].map(str::to_owned).to_vec();
     let centroids = Centroids::new(array![[2.0, 0.5, 0.0], [0.25, 1.5, 0.5], [0.0, 0.25, 1.0]], &labels).unwrap();
     let quantiles = DistanceQuantiles::new(Array2::zeros((3, N_QUANTILES)), 3).unwrap();
@@ -84,7 +90,7 @@ pub(crate) fn pipeline(engine: Arc<StubEngine>) -> Arc<Pipeline> {
     let defence = Defence::new(&config, Some(Arc::new(fitted)), ScoreKind::Logits, 3).unwrap();
     let identity =
         Identity { name: "clf".to_owned(), version: "1".to_owned(), labels, model: ModelDigest::of(b"stub") };
-    Arc::new(Pipeline::new(engine, defence, identity).unwrap())
+    (defence, identity)
 }
 
 /// A model that waits for a word before each answer, and counts its calls.

@@ -27,3 +27,7 @@ mod lab_robust;
 mod layering;
 #[cfg(feature = "lab")]
 mod privacy;
+mod upstream;
+mod upstream_faults;
+mod upstream_leaks;
+mod upstream_support;

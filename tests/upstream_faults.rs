@@ -1,0 +1,190 @@
+//! A server behind ours that misbehaves: what the client is told, what is not sent twice, and who is left out.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sordino::client::upstream::UpstreamConfig;
+use sordino::engine::RemoteEngine as _;
+
+use super::http_support::{GOOD, Reply};
+use super::upstream_support::{Does, Fake, Seen, answer, config, good, in_front, json_answer};
+
+/// Part of every undefended score of [`GOOD`]: 1.5 + 33.8125.
+const SENTINEL: &str = "35.3125";
+
+fn with_scores(seen: &Seen, change: impl Fn(&mut Value)) -> Does {
+    let mut answer = json_answer(seen, &[]);
+    change(&mut answer);
+    Does::Json(answer)
+}
+
+fn ask(fake: &Fake) -> Reply {
+    let settings = UpstreamConfig { timeout: Duration::from_millis(700), max_answer_bytes: 4096, ..config(&[fake]) };
+    let (server, _) = in_front(settings);
+    server.connect().infer(GOOD)
+}
+
+/// Every answer that is none: 502, a fixed sentence, and nothing of what came.
+#[test]
+fn answers_that_cannot_be_trusted_are_not_passed_on() {
+    type Case = (&'static str, fn(&Seen) -> Does);
+    let cases: [Case; 22] = [
+        ("another status", |seen| Does::Raw(500, Vec::new(), json_answer(seen, &[]).to_string().into_bytes())),
+        ("an error that quotes scores", |_| {
+            Does::Raw(400, Vec::new(), format!("{{\"error\":\"{SENTINEL}\"}}").into_bytes())
+        }),
+        ("no JSON", |_| Does::Raw(200, Vec::new(), SENTINEL.as_bytes().to_vec())),
+        ("no outputs", |seen| with_scores(seen, |answer| answer["outputs"] = json!([]))),
+        ("another output", |seen| with_scores(seen, |answer| answer["outputs"][0]["name"] = json!("embedding"))),
+        ("twice", |seen| Does::Json(json_answer(seen, &[json_answer(seen, &[])["outputs"][0].clone()]))),
+        ("more rows", |seen| with_scores(seen, |answer| answer["outputs"][0]["shape"] = json!([2, 3]))),
+        ("other classes", |seen| with_scores(seen, |answer| answer["outputs"][0]["shape"] = json!([1, 4]))),
+        ("fewer values", |seen| with_scores(seen, |answer| answer["outputs"][0]["data"] = json!([35.3125]))),
+        ("a huge shape", |seen| with_scores(seen, |answer| answer["outputs"][0]["shape"] = json!([1, 3, u64::MAX]))),
+        ("ragged", |seen| with_scores(seen, |answer| answer["outputs"][0]["data"] = json!([[35.3125, 1], [2]]))),
+        ("strings", |seen| with_scores(seen, |answer| answer["outputs"][0]["data"] = json!(["35.3125", "1", "2"]))),
+        ("classification strings", |seen| {
+            with_scores(seen, |answer| {
+                answer["outputs"][0]["datatype"] = json!("BYTES");
+                answer["outputs"][0]["data"] = json!(["35.312500:0", "1.0:1", "2.0:2"]);
+            })
+        }),
+        ("null for NaN", |seen| with_scores(seen, |answer| answer["outputs"][0]["data"][1] = Value::Null)),
+        ("an infinity", |seen| with_scores(seen, |answer| answer["outputs"][0]["data"][1] = json!(1e300))),
+        ("another id", |seen| with_scores(seen, |answer| answer["id"] = json!("other"))),
+        ("another version", |seen| with_scores(seen, |answer| answer["model_version"] = json!("2"))),
+        ("no data", |seen| with_scores(seen, |answer| answer["outputs"][0]["data"] = Value::Null)),
+        ("shared memory", |seen| {
+            with_scores(seen, |answer| {
+                answer["outputs"][0]["data"] = Value::Null;
+                answer["outputs"][0]["parameters"] = json!({"shared_memory_region": "r"});
+            })
+        }),
+        ("a long answer", |seen| {
+            Does::Json(json_answer(seen, &[json!({"name": "x".repeat(5000), "datatype": "FP32", "shape": [0]})]))
+        }),
+        ("header length beyond", |_| {
+            Does::Raw(200, vec![("inference-header-content-length", "9999".to_owned())], b"{}".to_vec())
+        }),
+        ("compressed", |seen| match good(seen) {
+            Does::Raw(status, mut headers, body) => {
+                headers.push(("content-encoding", "gzip".to_owned()));
+                Does::Raw(status, headers, body)
+            }
+            other => other,
+        }),
+    ];
+    for (name, behaviour) in cases {
+        let fake = Fake::new(behaviour);
+        let reply = ask(&fake);
+        assert_eq!(reply.status, 502, "{name}: {}", reply.text());
+        assert_eq!(reply.json()["error"], "the model gave no usable scores for this request", "{name}");
+        assert_eq!(fake.inferences().len(), 1, "{name}: sent again");
+    }
+}
+
+#[test]
+fn raw_answers_are_held_to_their_lengths() {
+    let broken: [fn(Vec<u8>) -> Vec<u8>; 3] = [
+        |mut body| {
+            body.truncate(body.len() - 4);
+            body
+        },
+        |mut body| {
+            body.extend([0; 4]);
+            body
+        },
+        |mut body| {
+            let at = body.len() - 12;
+            body[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+            body
+        },
+    ];
+    for change in broken {
+        let fake = Fake::new(move |seen| match good(seen) {
+            Does::Raw(status, headers, body) => Does::Raw(status, headers, change(body)),
+            other => other,
+        });
+        assert_eq!(ask(&fake).status, 502);
+    }
+}
+
+#[test]
+fn a_request_that_may_have_arrived_is_not_sent_again() {
+    let mid_head: fn(&Seen) -> Does = |_| Does::Bytes(b"HTTP/1.1 200 OK\r\ncontent-le".to_vec());
+    let mid_body: fn(&Seen) -> Does = |seen| {
+        let whole = answer(200, &[], json_answer(seen, &[]).to_string().as_bytes());
+        Does::Bytes(whole[..whole.len() - 40].to_vec())
+    };
+    let nothing: fn(&Seen) -> Does = |_| Does::Close;
+    let no_http: fn(&Seen) -> Does = |_| Does::Bytes(format!("{SENTINEL}\r\n\r\n").into_bytes());
+    for behaviour in [mid_head, mid_body, nothing, no_http] {
+        let (first, second) = (Fake::new(behaviour), Fake::new(behaviour));
+        let (server, upstream) = in_front(UpstreamConfig { retries: 3, ..config(&[&first, &second]) });
+        let reply = server.connect().infer(GOOD);
+        assert_eq!(reply.status, 502, "{}", reply.text());
+        assert!(!reply.text().contains(SENTINEL));
+        assert_eq!(first.inferences().len() + second.inferences().len(), 1);
+        assert_eq!(upstream.figures().retries, 0);
+    }
+}
+
+#[test]
+fn a_slow_server_is_not_waited_for_and_in_the_end_left_out() {
+    let fake = Fake::new(|seen| Does::After(Duration::from_secs(3), Box::new(good(seen))));
+    let settings = UpstreamConfig { timeout: Duration::from_millis(100), eject_after: 2, ..config(&[&fake]) };
+    let (server, upstream) = in_front(settings);
+    let mut client = server.connect();
+    for _ in 0..2 {
+        let reply = client.infer(GOOD);
+        assert_eq!(
+            (reply.status, reply.json()["error"].as_str().unwrap()),
+            (504, "the model's server did not answer in time")
+        );
+    }
+    let started = Instant::now();
+    let reply = client.infer(GOOD);
+    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")));
+    assert!(started.elapsed() < Duration::from_secs(1));
+    assert_eq!((upstream.figures().ejections, upstream.figures().usable), (1, 0));
+    assert_eq!(client.get("/v2/health/ready").status, 503);
+    assert_eq!(fake.inferences().len(), 2);
+}
+
+#[test]
+fn a_refusal_to_take_more_is_handed_on_as_one() {
+    for (status, expected) in [(503, 503), (429, 503), (400, 502), (404, 502), (302, 502)] {
+        let fake = Fake::new(move |_| Does::Raw(status, Vec::new(), Vec::new()));
+        assert_eq!(ask(&fake).status, expected, "{status}");
+    }
+}
+
+#[test]
+fn no_more_requests_are_under_way_than_allowed() {
+    let fake = Fake::new(|seen| Does::After(Duration::from_millis(400), Box::new(good(seen))));
+    let (server, upstream) = in_front(UpstreamConfig { max_in_flight: 1, ..config(&[&fake]) });
+    let mut waiting = super::http_support::ask(&server);
+    while upstream.figures().in_flight == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(server.connect().infer(GOOD).status, 503);
+    assert_eq!(waiting.read(false).status, 200);
+    assert_eq!(server.connect().infer(GOOD).status, 200, "being refused counts against nobody");
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_request_with_it() {
+    let fake = Fake::new(|seen| Does::After(Duration::from_secs(2), Box::new(good(seen))));
+    let (server, upstream) = in_front(config(&[&fake]));
+    let waiting = super::http_support::ask(&server);
+    let wait = |n: usize| {
+        let started = Instant::now();
+        while upstream.figures().in_flight != n {
+            assert!(started.elapsed() < Duration::from_secs(1), "{} under way", upstream.figures().in_flight);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    wait(1);
+    drop(waiting);
+    wait(0);
+}

@@ -1,0 +1,223 @@
+//! The paths by which undefended outputs leave a server that has a proxy in front of it: each is closed here, seen from both
+//! sides. What a client may try is sent to us; what arrives behind us is looked at byte by byte.
+
+use serde_json::{Value, json};
+
+use super::http_support::{GOOD, Reply, head};
+use super::upstream_support::{Does, Fake, Seen, config, good, in_front, json_answer};
+
+/// Undefended scores of [`GOOD`], as text and as bytes.
+const SENTINELS: [&str; 2] = ["35.3125", "33.8125"];
+
+fn no_scores(reply: &Reply) {
+    let text = reply.text();
+    let raw = [35.3125_f32, -1.0, 1.5].map(f32::to_le_bytes);
+    assert!(!SENTINELS.iter().any(|sentinel| text.contains(sentinel)), "{text}");
+    assert!(!raw[..1].iter().any(|bytes| reply.body.windows(4).any(|window| window == bytes)), "{text}");
+    let headers = format!("{:?}", reply.headers);
+    assert!(!SENTINELS.iter().any(|sentinel| headers.contains(sentinel)), "{headers}");
+}
+
+/// What may arrive behind us: one inference of this model, for this output, in this form.
+fn only_plain_inferences(fake: &Fake) {
+    for seen in fake.inferences() {
+        assert_eq!((seen.method.as_str(), seen.path.as_str()), ("POST", "/v2/models/clf/infer"));
+        let json = seen.json();
+        let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&json), ["id", "inputs", "outputs"]);
+        assert_eq!(json["outputs"], json!([{"name": "logits", "parameters": {"binary_data": true}}]));
+        for input in json["inputs"].as_array().unwrap() {
+            assert_eq!(keys(input), ["datatype", "name", "parameters", "shape"]);
+            assert_eq!(keys(&input["parameters"]), ["binary_data_size"]);
+        }
+    }
+}
+
+/// A request with something put into it.
+fn with(change: impl Fn(&mut Value)) -> String {
+    let mut request: Value = serde_json::from_str(GOOD).unwrap();
+    change(&mut request);
+    request.to_string()
+}
+
+#[test]
+fn path_1_shared_memory_is_asked_for_by_nobody() {
+    let fake = Fake::good();
+    let (server, _) = in_front(config(&[&fake]));
+    let mut client = server.connect();
+    for body in [
+        with(|r| {
+            r["outputs"] =
+                json!([{"name": "logits", "parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 12}}])
+        }),
+        with(|r| r["inputs"][0]["parameters"] = json!({"shared_memory_region": "r"})),
+    ] {
+        assert_eq!(client.infer(&body).status, 400);
+    }
+    for path in
+        ["/v2/systemsharedmemory/status", "/v2/systemsharedmemory/region/r/register", "/v2/cudasharedmemory/status"]
+    {
+        assert_eq!(client.send("POST", path, &[], b"{}").status, 404, "{path}");
+    }
+    assert!(fake.inferences().is_empty());
+}
+
+#[test]
+fn path_2_classification_strings_are_never_made_behind_us() {
+    let fake = Fake::good();
+    let (server, _) = in_front(config(&[&fake]));
+    let body = with(|r| r["outputs"] = json!([{"name": "logits", "parameters": {"classification": 3}}]));
+    no_scores(&server.connect().infer(&body));
+    only_plain_inferences(&fake);
+}
+
+#[test]
+fn paths_3_7_8_9_11_and_13_do_not_exist_here() {
+    let fake = Fake::good();
+    let (server, _) = in_front(config(&[&fake]));
+    for path in [
+        "/v2/models/clf/generate",
+        "/v2/models/clf/generate_stream",
+        "/v2/models/clf/infer_stream",
+        "/v2/models/clf/versions/1/generate",
+        "/v2/repository/models/clf/load",
+        "/v2/repository/models/clf/unload",
+        "/v1/models/clf:explain",
+        "/v1/models/clf:classify",
+        "/v1/models/clf:regress",
+        "/v2/models/clf/explain",
+        "/explanations/clf",
+        "/v2/trace/setting",
+        "/v2/models/clf/trace/setting",
+        "/v2/logging",
+        "/models/clf/invoke",
+        "/openai/v1/completions",
+        "/v2/models/clf/infer/",
+        "/v2/models/clf/%69nfer",
+        "/v2/../v2/models/clf/infer",
+        "//v2/models/clf/infer",
+    ] {
+        let mut client = server.connect();
+        for method in ["POST", "GET", "PUT", "TRACE"] {
+            let reply =
+                client.send(method, path, &[("x-vertex-ai-triton-redirect", "v2/models/clf/infer")], GOOD.as_bytes());
+            assert!((400..500).contains(&reply.status), "{method} {path}: {}", reply.status);
+            no_scores(&reply);
+        }
+    }
+    assert!(fake.inferences().is_empty(), "{:?}", fake.inferences());
+}
+
+#[test]
+fn path_5_other_outputs_are_neither_asked_for_nor_passed_on() {
+    // A server that sends everything, whatever was asked.
+    let fake = Fake::new(|seen| {
+        let probabilities =
+            json!({"name": "probabilities", "datatype": "FP32", "shape": [1, 3], "data": [35.3125, 33.8125, 1]});
+        let label = json!({"name": "label", "datatype": "BYTES", "shape": [1], "data": ["35.3125"]});
+        let embedding =
+            json!({"name": "embedding", "datatype": "FP32", "shape": [1, 8], "data": [33.8125, 0, 0, 0, 0, 0, 0, 0]});
+        Does::Json(json_answer(seen, &[probabilities, label, embedding]))
+    });
+    let (server, _) = in_front(config(&[&fake]));
+    let mut client = server.connect();
+    let reply = client.infer(GOOD);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    no_scores(&reply);
+    let names: Vec<String> =
+        reply.json()["outputs"].as_array().unwrap().iter().map(|o| o["name"].to_string()).collect();
+    assert_eq!(names, ["\"logits\"", "\"probabilities\""], "ours, and made of defended scores");
+    for name in ["embedding", "label"] {
+        let reply = client.infer(&with(|r| r["outputs"] = json!([{"name": name}])));
+        assert_eq!(reply.status, 400);
+    }
+    only_plain_inferences(&fake);
+}
+
+#[test]
+fn path_6_other_models_of_the_server_are_not_known_here() {
+    let fake = Fake::good();
+    let (server, _) = in_front(config(&[&fake]));
+    for path in ["/v2/models/clf_backbone/infer", "/v2/models/clf/versions/2/infer", "/v2/models/ensemble"] {
+        let reply = server.connect().send("POST", path, &[], GOOD.as_bytes());
+        assert!(matches!(reply.status, 404 | 405), "{path}: {}", reply.status);
+    }
+    assert!(fake.inferences().is_empty());
+}
+
+#[test]
+fn path_11_redirects_are_not_followed_and_steering_headers_not_sent() {
+    let elsewhere = Fake::good();
+    let url = format!("{}/v2/models/clf/infer", elsewhere.url());
+    let fake = Fake::new(move |_| Does::Raw(307, vec![("location", url.clone())], Vec::new()));
+    let (server, _) = in_front(config(&[&fake]));
+    let reply = server.connect().infer(GOOD);
+    assert_eq!((reply.status, reply.header("location")), (502, None));
+    assert!(elsewhere.inferences().is_empty());
+
+    let fake = Fake::good();
+    let (server, _) = in_front(config(&[&fake]));
+    let headers = [
+        ("x-vertex-ai-triton-redirect", "v2/models/other/infer"),
+        ("x-amzn-sagemaker-target-model", "other"),
+        ("x-forwarded-host", "other"),
+        ("connection", "keep-alive, x-secret"),
+        ("x-secret", "1"),
+        ("triton-grpc-protocol", "1"),
+    ];
+    assert_eq!(server.connect().send("POST", "/v2/models/clf/infer", &headers, GOOD.as_bytes()).status, 200);
+    let seen = &fake.inferences()[0];
+    assert!(!headers.iter().any(|(name, _)| seen.headers.contains_key(*name)), "{:?}", seen.headers);
+}
+
+#[test]
+fn path_12_errors_and_figures_of_the_server_stay_behind_us() {
+    let fake = Fake::new(|seen| {
+        let secret = json!({"error": format!("bad value near {:?}", json_answer(seen, &[]))}).to_string();
+        Does::Raw(400, vec![("x-scores", "35.3125".to_owned()), ("server", "33.8125".to_owned())], secret.into_bytes())
+    });
+    let (server, _) = in_front(config(&[&fake]));
+    let reply = server.connect().infer(GOOD);
+    assert_eq!(reply.status, 502);
+    no_scores(&reply);
+    let good = Fake::new(|seen| match good(seen) {
+        Does::Raw(status, mut headers, body) => {
+            headers.push(("x-scores", "35.3125".to_owned()));
+            Does::Raw(status, headers, body)
+        }
+        other => other,
+    });
+    let (server, _) = in_front(config(&[&good]));
+    let reply = server.connect().infer(GOOD);
+    assert_eq!(reply.status, 200);
+    no_scores(&reply);
+}
+
+#[test]
+fn path_13_other_methods_and_hidden_requests_do_not_pass() {
+    let fake = Fake::good();
+    let (server, _) = in_front(config(&[&fake]));
+    for method in ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"] {
+        let reply = server.connect().send(method, "/v2/models/clf/infer", &[], GOOD.as_bytes());
+        assert!((400..500).contains(&reply.status), "{method}");
+    }
+    // A second request inside of the first one's body stays data.
+    let hidden = head("POST", "/v2/models/clf_raw/infer", &[], 0);
+    let body = [GOOD.as_bytes(), b"\r\n", &hidden].concat();
+    let reply = server.connect().send("POST", "/v2/models/clf/infer", &[], &body);
+    assert_eq!(reply.status, 400);
+    assert!(fake.inferences().is_empty());
+}
+
+#[test]
+fn path_15_the_same_question_has_the_same_answer_and_nothing_is_kept() {
+    let fake = Fake::good();
+    let (server, _) = in_front(config(&[&fake]));
+    let mut client = server.connect();
+    let answers: Vec<String> = (0..3).map(|_| client.infer(GOOD).text()).collect();
+    assert!(answers.iter().all(|answer| *answer == answers[0]));
+    assert_eq!(fake.inferences().len(), 3);
+    let mut ids: Vec<Value> = fake.inferences().iter().map(|seen: &Seen| seen.json()["id"].clone()).collect();
+    ids.dedup();
+    assert_eq!(ids.len(), 3, "each asked by its own id");
+}
