@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::net::TcpListener as StdListener;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -79,23 +78,28 @@ async fn accept(listener: &tokio::net::TcpListener, shared: &Weak<Shared>) {
 }
 
 fn answer(shared: Option<&Shared>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let ready = shared.is_some_and(|shared| !shared.draining.load(Ordering::Relaxed));
+    let ready = shared.is_some_and(Shared::ready);
     let (status, kind, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => {
             let text = shared.map(|shared| shared.metrics.text(shared.compute.queue_depth())).unwrap_or_default();
             (StatusCode::OK, prometheus::TEXT_FORMAT, text)
+        }
+        (&Method::GET, "/statistics") => {
+            let all = shared.and_then(|shared| shared.models.statistics(None, None).ok()).unwrap_or_default();
+            (StatusCode::OK, "application/json", oip::statistics(&all))
         }
         (&Method::GET, "/health/live") => (StatusCode::OK, "application/json", oip::live_body()),
         (&Method::GET, "/health/ready") => {
             let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             (status, "application/json", oip::ready_body(ready))
         }
-        (_, "/metrics" | "/health/live" | "/health/ready") => {
+        (_, "/metrics" | "/statistics" | "/health/live" | "/health/ready") => {
             let body = b"{\"error\":\"this path takes GET only\"}".to_vec();
             (StatusCode::METHOD_NOT_ALLOWED, "application/json", body)
         }
         _ => {
-            let body = b"{\"error\":\"no such path; here are /metrics, /health/live and /health/ready\"}".to_vec();
+            let body = b"{\"error\":\"no such path; here are /metrics, /statistics, /health/live and /health/ready\"}"
+                .to_vec();
             (StatusCode::NOT_FOUND, "application/json", body)
         }
     };

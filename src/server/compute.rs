@@ -17,25 +17,50 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::body::{Charge, ReadBody};
+use super::coding::Coding;
 use super::config::ComputeConfig;
 use super::metrics::Metrics;
-use crate::pipeline::{Facts, Pipeline};
-use crate::protocol::{Answer, Refusal, RefusalKind};
+use super::models::Served;
+use crate::pipeline::Facts;
+use crate::protocol::{self, Answer, Refusal, RefusalKind};
 
 /// One request, ready to be computed.
 pub(super) struct Call {
-    pub(super) pipeline: Arc<Pipeline>,
-    pub(super) header_length: Option<HeaderValue>,
+    pub(super) served: Arc<Served>,
+    pub(super) dialect: Dialect,
     pub(super) body: ReadBody,
+    /// How the body is packed.
+    pub(super) packed: Option<Coding>,
+    /// How the answer may be packed.
+    pub(super) accepts: Option<Coding>,
+    /// The most that the body may unpack to.
+    pub(super) max_bytes: usize,
+}
+
+/// How a body is to be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// The inference protocol over REST, with the length of its JSON part.
+    Oip(Option<HeaderValue>),
+    /// A message of the inference protocol over gRPC.
+    Grpc,
+    /// `:predict`
+    Predict,
 }
 
 /// What became of a call.
 pub(super) struct Done {
-    pub(super) result: Result<Answer, Refusal>,
+    pub(super) result: Result<Computed, Refusal>,
     pub(super) facts: Facts,
     pub(super) queued: Duration,
     /// For the answer to hold until it has been sent.
     pub(super) charge: Charge,
+}
+
+/// An answer, packed if the client accepts that and it is worth it.
+pub(super) struct Computed {
+    pub(super) answer: Answer,
+    pub(super) packed: Option<(Coding, Vec<u8>)>,
 }
 
 struct Job {
@@ -122,19 +147,42 @@ fn work(jobs: &Receiver<Job>, metrics: &Metrics) {
 
 /// The journey of one request through the pipeline, panics caught.
 fn answer(call: Call, queued: Duration, metrics: &Metrics) -> Done {
-    let journey = || {
-        let header_length = match call.header_length.as_ref().map(HeaderValue::to_str).transpose() {
-            Ok(header_length) => header_length,
-            Err(_) => {
-                let refusal = Refusal::bad_request("Inference-Header-Content-Length is not a number");
-                return (Err(refusal), Facts::default());
-            }
+    let Call { served, dialect, mut body, packed, accepts, max_bytes } = call;
+    if let Some(coding) = packed {
+        let budget = body.charge.of_same_budget();
+        body = match coding.unpack(body, max_bytes) {
+            Ok(body) => body,
+            Err(refusal) => return Done { result: Err(refusal), facts: Facts::default(), queued, charge: budget },
         };
-        call.pipeline.answer(header_length, &call.body.bytes)
+    }
+    let journey = || {
+        let (answer, facts) = served.pipeline.answer(dialect.call(&body)?);
+        let packed = answer.as_ref().ok().zip(accepts);
+        let packed = packed.and_then(|(answer, coding)| Some((coding, coding.pack(answer.body())?)));
+        Ok((answer.map(|answer| Computed { answer, packed }), facts))
     };
-    let (result, facts) = catch_unwind(AssertUnwindSafe(journey)).unwrap_or_else(|_| {
-        metrics.panics.inc();
-        (Err(Refusal::internal()), Facts::default())
-    });
-    Done { result, facts, queued, charge: call.body.charge }
+    let (result, facts) = match catch_unwind(AssertUnwindSafe(journey)) {
+        Ok(Ok(done)) => done,
+        Ok(Err(refusal)) => (Err(refusal), Facts::default()),
+        Err(_) => {
+            metrics.panics.inc();
+            (Err(Refusal::internal()), Facts::default())
+        }
+    };
+    Done { result, facts, queued, charge: body.charge }
+}
+
+impl Dialect {
+    /// The call that a body is in this dialect.
+    fn call<'a>(&'a self, body: &'a ReadBody) -> Result<protocol::Call<'a>, Refusal> {
+        Ok(match self {
+            Self::Oip(length) => {
+                let length = length.as_ref().map(HeaderValue::to_str).transpose();
+                let not_a_number = |_| Refusal::bad_request("Inference-Header-Content-Length is not a number");
+                protocol::Call::Oip { header_length: length.map_err(not_a_number)?, body: &body.bytes }
+            }
+            Self::Grpc => protocol::Call::Grpc(body.bytes.clone()),
+            Self::Predict => protocol::Call::Predict(&body.bytes),
+        })
+    }
 }
