@@ -18,8 +18,7 @@ use crate::defence::{Defence, DefenceConfig, DefenceError, DefendError, Defended
 use crate::engine::tract::TractEngine;
 use crate::engine::upstream::Fault;
 use crate::engine::{CallContext, Engine, EngineError, LoadOptions, ModelSpec, RemoteEngine};
-use crate::protocol::oip::ReplyPlan;
-use crate::protocol::{Answer, ModelDescription, OutputSpec, Refusal, RefusalKind, oip};
+use crate::protocol::{self, Answer, Call, ModelDescription, OutputSpec, Refusal, RefusalKind, ReplyPlan};
 use crate::tensor::Inputs;
 
 /// The output name under which every model answers with probabilities.
@@ -197,6 +196,12 @@ impl Pipeline {
         Self { max_rows: max_rows.max(1), ..self }
     }
 
+    /// The most rows of a request.
+    #[must_use]
+    pub fn max_rows(&self) -> usize {
+        self.max_rows
+    }
+
     /// What clients may know about the model.
     #[must_use]
     pub fn description(&self) -> &ModelDescription {
@@ -236,29 +241,22 @@ impl Pipeline {
         &self.defence
     }
 
-    /// The whole journey of one call: bytes in, bytes out, on the caller's thread.
-    ///
-    /// `header_length` is the value of the protocol's `Inference-Header-Content-Length`.
-    pub fn answer(&self, header_length: Option<&str>, body: &[u8]) -> (Result<Answer, Refusal>, Facts) {
+    /// The whole journey of one call, whatever its dialect: bytes in, bytes out, on the caller's thread.
+    pub fn answer(&self, call: Call<'_>) -> (Result<Answer, Refusal>, Facts) {
         let mut facts = Facts::default();
-        let answer = self.journey(header_length, body, &mut facts);
+        let answer = self.journey(call, &mut facts);
         (answer, facts)
     }
 
     /// As [`Self::answer`], for a model in another server: the time that it takes holds no thread.
-    pub async fn answer_upstream(
-        &self,
-        header_length: Option<&str>,
-        body: &[u8],
-        call: &CallContext,
-    ) -> (Result<Answer, Refusal>, Facts) {
+    pub async fn answer_upstream(&self, call: Call<'_>, context: &CallContext) -> (Result<Answer, Refusal>, Facts) {
         let mut facts = Facts::default();
         let answer = async {
-            let (inputs, plan) = self.begin(header_length, body, &mut facts)?;
+            let (inputs, plan) = self.begin(call, &mut facts)?;
             let start = Instant::now();
             let raw = match &self.runner {
                 Runner::Here(engine) => engine.infer(&inputs),
-                Runner::Upstream(engine) => engine.infer(&inputs, call).await,
+                Runner::Upstream(engine) => engine.infer(&inputs, context).await,
             };
             facts.infer = start.elapsed();
             self.finish(raw, plan, &mut facts)
@@ -267,20 +265,15 @@ impl Pipeline {
         (answer, facts)
     }
 
-    fn journey(&self, header_length: Option<&str>, body: &[u8], facts: &mut Facts) -> Result<Answer, Refusal> {
-        let (inputs, plan) = self.begin(header_length, body, facts)?;
+    fn journey(&self, call: Call<'_>, facts: &mut Facts) -> Result<Answer, Refusal> {
+        let (inputs, plan) = self.begin(call, facts)?;
         let raw = timed(&mut facts.infer, || self.runner.infer(&inputs));
         self.finish(raw, plan, facts)
     }
 
     /// Bytes to checked inputs.
-    fn begin(
-        &self,
-        header_length: Option<&str>,
-        body: &[u8],
-        facts: &mut Facts,
-    ) -> Result<(Inputs, ReplyPlan), Refusal> {
-        let (inputs, plan) = timed(&mut facts.decode, || oip::decode_infer(&self.description, header_length, body))?;
+    fn begin(&self, call: Call<'_>, facts: &mut Facts) -> Result<(Inputs, ReplyPlan), Refusal> {
+        let (inputs, plan) = timed(&mut facts.decode, || protocol::decode(&self.description, call))?;
         if inputs.n_rows() > self.max_rows {
             let text = format!("expected at most {} rows in a request, got {}", self.max_rows, inputs.n_rows());
             return Err(Refusal::bad_request(text));
@@ -299,7 +292,7 @@ impl Pipeline {
         let raw = raw.map_err(|error| failed(facts, error.into()))?;
         let defended = timed(&mut facts.defend, || self.defence.apply(raw));
         let defended = defended.map_err(|error| failed(facts, error.into()))?;
-        Ok(timed(&mut facts.encode, || oip::encode_infer(&self.description, plan, &defended)))
+        Ok(timed(&mut facts.encode, || protocol::encode(&self.description, plan, &defended)))
     }
 
     /// Inputs to defended scores: the same stages without the wire.

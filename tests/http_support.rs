@@ -163,7 +163,7 @@ impl Server {
         let (now, now_rx) = tokio::sync::oneshot::channel::<()>();
         let shutdown = Shutdown::new(async { drop(drain_rx.await) }, async { drop(now_rx.await) });
         let thread = std::thread::spawn(move || {
-            let listeners = Listeners { service, metrics: Some(metrics) };
+            let listeners = Listeners { service, grpc: None, metrics: Some(metrics) };
             runtime.block_on(run(listeners, config, pipeline, shutdown)).unwrap()
         });
         Self { address, metrics: metrics_address, drain: Some(drain), now: Some(now), thread: Some(thread) }

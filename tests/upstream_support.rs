@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -81,7 +81,6 @@ type Behaviour = dyn Fn(&Seen) -> Does + Send + Sync;
 pub(crate) struct Fake {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
-    pub(crate) connections: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
 }
 
@@ -97,19 +96,17 @@ impl Fake {
         let address = listener.local_addr().unwrap();
         let behaviour: Arc<Behaviour> = Arc::new(behaviour);
         let (seen, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let connections = Arc::new(AtomicUsize::new(0));
-        let (all, stopped, counted) = (Arc::clone(&seen), Arc::clone(&stop), Arc::clone(&connections));
+        let (all, stopped) = (Arc::clone(&seen), Arc::clone(&stop));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 if stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                counted.fetch_add(1, Ordering::Relaxed);
                 let (behaviour, seen) = (Arc::clone(&behaviour), Arc::clone(&all));
                 std::thread::spawn(move || attend(stream, &behaviour, &seen));
             }
         });
-        Self { address, seen, connections, stop }
+        Self { address, seen, stop }
     }
 
     /// A server that answers with the stub's logits, in the form that was asked for.

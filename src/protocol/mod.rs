@@ -5,8 +5,9 @@
 //! takes nothing else, so undefended scores have no way out through here. Not responsible for who may call,
 //! how long it may take or which thread works: that is the server's.
 //!
-//! [`oip`] is the Open Inference Protocol v2 over REST. Messages of a [`Refusal`] hold names, shapes, types
-//! and limits, never a value of an input or a score.
+//! [`oip`] is the Open Inference Protocol v2 over REST, `grpc` the same over gRPC, [`predict`] the REST of TensorFlow
+//! Serving and KServe V1; [`Call`] is a request in any of them. Messages of a [`Refusal`] hold names, shapes, types and
+//! limits, never a value of an input or a score.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,20 @@ use crate::tensor::TensorSpec;
 #[cfg(feature = "serve")]
 pub mod grpc;
 pub mod oip;
+pub mod predict;
+pub mod reports;
+
+mod call;
+mod data;
+mod inputs;
+mod outputs;
+mod parameters;
+mod raw;
+
+pub use self::call::{Call, ReplyPlan, decode, encode};
+
+/// The longest `id`: it is echoed.
+const MAX_ID_BYTES: usize = 1024;
 
 /// What a client may know about the served model; every answer is planned against it.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,13 +64,38 @@ pub struct OutputSpec {
     pub form: Form,
 }
 
-/// An encoded reply.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An encoded reply. Only the encoders of this room make one, and they take [`Defended`](crate::defence::Defended)
+/// scores: whoever sends nothing but answers sends nothing undefended.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// Length of the JSON part when binary tensors follow it; `None` when the whole body is JSON.
-    pub header_length: Option<usize>,
+    header_length: Option<usize>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    /// Length of the JSON part when binary tensors follow it; `None` when there is no such part.
+    #[must_use]
+    pub fn header_length(&self) -> Option<usize> {
+        self.header_length
+    }
+
     /// The body.
-    pub body: Vec<u8>,
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The body, given away.
+    #[must_use]
+    pub fn into_body(self) -> Vec<u8> {
+        self.body
+    }
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Answer({} bytes)", self.body.len())
+    }
 }
 
 /// Why a call is not answered, in words fit for the client: names, shapes and limits, never values.
@@ -75,6 +115,8 @@ pub enum RefusalKind {
     BadRequest,
     /// No such path, model or version.
     NotFound,
+    /// The path exists and is switched off.
+    Forbidden,
     /// The path exists, the method does not.
     MethodNotAllowed,
     /// The request did not arrive in time.
@@ -89,19 +131,22 @@ pub enum RefusalKind {
     Internal,
     /// The queue, the body budget or the connection table is full.
     Overloaded,
-    /// No compute thread was free in time.
+    /// No compute thread was free in time, or the client's own deadline has passed.
     QueueTimeout,
     /// The server behind this one cannot be reached, or takes no more requests.
     UpstreamUnavailable,
     /// The server behind this one did not answer in time.
     UpstreamTimeout,
+    /// The server drains, or the model is not ready.
+    NotReady,
 }
 
 impl RefusalKind {
     /// Every kind, in the order of declaration.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::BadRequest,
         Self::NotFound,
+        Self::Forbidden,
         Self::MethodNotAllowed,
         Self::SlowRequest,
         Self::TooLarge,
@@ -112,6 +157,7 @@ impl RefusalKind {
         Self::QueueTimeout,
         Self::UpstreamUnavailable,
         Self::UpstreamTimeout,
+        Self::NotReady,
     ];
 
     /// The one table from kinds of failure to HTTP status codes.
@@ -119,6 +165,7 @@ impl RefusalKind {
     pub fn status(self) -> u16 {
         match self {
             Self::BadRequest => 400,
+            Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::SlowRequest => 408,
@@ -126,8 +173,24 @@ impl RefusalKind {
             Self::UnsupportedEncoding => 415,
             Self::Internal => 500,
             Self::ModelFailed => 502,
-            Self::Overloaded | Self::UpstreamUnavailable => 503,
+            Self::Overloaded | Self::NotReady | Self::UpstreamUnavailable => 503,
             Self::QueueTimeout | Self::UpstreamTimeout => 504,
+        }
+    }
+
+    /// The one table from kinds of failure to gRPC status codes. Overload is RESOURCE_EXHAUSTED and not UNAVAILABLE, which
+    /// clients take as a word to try again at once.
+    #[must_use]
+    pub fn grpc_code(self) -> i32 {
+        match self {
+            Self::BadRequest => 3,
+            Self::SlowRequest | Self::QueueTimeout | Self::UpstreamTimeout => 4,
+            Self::NotFound => 5,
+            Self::Forbidden => 7,
+            Self::TooLarge | Self::Overloaded | Self::UpstreamUnavailable => 8,
+            Self::MethodNotAllowed | Self::UnsupportedEncoding => 12,
+            Self::Internal | Self::ModelFailed => 13,
+            Self::NotReady => 14,
         }
     }
 
@@ -136,6 +199,7 @@ impl RefusalKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::BadRequest => "bad_request",
+            Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::SlowRequest => "slow_request",
@@ -147,6 +211,7 @@ impl RefusalKind {
             Self::QueueTimeout => "queue_timeout",
             Self::UpstreamUnavailable => "upstream_unavailable",
             Self::UpstreamTimeout => "upstream_timeout",
+            Self::NotReady => "not_ready",
         }
     }
 }
@@ -203,6 +268,7 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), RefusalKind::ALL.len());
         assert!(RefusalKind::ALL.iter().all(|kind| (400..600).contains(&kind.status())));
+        assert!(RefusalKind::ALL.iter().all(|kind| (1..17).contains(&kind.grpc_code())));
     }
 
     #[test]

@@ -78,27 +78,32 @@ async fn accept(listener: &tokio::net::TcpListener, shared: &Weak<Shared>) {
 }
 
 fn answer(shared: Option<&Shared>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let ready = shared.is_some_and(Shared::is_ready);
+    let ready = shared.is_some_and(Shared::ready);
     let (status, kind, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => {
             let text = shared.map(|shared| {
-                let upstream = shared.pipeline.remote().map(|engine| engine.figures());
+                let upstream = shared.models.upstream_figures();
                 shared.metrics.text(shared.compute.queue_depth(), upstream)
             });
             let text = text.unwrap_or_default();
             (StatusCode::OK, prometheus::TEXT_FORMAT, text)
+        }
+        (&Method::GET, "/statistics") => {
+            let all = shared.and_then(|shared| shared.models.statistics(None, None).ok()).unwrap_or_default();
+            (StatusCode::OK, "application/json", oip::statistics(&all))
         }
         (&Method::GET, "/health/live") => (StatusCode::OK, "application/json", oip::live_body()),
         (&Method::GET, "/health/ready") => {
             let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             (status, "application/json", oip::ready_body(ready))
         }
-        (_, "/metrics" | "/health/live" | "/health/ready") => {
+        (_, "/metrics" | "/statistics" | "/health/live" | "/health/ready") => {
             let body = b"{\"error\":\"this path takes GET only\"}".to_vec();
             (StatusCode::METHOD_NOT_ALLOWED, "application/json", body)
         }
         _ => {
-            let body = b"{\"error\":\"no such path; here are /metrics, /health/live and /health/ready\"}".to_vec();
+            let body = b"{\"error\":\"no such path; here are /metrics, /statistics, /health/live and /health/ready\"}"
+                .to_vec();
             (StatusCode::NOT_FOUND, "application/json", body)
         }
     };

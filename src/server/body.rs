@@ -75,12 +75,17 @@ impl Budget {
 }
 
 impl Charge {
-    fn new(budget: &Arc<Budget>) -> Self {
+    pub(super) fn new(budget: &Arc<Budget>) -> Self {
         Self { budget: Arc::clone(budget), common: 0, reserved: 0 }
     }
 
+    /// Nothing yet, of the same budget.
+    pub(super) fn of_same_budget(&self) -> Self {
+        Self::new(&self.budget)
+    }
+
     /// Charges for a body that has come to `length` bytes.
-    fn grow(&mut self, length: usize) -> Result<(), Refusal> {
+    pub(super) fn grow(&mut self, length: usize) -> Result<(), Refusal> {
         let missing = length.div_ceil(CHUNK).saturating_sub(self.common + self.reserved);
         let permits = u32::try_from(missing).unwrap_or(u32::MAX);
         let take = |part: &Semaphore| part.try_acquire_many(permits).map(SemaphorePermit::forget).is_ok();
@@ -148,7 +153,7 @@ impl BodyLimits {
 }
 
 /// The deadlines of one body.
-struct Pace<'a> {
+pub(super) struct Pace<'a> {
     limits: &'a BodyLimits,
     deadline: Instant,
     window_ends: Instant,
@@ -156,17 +161,17 @@ struct Pace<'a> {
 }
 
 impl<'a> Pace<'a> {
-    fn new(limits: &'a BodyLimits) -> Self {
+    pub(super) fn new(limits: &'a BodyLimits) -> Self {
         let now = Instant::now();
         Self { limits, deadline: now + limits.deadline, window_ends: now + limits.window, in_window: 0 }
     }
 
     /// The next frame, if it comes in time.
-    async fn next(&mut self, body: &mut Incoming) -> Result<Option<Frame<Bytes>>, Refusal> {
-        let Ok(frame) = timeout_at(self.deadline.min(self.window_ends), body.frame()).await else {
+    pub(super) async fn next(&mut self, body: &mut Incoming) -> Result<Option<Frame<Bytes>>, Refusal> {
+        let Ok(frame) = timeout_at(self.deadline.min(self.window_ends), next_frame(body)).await else {
             return Err(self.too_slow());
         };
-        let frame = frame.transpose().map_err(|_| Refusal::bad_request("the request body was broken off"))?;
+        let frame = frame?;
         self.in_window += frame.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len);
         if self.in_window as f64 >= LEAST_PACE * self.limits.window.as_secs_f64() {
             self.in_window = 0;
@@ -184,6 +189,11 @@ impl<'a> Pace<'a> {
         };
         Refusal::new(RefusalKind::SlowRequest, message)
     }
+}
+
+/// The next frame, however long it takes; `None` at the end.
+pub(super) async fn next_frame(body: &mut Incoming) -> Result<Option<Frame<Bytes>>, Refusal> {
+    body.frame().await.transpose().map_err(|_| Refusal::bad_request("the request body was broken off"))
 }
 
 /// Whether a body has been read to its end, or is small and can be at once: only then can its connection carry

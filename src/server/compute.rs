@@ -21,28 +21,53 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::body::{Charge, ReadBody};
+use super::coding::Coding;
 use super::config::ComputeConfig;
 use super::metrics::Metrics;
+use super::models::Served;
 use crate::engine::CallContext;
-use crate::pipeline::{Facts, Pipeline};
-use crate::protocol::{Answer, Refusal, RefusalKind};
+use crate::pipeline::Facts;
+use crate::protocol::{self, Answer, Refusal, RefusalKind};
 
 /// One request, ready to be computed.
 pub(super) struct Call {
-    pub(super) pipeline: Arc<Pipeline>,
-    pub(super) header_length: Option<HeaderValue>,
+    pub(super) served: Arc<Served>,
+    pub(super) dialect: Dialect,
     pub(super) body: ReadBody,
+    /// How the body is packed.
+    pub(super) packed: Option<Coding>,
+    /// How the answer may be packed.
+    pub(super) accepts: Option<Coding>,
+    /// The most that the body may unpack to.
+    pub(super) max_bytes: usize,
     /// What goes along to a model in another server.
     pub(super) context: CallContext,
 }
 
+/// How a body is to be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// The inference protocol over REST, with the length of its JSON part.
+    Oip(Option<HeaderValue>),
+    /// A message of the inference protocol over gRPC.
+    Grpc,
+    /// `:predict`
+    Predict,
+}
+
 /// What became of a call.
 pub(super) struct Done {
-    pub(super) result: Result<Answer, Refusal>,
+    pub(super) result: Result<Computed, Refusal>,
     pub(super) facts: Facts,
     pub(super) queued: Duration,
     /// For the answer to hold until it has been sent.
     pub(super) charge: Charge,
+}
+
+/// An answer, packed if the client accepts that and it is worth it.
+pub(super) struct Computed {
+    pub(super) answer: Answer,
+    pub(super) packed: Option<(Coding, Vec<u8>)>,
 }
 
 struct Job {
@@ -93,7 +118,7 @@ impl Compute {
     /// # Errors
     /// Overloaded, when the queue is full; a queue timeout, when no thread came in time. All that happens later is in [`Done`].
     pub(super) async fn run(&self, call: Call) -> Result<Done, Refusal> {
-        if call.pipeline.remote().is_some() {
+        if call.served.pipeline.remote().is_some() {
             return Ok(answer_upstream(call, &self.metrics).await);
         }
         if self.inline {
@@ -132,9 +157,16 @@ fn work(jobs: &Receiver<Job>, metrics: &Metrics) {
 
 /// The journey of one request through the pipeline, panics caught.
 fn answer(call: Call, queued: Duration, metrics: &Metrics) -> Done {
-    let journey = || match header_length(&call) {
-        Ok(header_length) => call.pipeline.answer(header_length, &call.body.bytes),
-        Err(refusal) => (Err(refusal), Facts::default()),
+    let call = match call.unpacked() {
+        Ok(call) => call,
+        Err((refusal, charge)) => return Done { result: Err(refusal), facts: Facts::default(), queued, charge },
+    };
+    let journey = || {
+        let (answer, facts) = match call.dialect.call(&call.body) {
+            Ok(asked) => call.served.pipeline.answer(asked),
+            Err(refusal) => (Err(refusal), Facts::default()),
+        };
+        (pack(answer, call.accepts), facts)
     };
     let (result, facts) = catch_unwind(AssertUnwindSafe(journey)).unwrap_or_else(|_| panicked(metrics));
     Done { result, facts, queued, charge: call.body.charge }
@@ -142,16 +174,22 @@ fn answer(call: Call, queued: Duration, metrics: &Metrics) -> Done {
 
 /// As [`answer`], for a model in another server.
 async fn answer_upstream(call: Call, metrics: &Metrics) -> Done {
+    let queued = Duration::ZERO;
+    let call = match call.unpacked_beside().await {
+        Ok(call) => call,
+        Err((refusal, charge)) => return Done { result: Err(refusal), facts: Facts::default(), queued, charge },
+    };
     let (result, facts) = journey_upstream(&call, metrics).await;
-    Done { result, facts, queued: Duration::ZERO, charge: call.body.charge }
+    Done { result, facts, queued, charge: call.body.charge }
 }
 
-async fn journey_upstream(call: &Call, metrics: &Metrics) -> (Result<Answer, Refusal>, Facts) {
+async fn journey_upstream(call: &Call, metrics: &Metrics) -> (Result<Computed, Refusal>, Facts) {
     let journey = async {
-        match header_length(&call) {
-            Ok(header_length) => call.pipeline.answer_upstream(header_length, &call.body.bytes, &call.context).await,
+        let (answer, facts) = match call.dialect.call(&call.body) {
+            Ok(asked) => call.served.pipeline.answer_upstream(asked, &call.context).await,
             Err(refusal) => (Err(refusal), Facts::default()),
-        }
+        };
+        (pack(answer, call.accepts), facts)
     };
     let mut journey = pin!(journey);
     let guarded = poll_fn(|context| {
@@ -162,12 +200,50 @@ async fn journey_upstream(call: &Call, metrics: &Metrics) -> (Result<Answer, Ref
     guarded.await
 }
 
-fn header_length(call: &Call) -> Result<Option<&str>, Refusal> {
-    let text = call.header_length.as_ref().map(HeaderValue::to_str).transpose();
-    text.map_err(|_| Refusal::bad_request("Inference-Header-Content-Length is not a number"))
+fn pack(answer: Result<Answer, Refusal>, accepts: Option<Coding>) -> Result<Computed, Refusal> {
+    let answer = answer?;
+    let packed = accepts.and_then(|coding| Some((coding, coding.pack(answer.body())?)));
+    Ok(Computed { answer, packed })
 }
 
-fn panicked(metrics: &Metrics) -> (Result<Answer, Refusal>, Facts) {
+fn panicked(metrics: &Metrics) -> (Result<Computed, Refusal>, Facts) {
     metrics.panics.inc();
     (Err(Refusal::internal()), Facts::default())
+}
+
+impl Call {
+    /// The call with its body as it was before it was packed.
+    fn unpacked(self) -> Result<Self, (Refusal, Charge)> {
+        let Some(coding) = self.packed else { return Ok(self) };
+        let budget = self.body.charge.of_same_budget();
+        match coding.unpack(self.body, self.max_bytes) {
+            Ok(body) => Ok(Self { body, packed: None, ..self }),
+            Err(refusal) => Err((refusal, budget)),
+        }
+    }
+
+    /// As [`Self::unpacked`], beside the I/O threads where there is something to unpack.
+    async fn unpacked_beside(self) -> Result<Self, (Refusal, Charge)> {
+        if self.packed.is_none() {
+            return Ok(self);
+        }
+        let budget = self.body.charge.of_same_budget();
+        let unpacked = tokio::task::spawn_blocking(move || self.unpacked()).await;
+        unpacked.unwrap_or_else(|_| Err((Refusal::internal(), budget)))
+    }
+}
+
+impl Dialect {
+    /// The call that a body is in this dialect.
+    fn call<'a>(&'a self, body: &'a ReadBody) -> Result<protocol::Call<'a>, Refusal> {
+        Ok(match self {
+            Self::Oip(length) => {
+                let length = length.as_ref().map(HeaderValue::to_str).transpose();
+                let not_a_number = |_| Refusal::bad_request("Inference-Header-Content-Length is not a number");
+                protocol::Call::Oip { header_length: length.map_err(not_a_number)?, body: &body.bytes }
+            }
+            Self::Grpc => protocol::Call::Grpc(body.bytes.clone()),
+            Self::Predict => protocol::Call::Predict(&body.bytes),
+        })
+    }
 }

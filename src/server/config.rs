@@ -24,6 +24,10 @@ pub struct Config {
     pub lame_duck: Duration,
     /// How long running requests may take after that.
     pub drain: Duration,
+    /// Whether clients are shown counts and times of each model.
+    pub statistics: bool,
+    /// Whether clients may list, load and unload the models of a repository.
+    pub repository_control: bool,
     /// Where the model runs.
     pub compute: ComputeConfig,
 }
@@ -61,6 +65,8 @@ impl Default for Config {
             write_timeout: Duration::from_secs(30),
             lame_duck: Duration::ZERO,
             drain: Duration::from_secs(20),
+            statistics: false,
+            repository_control: false,
             compute: ComputeConfig::default(),
         }
     }

@@ -4,7 +4,6 @@
 //! may leave answers in their streams by never opening its window, or stay for nothing but pings. Here a connection
 //! without a request ends after a while, and so does one that leaves an answer unread.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,9 +11,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hyper::HeaderMap;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper_util::server::graceful::GracefulConnection;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -173,39 +173,86 @@ pub(super) struct Held {
 /// The body of an answer.
 #[derive(Debug)]
 pub(super) struct AnswerBody {
-    bytes: Bytes,
-    last: Bytes,
+    content: Content,
     pub(super) held: Held,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// All of it, and what follows it.
+    Whole { bytes: Bytes, last: Bytes, trailers: Option<HeaderMap> },
+    /// Frames as they come.
+    Stream(mpsc::Receiver<Frame<Bytes>>),
+    /// The answer of a service that is not ours; no model's.
+    Foreign(tonic::body::Body),
 }
 
 impl AnswerBody {
     pub(super) fn new(bytes: impl Into<Bytes>) -> Self {
-        Self { bytes: bytes.into(), last: Bytes::new(), held: Held::default() }
+        Self::of(Content::Whole { bytes: bytes.into(), last: Bytes::new(), trailers: None })
+    }
+
+    /// A body with trailers.
+    pub(super) fn framed(bytes: Bytes, trailers: HeaderMap) -> Self {
+        Self::of(Content::Whole { bytes, last: Bytes::new(), trailers: Some(trailers) })
+    }
+
+    /// A body that is sent as it comes.
+    pub(super) fn stream(frames: mpsc::Receiver<Frame<Bytes>>) -> Self {
+        Self::of(Content::Stream(frames))
+    }
+
+    /// A body of a service that is not ours.
+    pub(super) fn foreign(body: tonic::body::Body) -> Self {
+        Self::of(Content::Foreign(body))
+    }
+
+    fn of(content: Content) -> Self {
+        Self { content, held: Held::default() }
     }
 
     /// Sends the last byte as a frame of its own. An HTTP/2 frame is taken from here as soon as the peer's window
     /// has room for one byte of it, but the next one only when all of it has gone out: so this body lives until
     /// the peer has made room for the whole answer.
     pub(super) fn split_last(&mut self) {
-        self.last = self.bytes.split_off(self.bytes.len().saturating_sub(1));
+        if let Content::Whole { bytes, last, trailers: None } = &mut self.content {
+            *last = bytes.split_off(bytes.len().saturating_sub(1));
+        }
     }
 }
 
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = tonic::Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let bytes = std::mem::take(&mut self.bytes);
-        let next = if bytes.is_empty() { std::mem::take(&mut self.last) } else { bytes };
-        Poll::Ready((!next.is_empty()).then(|| Ok(Frame::data(next))))
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        match &mut self.content {
+            Content::Whole { bytes, last, trailers } => {
+                let bytes = std::mem::take(bytes);
+                let next = if bytes.is_empty() { std::mem::take(last) } else { bytes };
+                if !next.is_empty() {
+                    return Poll::Ready(Some(Ok(Frame::data(next))));
+                }
+                Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
+            }
+            Content::Stream(frames) => frames.poll_recv(cx).map(|frame| frame.map(Ok)),
+            Content::Foreign(body) => Pin::new(body).poll_frame(cx),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.bytes.is_empty() && self.last.is_empty()
+        match &self.content {
+            Content::Whole { bytes, last, trailers } => bytes.is_empty() && last.is_empty() && trailers.is_none(),
+            Content::Stream(_) => false,
+            Content::Foreign(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact((self.bytes.len() + self.last.len()) as u64)
+        match &self.content {
+            Content::Whole { bytes, last, trailers: None } => SizeHint::with_exact((bytes.len() + last.len()) as u64),
+            Content::Foreign(body) => body.size_hint(),
+            _ => SizeHint::default(),
+        }
     }
 }

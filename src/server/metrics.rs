@@ -46,11 +46,11 @@ struct Stages {
 }
 
 impl Metrics {
-    /// Fresh metrics for a server of one model.
+    /// Fresh metrics for a server of these models, by name and version.
     ///
     /// # Errors
     /// When a metric cannot be registered, which a test excludes.
-    pub(super) fn new(model: &str, version: &str, queue_capacity: usize) -> Result<Self, prometheus::Error> {
+    pub(super) fn new(models: &[(String, String)], queue_capacity: usize) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let requests = Opts::new("sordino_requests_total", "Requests answered, by route and outcome.");
         let requests = registered(&registry, IntCounterVec::new(requests, &["route", "outcome"])?)?;
@@ -64,14 +64,13 @@ impl Metrics {
         let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help)?);
         gauge("sordino_queue_capacity", "Requests that may wait for a compute thread.")?
             .set(i64::try_from(queue_capacity).unwrap_or(i64::MAX));
-        let info = |name: &str, help: &str, labels: &[(&str, &str)]| -> Result<(), prometheus::Error> {
-            let names: Vec<&str> = labels.iter().map(|label| label.0).collect();
-            let values: Vec<&str> = labels.iter().map(|label| label.1).collect();
-            registered(&registry, IntGaugeVec::new(Opts::new(name, help), &names)?)?.with_label_values(&values).set(1);
-            Ok(())
+        let info = |name: &str, help: &str, labels: &[&str]| {
+            registered(&registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
         };
-        info("sordino_build_info", "The running version.", &[("version", env!("CARGO_PKG_VERSION"))])?;
-        info("sordino_model_info", "The served model.", &[("model", model), ("version", version)])?;
+        let build = info("sordino_build_info", "The running version.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let served = info("sordino_model_info", "The models served at the start.", &["model", "version"])?;
+        models.iter().for_each(|(model, version)| served.with_label_values(&[model, version]).set(1));
         Ok(Self {
             requests,
             rows: counter("sordino_rows_total", "Rows answered.")?,
@@ -163,7 +162,7 @@ mod tests {
 
     #[test]
     fn every_promised_metric_is_in_the_text() {
-        let metrics = Metrics::new("clf", "1", 7).unwrap();
+        let metrics = Metrics::new(&[("clf".to_owned(), "1".to_owned())], 7).unwrap();
         metrics.answered("infer", None);
         metrics.answered("infer", Some(RefusalKind::BadRequest));
         let text =

@@ -11,22 +11,29 @@
 //!   503        close   404 405          413 408 503                503 504       400 500 502
 //! ```
 //!
+//! REST and gRPC share ports, connections, limits, threads and metrics: a gRPC call is told by its content type.
+//!
 //! [`run`] takes listeners that are already bound, so that a test can bind port 0.
 
 mod admin;
 mod body;
+mod coding;
 mod compute;
 mod config;
 mod connection;
+mod grpc;
 mod handler;
 mod io;
 mod metrics;
+mod models;
+mod rest;
 mod route;
 mod shutdown;
+mod statistics;
+mod trace;
 
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -42,18 +49,22 @@ use self::admin::Admin;
 use self::body::{BodyLimits, Budget};
 use self::compute::{Compute, Threads};
 use self::connection::{Activity, attend};
+use self::grpc::Services;
 use self::handler::{RequestIds, Shared, handle};
 use self::io::TimedIo;
 use self::metrics::Metrics;
-use crate::pipeline::Pipeline;
+use crate::protocol::reports::Extensions;
 
 pub use self::config::{ComputeConfig, Config};
+pub use self::models::{Models, Repository};
 pub use self::shutdown::Shutdown;
 
 /// Largest head of a request, in bytes; over it, 431.
 const MAX_HEAD_BYTES: usize = 32 << 10;
 /// Concurrent requests on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
+/// A stream may stay without a message so many times as long as a connection may without a request.
+const STREAM_PATIENCE: u32 = 10;
 /// Pause after a failed accept, for instance when file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Failed accepts are logged no more often than this.
@@ -64,8 +75,10 @@ const MAX_BACKLOG: usize = 4096;
 /// Sockets that are already bound.
 #[derive(Debug)]
 pub struct Listeners {
-    /// The protocol.
+    /// REST and gRPC, told apart by what a client sends.
     pub service: StdListener,
+    /// A further address for the same, for clients that expect gRPC on a port of its own; `None`: there is none.
+    pub grpc: Option<StdListener>,
     /// Metrics and health for the operator, on a thread of their own; `None`: not served.
     pub metrics: Option<StdListener>,
 }
@@ -88,7 +101,7 @@ pub enum StartError {
     /// A listener cannot be used.
     #[error("the {which} listener cannot be used: {source}")]
     Listener {
-        /// `service` or `metrics`.
+        /// `service`, `grpc` or `metrics`.
         which: &'static str,
         /// What the system says.
         source: std::io::Error,
@@ -101,22 +114,22 @@ pub enum StartError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// Serves `pipeline` until `shutdown` says otherwise: [`start`] and [`Server::serve`].
+/// Serves `models`, or one pipeline, until `shutdown` says otherwise: [`start`] and [`Server::serve`].
 ///
 /// # Errors
 /// [`StartError`], before the first connection is accepted.
 pub async fn run(
     listeners: Listeners,
     config: Config,
-    pipeline: Arc<Pipeline>,
+    models: impl Into<Models>,
     shutdown: Shutdown,
 ) -> Result<Ended, StartError> {
-    Ok(start(listeners, config, pipeline)?.serve(shutdown).await)
+    Ok(start(listeners, config, models)?.serve(shutdown).await)
 }
 
 /// A server whose threads stand and whose metrics are served, about to accept.
 pub struct Server {
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     config: Config,
     shared: Arc<Shared>,
     threads: Threads,
@@ -133,13 +146,17 @@ impl std::fmt::Debug for Server {
 ///
 /// # Errors
 /// [`StartError`].
-pub fn start(listeners: Listeners, config: Config, pipeline: Arc<Pipeline>) -> Result<Server, StartError> {
-    let listener = into_tokio(listeners.service).map_err(|source| StartError::Listener { which: "service", source })?;
-    let model = pipeline.description();
-    let metrics = Arc::new(Metrics::new(&model.name, &model.version, config.compute.queue)?);
+pub fn start(listeners: Listeners, config: Config, models: impl Into<Models>) -> Result<Server, StartError> {
+    let models = models.into();
+    let mut service = Vec::new();
+    for (which, listener) in [("service", Some(listeners.service)), ("grpc", listeners.grpc)] {
+        let listener = listener.map(into_tokio).transpose();
+        service.extend(listener.map_err(|source| StartError::Listener { which, source })?);
+    }
+    let metrics = Arc::new(Metrics::new(&models.all(), config.compute.queue)?);
     let (compute, threads) = Compute::start(&config.compute, &metrics).map_err(StartError::Thread)?;
     let shared = Arc::new(Shared {
-        pipeline,
+        models,
         compute,
         limits: BodyLimits {
             max_bytes: config.max_body_bytes,
@@ -148,33 +165,36 @@ pub fn start(listeners: Listeners, config: Config, pipeline: Arc<Pipeline>) -> R
             budget: Budget::new(config.max_buffered_bytes, config.max_body_bytes),
         },
         metrics,
-        draining: AtomicBool::new(false),
+        draining: watch::Sender::new(false),
+        extensions: Extensions { statistics: config.statistics, repository: config.repository_control },
+        services: Services::new(),
+        stream_idle: config.header_timeout * STREAM_PATIENCE,
         write_timeout: config.write_timeout,
         ids: RequestIds::new(),
     });
     let _admin = listeners.metrics.map(|listener| admin::start(listener, &shared)).transpose()?;
-    Ok(Server { listener, config, shared, threads, _admin })
+    Ok(Server { listeners: service, config, shared, threads, _admin })
 }
 
 impl Server {
     /// Serves until `shutdown` says otherwise, then drains: readiness turns 503 first, the listener closes after
     /// [`Config::lame_duck`], and running requests have [`Config::drain`] to end.
     pub async fn serve(self, mut shutdown: Shutdown) -> Ended {
-        let Self { listener, config, shared, threads, _admin } = self;
+        let Self { listeners, config, shared, threads, _admin } = self;
         let mut connections = Connections::new(&config, &shared);
         tokio::select! {
-            () = connections.accept(&listener) => {}
+            () = connections.accept(&listeners) => {}
             () = shutdown.drain() => {}
         }
-        shared.draining.store(true, Ordering::Relaxed);
+        shared.draining.send_replace(true);
         tracing::info!("not ready any more, draining");
         let lame_duck = tokio::time::sleep(config.lame_duck);
         tokio::select! {
-            () = connections.accept(&listener) => {}
+            () = connections.accept(&listeners) => {}
             () = lame_duck => {}
             () = shutdown.now() => {}
         }
-        connections.accept_backlog(listener);
+        listeners.into_iter().for_each(|listener| connections.accept_backlog(listener));
         let deadline = Instant::now() + config.drain;
         let ended = connections.drain(deadline, &mut shutdown).await;
         drop(shared);
@@ -193,6 +213,15 @@ async fn finished(threads: &Threads) {
     while !threads.iter().all(std::thread::JoinHandle::is_finished) {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+}
+
+/// The next connection of whichever listener has one.
+async fn any_of(listeners: &[TcpListener]) -> std::io::Result<(TcpStream, std::net::SocketAddr)> {
+    std::future::poll_fn(|cx| {
+        let ready = listeners.iter().map(|listener| listener.poll_accept(cx)).find(std::task::Poll::is_ready);
+        ready.unwrap_or(std::task::Poll::Pending)
+    })
+    .await
 }
 
 fn into_tokio(listener: StdListener) -> std::io::Result<TcpListener> {
@@ -240,11 +269,11 @@ impl Connections {
     }
 
     /// Accepts for ever.
-    async fn accept(&mut self, listener: &TcpListener) {
+    async fn accept(&mut self, listeners: &[TcpListener]) {
         let mut warned: Option<Instant> = None;
         loop {
             tokio::select! {
-                accepted = listener.accept() => match accepted {
+                accepted = any_of(listeners) => match accepted {
                     Ok((stream, _)) => self.admit(stream),
                     Err(error) => {
                         if warned.is_none_or(|warned| warned.elapsed() >= ACCEPT_WARNINGS) {

@@ -31,6 +31,8 @@ const MAX_BUFFERED_BYTES: usize = 1 << 40;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Settings {
     pub(super) listen: SocketAddr,
+    /// A further address, for gRPC on a port of its own.
+    pub(super) grpc_listen: Option<SocketAddr>,
     /// `None`: metrics are not served.
     pub(super) metrics_listen: Option<SocketAddr>,
     pub(super) io_threads: usize,
@@ -38,6 +40,8 @@ pub(super) struct Settings {
     pub(super) server: Config,
     pub(super) name: String,
     pub(super) version: String,
+    /// A folder of models in place of one.
+    pub(super) repository: Option<PathBuf>,
     /// `None`: the bundled classifier.
     pub(super) model: Option<ModelFiles>,
     /// A model in another server, in place of `model`.
@@ -66,6 +70,10 @@ pub(super) struct LogSettings {
 pub(super) struct Written {
     listen: Option<String>,
     metrics_listen: Option<String>,
+    grpc_listen: Option<String>,
+    statistics: Option<bool>,
+    repository_control: Option<bool>,
+    pub(super) repository: Option<PathBuf>,
     io_threads: Option<usize>,
     max_rows: Option<usize>,
     max_body_bytes: Option<usize>,
@@ -187,6 +195,9 @@ fn from_file(text: &str, path: &Path, mistakes: &mut Mistakes) -> Written {
     let mut server = Section::open("server", &mut file, mistakes);
     written.listen = server.take("listen");
     written.metrics_listen = server.take("metrics_listen");
+    written.grpc_listen = server.take("grpc_listen");
+    written.statistics = server.take("statistics");
+    written.repository_control = server.take("repository_control");
     written.io_threads = server.take("io_threads");
     written.max_rows = server.take("max_rows");
     written.max_body_bytes = server.take("max_body_bytes");
@@ -207,6 +218,7 @@ fn from_file(text: &str, path: &Path, mistakes: &mut Mistakes) -> Written {
     compute.close();
     let beside = |file: PathBuf| path.parent().map_or_else(|| file.clone(), |folder| folder.join(&file));
     let mut model = Section::open("model", &mut file, mistakes);
+    written.repository = model.take("repository").map(beside);
     written.model = model.take("path").map(beside);
     written.centroids = model.take("centroids").map(beside);
     written.name = model.take("name");
@@ -244,6 +256,11 @@ impl Written {
         over(&mut self.listen, &args.kserve.listen());
         over(&mut self.listen, &args.listen);
         over(&mut self.metrics_listen, &args.metrics_listen);
+        over(&mut self.grpc_listen, &args.kserve.grpc_listen());
+        over(&mut self.grpc_listen, &args.grpc_listen);
+        over(&mut self.statistics, &args.statistics.then_some(true));
+        over(&mut self.repository_control, &args.allow_repository_control.then_some(true));
+        over(&mut self.repository, &args.repository);
         over(&mut self.io_threads, &args.io_threads);
         over(&mut self.max_rows, &args.max_rows);
         over(&mut self.max_body_bytes, &args.max_body_bytes);
@@ -269,6 +286,7 @@ impl Written {
 
     /// What is meant; meaningless where `mistakes` grew.
     fn check(mut self, mistakes: &mut Mistakes) -> Settings {
+        one_source(&self, mistakes);
         let default = Config::default();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let listen = address("server.listen", self.listen.as_deref().unwrap_or("127.0.0.1:8000"), mistakes);
@@ -278,6 +296,17 @@ impl Written {
         };
         if metrics_listen == Some(listen) && listen.port() != 0 {
             mistakes.push(format!("server.metrics_listen: {listen} is the address of server.listen too"));
+        }
+        let grpc_listen = match self.grpc_listen.as_deref().unwrap_or("off") {
+            "off" => None,
+            text => Some(address("server.grpc_listen", text, mistakes)),
+        };
+        if let Some(grpc) =
+            grpc_listen.filter(|grpc| grpc.port() != 0 && [Some(listen), metrics_listen].contains(&Some(*grpc)))
+        {
+            mistakes.push(format!(
+                "server.grpc_listen: {grpc} is taken by server.listen, which speaks gRPC too, or by server.metrics_listen"
+            ));
         }
         let io_threads = self.io_threads.unwrap_or((cores / 2).clamp(1, 8));
         let threads = self.threads.unwrap_or(default.compute.threads);
@@ -308,6 +337,8 @@ impl Written {
             write_timeout: time("server.write_timeout_seconds", self.write_timeout_seconds, default.write_timeout),
             lame_duck: time("server.lame_duck_seconds", self.lame_duck_seconds, default.lame_duck),
             drain: time("server.drain_seconds", self.drain_seconds, default.drain),
+            statistics: self.statistics.unwrap_or(default.statistics),
+            repository_control: self.repository_control.unwrap_or(default.repository_control),
             compute,
         };
         for (key, time) in [
@@ -349,12 +380,14 @@ impl Written {
         plain_word("model.version", &version, mistakes);
         Settings {
             listen,
+            grpc_listen,
             metrics_listen,
             io_threads: count("server.io_threads", io_threads, MAX_THREADS, mistakes),
             max_rows: count("server.max_rows", self.max_rows.unwrap_or(DEFAULT_MAX_ROWS), MAX_ROWS, mistakes),
             server,
             name,
             version,
+            repository: self.repository,
             model,
             upstream,
             load: LoadOptions { score_output: self.score_output, score_kind: self.score_kind },
@@ -362,6 +395,60 @@ impl Written {
             log,
         }
     }
+}
+
+/// A repository names its models itself, and only a repository can be controlled.
+fn one_source(written: &Written, mistakes: &mut Mistakes) {
+    if written.repository.is_none() {
+        if written.repository_control == Some(true) {
+            mistakes
+                .push("server.repository_control: there is no repository to control, see model.repository".to_owned());
+        }
+        return;
+    }
+    let single = [
+        ("model.path", written.model.is_some()),
+        ("model.centroids", written.centroids.is_some()),
+        ("model.name", written.name.is_some()),
+        ("model.version", written.version.is_some()),
+        ("model.score_output", written.score_output.is_some()),
+        ("model.score_kind", written.score_kind.is_some()),
+    ];
+    for (key, _) in single.iter().filter(|(_, given)| *given) {
+        mistakes.push(format!("{key}: it is for one model; with model.repository each model's folder says it"));
+    }
+}
+
+/// What a model's folder in a repository says about the model.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct FolderSettings {
+    pub(super) load: LoadOptions,
+    /// `None`: the repository's.
+    pub(super) defence: Option<DefenceConfig>,
+}
+
+/// Reads the settings of a model's folder: `score_output` and `score_kind` of table `model`, and table `defence`.
+///
+/// # Errors
+/// Every mistake there is.
+pub(super) fn folder_settings(text: &str) -> Result<FolderSettings, Mistakes> {
+    let mut mistakes = Vec::new();
+    let mut file: Table = text.parse().map_err(|error| vec![format!("not TOML: {error}")])?;
+    let mut settings = FolderSettings::default();
+    let mut model = Section::open("model", &mut file, &mut mistakes);
+    settings.load = LoadOptions { score_output: model.take("score_output"), score_kind: model.take("score_kind") };
+    model.close();
+    if let Some(defence) = file.remove("defence") {
+        match defence.try_into::<DefenceConfig>() {
+            Ok(defence) => {
+                mistakes.extend(defence.check().err().iter().flatten().map(ToString::to_string));
+                settings.defence = Some(defence);
+            }
+            Err(error) => mistakes.push(format!("defence: {}", one_line(&error))),
+        }
+    }
+    mistakes.extend(file.keys().map(|key| format!("unknown key '{key}'; known: model, defence")));
+    if mistakes.is_empty() { Ok(settings) } else { Err(mistakes) }
 }
 
 fn model_files(
@@ -407,6 +494,11 @@ fn default_name(model: Option<&ModelFiles>) -> String {
 
 /// The longest name of a model or version.
 const MAX_WORD: usize = 128;
+
+/// Whether a word may name a model or a version.
+pub(super) fn is_plain_word(word: &str) -> bool {
+    !word.is_empty() && word.len() <= MAX_WORD && !word.starts_with('.') && word.chars().all(is_plain)
+}
 
 fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || "._-".contains(c)

@@ -1,6 +1,7 @@
 //! `sordino serve`: from flags and a file to a running server.
 
 mod config;
+mod repository;
 mod upstream;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -17,21 +18,22 @@ use super::inspect::ScoreArgs;
 use crate::artifact::centroids;
 use crate::client::upstream::connect;
 use crate::pipeline::{Parts, Pipeline, UpstreamParts, bundled};
-use crate::server::{self, Ended, Listeners, Shutdown};
+use crate::server::{self, Ended, Listeners, Models, Shutdown};
 
 /// Exit code for settings that are wrong.
 const BAD_CONFIG: u8 = 2;
 /// Exit code for a drain that ended before the requests did.
 const CUT: u8 = 3;
 
-/// Serve a classifier with defended scores, over the Open Inference Protocol v2 (REST).
+/// Serve classifiers with defended scores: the Open Inference Protocol v2 over REST and gRPC, and `:predict` as
+/// TensorFlow Serving and KServe V1 speak it.
 ///
-/// Without arguments the bundled classifier on 127.0.0.1:8000, with metrics on 127.0.0.1:8002. No setting switches the
+/// Without arguments the bundled classifier on 127.0.0.1:8000, REST and gRPC on one port, with metrics on 127.0.0.1:8002. No setting switches the
 /// defence off; one that would leave rows as they are, or keep most of their own scores, is refused. A weak setting still
 /// leaks: audit what you serve. Without a table `defence` in the configuration file the defence is the paper's
 /// reweighting (w = 0.1), then the three largest probabilities.
 ///
-/// Request parameters: `binary_data_output`, `binary_data` and `binary_data_size` are served; `timeout`,
+/// Request parameters: `binary_data_output`, `binary_data`, `binary_data_size` and `classification` are served; `timeout`,
 /// `priority` and `content_type` are accepted and ignored; every other parameter, also one of your own, is refused.
 ///
 /// Exit codes: 0 after a drain, 1 when it cannot start, 2 when the settings are wrong, 3 when requests were cut at the
@@ -63,6 +65,22 @@ pub struct Args {
     /// Where to listen [default: 127.0.0.1:8000]
     #[arg(long, value_name = "ADDRESS", env = "SORDINO_LISTEN")]
     listen: Option<String>,
+    /// A further address for clients that expect gRPC on a port of its own, such as 127.0.0.1:8001, or `off`; the address
+    /// above speaks gRPC too [default: off]
+    #[arg(long, value_name = "ADDRESS", env = "SORDINO_GRPC_LISTEN")]
+    grpc_listen: Option<String>,
+    /// Show clients counts and times of each model, which load tools ask for. Exact times are a side channel; the
+    /// operator's address shows them always.
+    #[arg(long)]
+    statistics: bool,
+    /// A folder of models in place of one: DIR/MODEL/VERSION/model.onnx with centroids.safetensors beside it, and
+    /// DIR/MODEL/sordino.toml for the model's own settings
+    #[arg(long, value_name = "DIR")]
+    repository: Option<PathBuf>,
+    /// Let clients list, load and unload the models of the repository. Whoever may call the server may then take a model
+    /// out of service.
+    #[arg(long)]
+    allow_repository_control: bool,
     /// Where to serve metrics and health to the operator, or `off` [default: 127.0.0.1:8002]
     #[arg(long, value_name = "ADDRESS", env = "SORDINO_METRICS_LISTEN")]
     metrics_listen: Option<String>,
@@ -126,17 +144,22 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the I/O threads")?;
-    let pipeline = match &settings.upstream {
-        None => build(&settings)?,
-        Some(upstream) => runtime.block_on(build_upstream(&settings, upstream))?,
+    let (models, first) = match &settings.upstream {
+        None => models(&settings)?,
+        Some(upstream) => {
+            let pipeline = runtime.block_on(build_upstream(&settings, upstream))?;
+            (Arc::new(pipeline).into(), settings.name.clone())
+        }
     };
-    let pipeline = Arc::new(pipeline);
     let ended = runtime.block_on(async {
         let shutdown = Shutdown::on_signals().context("cannot listen for signals")?;
-        let listeners =
-            Listeners { service: bind(settings.listen)?, metrics: settings.metrics_listen.map(bind).transpose()? };
-        let line = announcement(&listeners, &pipeline)?;
-        let server = server::start(listeners, settings.server, pipeline)?;
+        let listeners = Listeners {
+            service: bind(settings.listen)?,
+            grpc: settings.grpc_listen.map(bind).transpose()?,
+            metrics: settings.metrics_listen.map(bind).transpose()?,
+        };
+        let line = announcement(&listeners, &first)?;
+        let server = server::start(listeners, settings.server, models)?;
         // A closed stdout is no reason not to serve.
         let mut out = std::io::stdout();
         let _ = writeln!(out, "{line}").and_then(|()| out.flush());
@@ -153,6 +176,18 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             ExitCode::from(CUT)
         }
     })
+}
+
+/// Loads what is to be served, with the name for the start line.
+fn models(settings: &Settings) -> anyhow::Result<(Models, String)> {
+    let Some(root) = &settings.repository else {
+        return Ok((Arc::new(build(settings)?).into(), settings.name.clone()));
+    };
+    let folder = Arc::new(repository::Folder::open(root, settings)?);
+    let pipelines = folder.load_all()?;
+    let first = pipelines.first().map(|pipeline| pipeline.description().name.clone());
+    let first = first.with_context(|| format!("{} holds no model (MODEL/VERSION/model.onnx)", root.display()))?;
+    Ok((Models::new(pipelines).with_repository(folder), first))
 }
 
 /// Loads the model and builds what belongs to it.
@@ -228,9 +263,8 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// One line for the person who started it.
-fn announcement(listeners: &Listeners, pipeline: &Pipeline) -> anyhow::Result<String> {
+fn announcement(listeners: &Listeners, name: &str) -> anyhow::Result<String> {
     let address = listeners.service.local_addr()?;
-    let name = &pipeline.description().name;
     let metrics = match &listeners.metrics {
         Some(listener) => format!("http://{}/metrics", listener.local_addr()?),
         None => "off".to_owned(),

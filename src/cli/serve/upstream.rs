@@ -78,7 +78,7 @@ pub(super) struct KserveArgs {
     /// --listen 0.0.0.0:PORT
     #[arg(long = "http_port", value_name = "PORT")]
     pub(super) http_port: Option<u16>,
-    /// The port of gRPC
+    /// --grpc-listen 0.0.0.0:PORT
     #[arg(long = "grpc_port", value_name = "PORT")]
     pub(super) grpc_port: Option<u16>,
     /// Taken and ignored: one process serves with all its threads
@@ -191,8 +191,10 @@ impl WrittenUpstream {
             }
             return None;
         };
-        if written.model.is_some() {
-            mistakes.push("model.path: the model is served by upstream.urls, give one or the other".to_owned());
+        for (key, given) in [("model.path", &written.model), ("model.repository", &written.repository)] {
+            if given.is_some() {
+                mistakes.push(format!("{key}: the model is served by upstream.urls, give one or the other"));
+            }
         }
         needs_centroids(written, mistakes);
         let targets = targets(urls, mistakes);
@@ -323,6 +325,11 @@ impl KserveArgs {
     pub(super) fn listen(&self) -> Option<String> {
         let port = self.http_port.or(self.is_meant().then_some(8080))?;
         Some(format!("0.0.0.0:{port}"))
+    }
+
+    /// Where gRPC has a port of its own, if it is asked for.
+    pub(super) fn grpc_listen(&self) -> Option<String> {
+        self.grpc_port.map(|port| format!("0.0.0.0:{port}"))
     }
 
     /// What cannot be had.

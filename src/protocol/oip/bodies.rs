@@ -1,36 +1,39 @@
 //! Bodies of the answers that are no inference: metadata, health, errors. The union of what the protocol's
 //! clients read: a status code for some, JSON fields for others.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::defence::Form;
+use crate::protocol::reports::{Extensions, IndexEntry, ModelStatistics, Tally};
 use crate::protocol::{ModelDescription, Refusal};
 use crate::tensor::DType;
-
-/// Only what is served is advertised.
-const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
 
 fn text(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_else(|_| b"{}".to_vec())
 }
 
-/// Body of `GET /v2`.
+/// The server's name in its metadata.
+pub(in crate::protocol) const SERVER: &str = "sordino";
+
+/// Body of `GET /v2`: only what is served is advertised.
 #[must_use]
-pub fn server_metadata(version: &str) -> Vec<u8> {
+pub fn server_metadata(version: &str, extensions: Extensions) -> Vec<u8> {
     #[derive(Serialize)]
     struct Body<'a> {
         name: &'a str,
         version: &'a str,
-        extensions: [&'a str; 1],
+        extensions: Vec<&'static str>,
     }
-    text(&Body { name: "sordino", version, extensions: EXTENSIONS })
+    text(&Body { name: SERVER, version, extensions: extensions.names() })
 }
 
 /// Body of `GET /v2/models/{m}`: `-1` stands for the batch. `properties` holds the class names and, for every
 /// output, what its values are (R2).
 #[must_use]
-pub fn model_metadata(model: &ModelDescription) -> Vec<u8> {
+pub fn model_metadata(model: &ModelDescription, versions: &[&str]) -> Vec<u8> {
     #[derive(Serialize)]
     struct Tensor<'a> {
         name: &'a str,
@@ -40,11 +43,11 @@ pub fn model_metadata(model: &ModelDescription) -> Vec<u8> {
     #[derive(Serialize)]
     struct Body<'a> {
         name: &'a str,
-        versions: [&'a str; 1],
+        versions: &'a [&'a str],
         platform: &'a str,
         inputs: Vec<Tensor<'a>>,
         outputs: Vec<Tensor<'a>>,
-        properties: std::collections::BTreeMap<String, String>,
+        properties: BTreeMap<String, String>,
     }
     let inputs = model.inputs.iter().map(|input| Tensor {
         name: &input.name,
@@ -57,6 +60,18 @@ pub fn model_metadata(model: &ModelDescription) -> Vec<u8> {
         datatype: DType::F32.oip_name(),
         shape: vec![-1, n_classes],
     });
+    text(&Body {
+        name: &model.name,
+        versions,
+        platform: &model.platform,
+        inputs: inputs.collect(),
+        outputs: outputs.collect(),
+        properties: properties(model),
+    })
+}
+
+/// The facts of a model that have no field of their own: its labels, and what the values of each output are (R2).
+pub(in crate::protocol) fn properties(model: &ModelDescription) -> BTreeMap<String, String> {
     let mut properties = model.properties.clone();
     if !model.labels.is_empty() {
         properties.entry("labels".to_owned()).or_insert_with(|| json!(model.labels).to_string());
@@ -68,14 +83,98 @@ pub fn model_metadata(model: &ModelDescription) -> Vec<u8> {
         };
         properties.insert(format!("output.{}", output.name), form.to_owned());
     }
-    text(&Body {
-        name: &model.name,
-        versions: [&model.version],
-        platform: &model.platform,
-        inputs: inputs.collect(),
-        outputs: outputs.collect(),
-        properties,
-    })
+    properties
+}
+
+/// Body of `GET /v2/models/{m}/config`: what load tools and clients read of Triton's model configuration.
+///
+/// A request may hold up to `max_rows` rows, so shapes leave out the batch. No files, instances or schedules are told.
+#[must_use]
+pub fn model_config(model: &ModelDescription, max_rows: usize) -> Vec<u8> {
+    let dims = |spec: &crate::tensor::TensorSpec| -> Vec<i64> {
+        spec.shape.iter().skip(1).map(|dim| dim.oip_size()).collect()
+    };
+    let inputs: Vec<Value> = model
+        .inputs
+        .iter()
+        .map(|spec| json!({ "name": spec.name, "data_type": config_type(spec.dtype), "format": "FORMAT_NONE", "dims": dims(spec) }))
+        .collect();
+    let outputs: Vec<Value> = model
+        .outputs
+        .iter()
+        .map(|output| json!({ "name": output.name, "data_type": config_type(DType::F32), "dims": [model.n_classes], "label_filename": "" }))
+        .collect();
+    text(&json!({
+        "name": model.name,
+        "platform": model.platform,
+        "backend": SERVER,
+        "version_policy": { "all": {} },
+        "max_batch_size": max_batch_size(max_rows),
+        "input": inputs,
+        "output": outputs,
+        "instance_group": [],
+        "model_transaction_policy": { "decoupled": false },
+        "parameters": {},
+    }))
+}
+
+/// The most rows as the configuration counts them.
+pub(in crate::protocol) fn max_batch_size(max_rows: usize) -> i32 {
+    i32::try_from(max_rows).unwrap_or(i32::MAX)
+}
+
+/// The name of an element type in a model's configuration.
+fn config_type(dtype: DType) -> String {
+    match dtype {
+        DType::Bytes => "TYPE_STRING".to_owned(),
+        dtype => format!("TYPE_{dtype}"),
+    }
+}
+
+/// Body of `GET /v2/models/{m}/stats` and `GET /v2/models/stats`. Nothing is told by batch size.
+#[must_use]
+pub fn statistics(models: &[ModelStatistics]) -> Vec<u8> {
+    let tally = |tally: &Tally| json!({ "count": tally.count, "ns": tally.nanos() });
+    let none = Tally::default();
+    let entries: Vec<Value> = models
+        .iter()
+        .map(|model| {
+            json!({
+                "name": model.name,
+                "version": model.version,
+                "last_inference": model.last_inference,
+                "inference_count": model.rows,
+                "execution_count": model.runs,
+                "inference_stats": {
+                    "success": tally(&model.success),
+                    "fail": tally(&model.fail),
+                    "queue": tally(&model.queue),
+                    "compute_input": tally(&model.input),
+                    "compute_infer": tally(&model.infer),
+                    "compute_output": tally(&model.output),
+                    "cache_hit": tally(&none),
+                    "cache_miss": tally(&none),
+                },
+                "response_stats": {},
+                "batch_stats": [],
+                "memory_usage": [],
+            })
+        })
+        .collect();
+    text(&json!({ "model_stats": entries }))
+}
+
+/// Body of `POST /v2/repository/index`.
+#[must_use]
+pub fn index(entries: &[IndexEntry]) -> Vec<u8> {
+    let entry = |entry: &IndexEntry| json!({ "name": entry.name, "version": entry.version, "state": entry.state(), "reason": entry.reason });
+    text(&entries.iter().map(entry).collect::<Vec<_>>())
+}
+
+/// Body of `GET /v2/models`: KServe's list.
+#[must_use]
+pub fn model_list<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<u8> {
+    text(&json!({ "models": names.into_iter().collect::<Vec<_>>() }))
 }
 
 /// Body of `GET /v2/health/live`.

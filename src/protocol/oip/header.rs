@@ -12,13 +12,11 @@ use serde::Deserialize as _;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 
-use super::data::{MAX_RANK, Nesting, read_values};
-use super::parameters::{Rule, Scope, rule};
-use crate::protocol::{Refusal, quoted};
+use crate::protocol::data::{MAX_RANK, Nesting, read_values};
+use crate::protocol::outputs::n_classes;
+use crate::protocol::parameters::{Rule, Scope, rule};
+use crate::protocol::{MAX_ID_BYTES, Refusal, quoted};
 use crate::tensor::{DType, Values};
-
-/// The longest `id`: it is echoed.
-const MAX_ID_BYTES: usize = 1024;
 
 /// A `shape` as written, read no further than [`MAX_RANK`] dimensions.
 struct Shape(Vec<usize>);
@@ -86,6 +84,7 @@ pub(super) enum Payload {
 pub(super) struct WireOutput {
     pub(super) name: String,
     pub(super) binary: Option<bool>,
+    pub(super) classes: Option<usize>,
 }
 
 /// Reads the JSON part of a request.
@@ -411,7 +410,8 @@ object!(Output -> WireOutput, "'outputs' must be an array of objects", |seed, ma
     let Some(name) = name else {
         return context.refuse("an output has no 'name'");
     };
-    Ok(WireOutput { name, binary: parameters.unwrap_or_default().binary })
+    let known = parameters.unwrap_or_default();
+    Ok(WireOutput { name, binary: known.binary, classes: known.classes })
 });
 
 /// The parameters that have an effect.
@@ -419,6 +419,7 @@ object!(Output -> WireOutput, "'outputs' must be an array of objects", |seed, ma
 struct Known {
     binary: Option<bool>,
     size: Option<usize>,
+    classes: Option<usize>,
 }
 
 impl<'de> DeserializeSeed<'de> for Parameters<'_, '_> {
@@ -453,6 +454,13 @@ impl<'de> Visitor<'de> for Parameters<'_, '_> {
                 Rule::BinarySize => {
                     let expected = format!("parameter '{key}' must be a whole number of bytes");
                     context.once(&mut known.size, &mut map, &expected)?;
+                }
+                Rule::Classes => {
+                    let wanted: i64 = context.value(&mut map, "parameter 'classification' must be a whole number")?;
+                    match n_classes(u64::try_from(wanted).ok()) {
+                        Ok(wanted) => known.classes = Some(wanted),
+                        Err(refusal) => return context.refuse(refusal.message),
+                    }
                 }
                 Rule::Ignored => {
                     map.next_value::<IgnoredAny>()?;

@@ -6,28 +6,33 @@
 //! directions: JSON tensors, and the binary tensor data extension.
 //!
 //! What is refused rather than guessed: parameters without a rule (see the table in `parameters.rs`), unknown
-//! or repeated inputs and outputs, FP16, BF16 and BYTES tensors, ragged arrays, NaN and infinities (R8), bytes
+//! or repeated inputs and outputs, FP16, BF16 and BYTES inputs, ragged arrays, NaN and infinities (R8), bytes
 //! too few or too many. Unknown fields outside of `parameters` are ignored, as the protocol asks.
 
-mod binary;
 mod bodies;
-mod data;
 mod header;
-mod parameters;
+mod repository;
 #[cfg(test)]
 mod tests;
 
 use std::io::Write as _;
 
-use ndarray::Array2;
+use ndarray::ArrayView2;
 
-use self::binary::{RawProblem, read_raw, write_raw};
 use self::header::{Header, Payload, WireInput, read_header};
+use super::inputs::{Slots, checked, one_batch, raw_tensor, same_dtype};
+use super::outputs::{PlannedOutput, Scores, WantedOutput, plan_outputs};
 use super::{Answer, ModelDescription, Refusal, RefusalKind, quoted};
-use crate::defence::{Defended, Form};
-use crate::tensor::{DType, Dim, InputTensor, Inputs, TensorSpec, shape_text};
+use crate::defence::Defended;
+use crate::tensor::{Dim, InputTensor, Inputs, TensorSpec, shape_text};
 
-pub use self::bodies::{error_body, live_body, model_metadata, model_ready_body, ready_body, server_metadata};
+pub(in crate::protocol) use self::bodies::{SERVER, max_batch_size, properties};
+pub use self::bodies::{
+    error_body, index, live_body, model_config, model_list, model_metadata, model_ready_body, ready_body,
+    server_metadata, statistics,
+};
+pub use self::repository::RepositoryRequest;
+pub(in crate::protocol) use self::repository::no_overrides;
 
 /// The header that tells the length of the JSON part.
 pub const HEADER_LENGTH: &str = "inference-header-content-length";
@@ -37,13 +42,6 @@ pub const HEADER_LENGTH: &str = "inference-header-content-length";
 pub struct ReplyPlan {
     id: Option<String>,
     outputs: Vec<PlannedOutput>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct PlannedOutput {
-    /// Index into the description's outputs.
-    index: usize,
-    binary: bool,
 }
 
 /// Reads an inference request into checked inputs, in the model's order, and the plan of its reply.
@@ -102,8 +100,7 @@ fn decode_raw(model: &ModelDescription, body: &[u8]) -> Result<(Inputs, ReplyPla
         ))
     })?;
     let tensor = raw_tensor(spec, &shape, body)?;
-    let outputs = (0..model.outputs.len()).map(|index| PlannedOutput { index, binary: true }).collect();
-    Ok((one_batch(vec![tensor])?, ReplyPlan { id: None, outputs }))
+    Ok((one_batch(vec![tensor])?, ReplyPlan { id: None, outputs: plan_outputs(model, [], true)? }))
 }
 
 /// The shape of one row, if that is what `n_bytes` are. A model with an open dimension after the batch is not served.
@@ -119,49 +116,24 @@ fn raw_shape(spec: &TensorSpec, n_bytes: usize) -> Option<Vec<usize>> {
     (n_bytes > 0 && n_elements.checked_mul(spec.dtype.size()?) == Some(n_bytes)).then_some(shape)
 }
 
-/// Which outputs to send, in which form: what is listed, in the order of the list, or else all.
-///
 /// `binary_data_output` is the default of every output, listed or not; `binary_data` overrides it.
 fn plan_reply(model: &ModelDescription, header: &Header) -> Result<ReplyPlan, Refusal> {
     let default = header.binary_outputs.unwrap_or(false);
-    let mut outputs: Vec<PlannedOutput> = Vec::with_capacity(header.outputs.len().min(model.outputs.len()));
-    for wanted in &header.outputs {
-        let Some(index) = model.outputs.iter().position(|output| output.name == wanted.name) else {
-            return Err(Refusal::bad_request(format!(
-                "unexpected inference output {} for model {}, which has {}",
-                quoted(&wanted.name),
-                quoted(&model.name),
-                listed(model.outputs.iter().map(|output| output.name.as_str()))
-            )));
-        };
-        if outputs.iter().any(|output| output.index == index) {
-            return Err(Refusal::bad_request(format!("output {} is asked for twice", quoted(&wanted.name))));
-        }
-        outputs.push(PlannedOutput { index, binary: wanted.binary.unwrap_or(default) });
-    }
-    if outputs.is_empty() {
-        outputs = (0..model.outputs.len()).map(|index| PlannedOutput { index, binary: default }).collect();
-    }
-    Ok(ReplyPlan { id: header.id.clone(), outputs })
+    let wanted = header.outputs.iter().map(|output| WantedOutput {
+        name: &output.name,
+        binary: output.binary.unwrap_or(default),
+        classes: output.classes,
+    });
+    Ok(ReplyPlan { id: header.id.clone(), outputs: plan_outputs(model, wanted, default)? })
 }
 
 /// Checks the inputs against the model and puts them in its order. Binary tensors are taken from `raw` in the
 /// order of the request.
 fn read_inputs(model: &ModelDescription, wire: Vec<WireInput>, mut raw: &[u8]) -> Result<Inputs, Refusal> {
-    let mut tensors: Vec<Option<InputTensor>> = model.inputs.iter().map(|_| None).collect();
+    let mut slots = Slots::new(model);
     for input in wire {
-        let Some(index) = model.inputs.iter().position(|spec| spec.name == input.name) else {
-            return Err(Refusal::bad_request(format!(
-                "unexpected inference input {} for model {}, which has {}",
-                quoted(&input.name),
-                quoted(&model.name),
-                listed(model.inputs.iter().map(|spec| spec.name.as_str()))
-            )));
-        };
-        if tensors[index].is_some() {
-            return Err(Refusal::bad_request(format!("input {} is given twice", quoted(&input.name))));
-        }
-        tensors[index] = Some(read_input(model, &model.inputs[index], input, &mut raw)?);
+        let (index, spec) = slots.place(&input.name)?;
+        slots.put(index, read_input(model, spec, input, &mut raw)?);
     }
     if !raw.is_empty() {
         return Err(Refusal::bad_request(format!(
@@ -170,17 +142,7 @@ fn read_inputs(model: &ModelDescription, wire: Vec<WireInput>, mut raw: &[u8]) -
             raw.len()
         )));
     }
-    let missing = model.inputs.iter().zip(&tensors).filter(|(_, tensor)| tensor.is_none());
-    let missing: Vec<&str> = missing.map(|(spec, _)| spec.name.as_str()).collect();
-    if !missing.is_empty() {
-        return Err(Refusal::bad_request(format!(
-            "expected {} inputs for model {}, missing {}",
-            model.inputs.len(),
-            quoted(&model.name),
-            listed(missing)
-        )));
-    }
-    one_batch(tensors.into_iter().flatten().collect())
+    slots.finish()
 }
 
 fn read_input(
@@ -190,14 +152,7 @@ fn read_input(
     raw: &mut &[u8],
 ) -> Result<InputTensor, Refusal> {
     let shown = quoted(&spec.name);
-    if input.dtype != spec.dtype {
-        return Err(Refusal::bad_request(format!(
-            "input {shown} has datatype {}, but model {} expects {}",
-            input.dtype,
-            quoted(&model.name),
-            spec.dtype
-        )));
-    }
+    same_dtype(model, spec, input.dtype)?;
     match input.payload {
         Payload::Json(values, nesting) => {
             if nesting.fits(&input.shape) {
@@ -225,47 +180,8 @@ fn read_input(
     }
 }
 
-/// A tensor from its raw bytes; the declared shape must match their number before anything is copied.
-fn raw_tensor(spec: &TensorSpec, shape: &[usize], bytes: &[u8]) -> Result<InputTensor, Refusal> {
-    let shown = quoted(&spec.name);
-    let n_elements = shape.iter().try_fold(1_usize, |all, &size| all.checked_mul(size));
-    let needed = n_elements.zip(spec.dtype.size()).and_then(|(n, size)| n.checked_mul(size));
-    if spec.dtype.size().is_some() && needed != Some(bytes.len()) {
-        let needed = needed.map_or_else(|| "more".to_owned(), |needed| needed.to_string());
-        return Err(Refusal::bad_request(format!(
-            "input {shown} of shape {} and datatype {} takes {needed} bytes, got {}",
-            shape_text(shape),
-            spec.dtype,
-            bytes.len()
-        )));
-    }
-    let values = read_raw(spec.dtype, bytes).map_err(|problem| {
-        Refusal::bad_request(match problem {
-            RawProblem::NotServed => format!("datatype {} of input {shown} is not served", spec.dtype),
-            RawProblem::Size { element } => {
-                format!("input {shown}: {} bytes are no multiple of the {element} of an element", bytes.len())
-            }
-            RawProblem::NotBool { position } => {
-                format!("input {shown}: the BOOL at position {position} is neither 0 nor 1")
-            }
-        })
-    })?;
-    checked(spec, shape, values)
-}
-
-fn checked(spec: &TensorSpec, shape: &[usize], values: crate::tensor::Values) -> Result<InputTensor, Refusal> {
-    InputTensor::new(spec, shape, values).map_err(|error| Refusal::bad_request(error.to_string()))
-}
-
-fn one_batch(tensors: Vec<InputTensor>) -> Result<Inputs, Refusal> {
-    Inputs::new(tensors).map_err(|error| Refusal::bad_request(error.to_string()))
-}
-
-fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    names.into_iter().map(quoted).collect::<Vec<_>>().join(", ")
-}
-
-/// Writes the reply that was planned. Every output is FP32 of shape `(n_rows, n_classes)`.
+/// Writes the reply that was planned. An output is FP32 of shape `(n_rows, n_classes)`, or BYTES where a classification
+/// was asked for.
 ///
 /// Numbers are the shortest decimals that read back as the same f32. Keys stand in a fixed order: `id`,
 /// `model_name`, `model_version`, `outputs`; in an output `name`, `datatype`, `shape`, then `data` or
@@ -274,11 +190,7 @@ fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 pub fn encode_infer(model: &ModelDescription, plan: ReplyPlan, defended: &Defended) -> Answer {
     let n_values = defended.n_rows() * defended.n_classes();
     let mut body = Vec::with_capacity(256 + plan.outputs.len() * (96 + n_values * 12));
-    let logs = plan
-        .outputs
-        .iter()
-        .any(|planned| model.outputs[planned.index].form == Form::LogProbabilities)
-        .then(|| defended.log_probabilities());
+    let scores = Scores::new(model, &plan.outputs, defended);
     body.push(b'{');
     if let Some(id) = &plan.id {
         body.extend_from_slice(b"\"id\":");
@@ -291,26 +203,11 @@ pub fn encode_infer(model: &ModelDescription, plan: ReplyPlan, defended: &Defend
     write_json(&mut body, model.version.as_str());
     body.extend_from_slice(b",\"outputs\":[");
     let mut raw = Vec::new();
-    for (position, planned) in plan.outputs.iter().enumerate() {
+    for (position, &planned) in plan.outputs.iter().enumerate() {
         if position > 0 {
             body.push(b',');
         }
-        let output = &model.outputs[planned.index];
-        body.extend_from_slice(b"{\"name\":");
-        write_json(&mut body, output.name.as_str());
-        let shape = [defended.n_rows(), defended.n_classes()];
-        let _ = write!(body, ",\"datatype\":\"{}\",\"shape\":[{},{}]", DType::F32, shape[0], shape[1]);
-        match (planned.binary, output.form, &logs) {
-            (true, ..) => {
-                let _ = write!(body, ",\"parameters\":{{\"binary_data_size\":{}}}}}", n_values * size_of::<f32>());
-                match (output.form, &logs) {
-                    (Form::LogProbabilities, Some(logs)) => write_raw(&mut raw, logs),
-                    _ => write_raw(&mut raw, defended.probabilities()),
-                }
-            }
-            (false, Form::LogProbabilities, Some(logs)) => write_data(&mut body, logs),
-            (false, ..) => write_data(&mut body, &defended.probabilities().to_owned()),
-        }
+        write_output(&mut body, &mut raw, model, &scores, planned);
     }
     body.extend_from_slice(b"]}");
     let binary = plan.outputs.iter().any(|planned| planned.binary);
@@ -319,19 +216,45 @@ pub fn encode_infer(model: &ModelDescription, plan: ReplyPlan, defended: &Defend
     Answer { header_length, body }
 }
 
-fn write_data(body: &mut Vec<u8>, values: &Array2<f32>) {
-    body.extend_from_slice(b",\"data\":[");
+fn write_output(
+    body: &mut Vec<u8>,
+    raw: &mut Vec<u8>,
+    model: &ModelDescription,
+    scores: &Scores<'_>,
+    planned: PlannedOutput,
+) {
+    body.extend_from_slice(b"{\"name\":");
+    write_json(body, model.outputs[planned.index].name.as_str());
+    let [n_rows, n_columns] = scores.shape(planned);
+    // Writing into a vector does not fail.
+    let _ = write!(body, ",\"datatype\":\"{}\",\"shape\":[{n_rows},{n_columns}]", Scores::datatype(planned));
+    if planned.binary {
+        let bytes = scores.raw(planned);
+        let _ = write!(body, ",\"parameters\":{{\"binary_data_size\":{}}}}}", bytes.len());
+        raw.extend_from_slice(&bytes);
+        return;
+    }
+    body.extend_from_slice(b",\"data\":");
+    match planned.classes {
+        None => write_data(body, &scores.values(planned)),
+        Some(_) => write_json(body, &scores.classes(planned)),
+    }
+    body.push(b'}');
+}
+
+fn write_data(body: &mut Vec<u8>, values: &ArrayView2<'_, f32>) {
+    body.push(b'[');
     for (position, value) in values.iter().enumerate() {
         if position > 0 {
             body.push(b',');
         }
         write_json(body, value);
     }
-    body.extend_from_slice(b"]}");
+    body.push(b']');
 }
 
 /// Appends a string or a number as JSON; writing into a vector does not fail.
-fn write_json<T: serde::Serialize + ?Sized>(body: &mut Vec<u8>, value: &T) {
+pub(super) fn write_json<T: serde::Serialize + ?Sized>(body: &mut Vec<u8>, value: &T) {
     if serde_json::to_writer(&mut *body, value).is_err() {
         body.extend_from_slice(b"null");
     }

@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::defence::{Defence, DefenceConfig, Method, RawScores, ScoreKind};
+use crate::defence::{Defence, DefenceConfig, Form, Method, RawScores, ScoreKind};
 use crate::protocol::OutputSpec;
-use crate::tensor::Values;
+use crate::tensor::{DType, Values};
 
 const SENTINEL: &str = "777777";
 
@@ -134,7 +134,9 @@ fn each_mistake_has_its_own_sentence() {
         (with(r#","outputs":[{"name":"logits"},{"name":"logits"}]"#), "twice"),
         (with(r#","outputs":[{}]"#), "no 'name'"),
         (with(r#","outputs":[{"name":"logits","parameters":{"shared_memory_region":"r"}}]"#), "shared memory"),
-        (with(r#","outputs":[{"name":"logits","parameters":{"classification":3}}]"#), "classification"),
+        (with(r#","outputs":[{"name":"logits","parameters":{"classification":0}}]"#), "from 1 to 1000000"),
+        (with(r#","outputs":[{"name":"logits","parameters":{"classification":"3"}}]"#), "classification"),
+        (with(r#","parameters":{"classification":3}"#), "classification"),
         (
             format!(r#"{{"inputs":[{{{good},"data":[1,2,3,4]}},{{{good},"data":[1,2,3,4]}}]}}"#),
             "more inputs than the 1",
@@ -273,14 +275,14 @@ fn a_reply_echoes_the_id_and_stays_silent_without_one() {
     let scores = defended(array![[0.0, 1.0]]);
     let plan = |id: Option<&str>| ReplyPlan {
         id: id.map(str::to_owned),
-        outputs: vec![PlannedOutput { index: 1, binary: false }],
+        outputs: vec![PlannedOutput { index: 1, binary: false, classes: None }],
     };
     let answer = encode_infer(&model(), plan(Some("a\"\u{1F600}\n")), &scores);
-    let text = String::from_utf8(answer.body).unwrap();
+    let text = String::from_utf8(answer.into_body()).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["id"], "a\"\u{1F600}\n");
     let answer = encode_infer(&model(), plan(None), &scores);
     assert_eq!(
-        String::from_utf8(answer.body).unwrap(),
+        String::from_utf8(answer.into_body()).unwrap(),
         r#"{"model_name":"clf","model_version":"1","outputs":[{"name":"probabilities","datatype":"FP32","shape":[1,2],"data":[0.0,1.0]}]}"#
     );
 }
@@ -288,9 +290,12 @@ fn a_reply_echoes_the_id_and_stays_silent_without_one() {
 #[test]
 fn binary_outputs_follow_the_json_part_in_order() {
     let scores = defended(array![[0.0, 1.0], [3.0, -1.0]]);
-    let outputs = vec![PlannedOutput { index: 1, binary: true }, PlannedOutput { index: 0, binary: true }];
+    let outputs = vec![
+        PlannedOutput { index: 1, binary: true, classes: None },
+        PlannedOutput { index: 0, binary: true, classes: None },
+    ];
     let answer = encode_infer(&model(), ReplyPlan { id: None, outputs }, &scores);
-    let (json, raw) = answer.body.split_at(answer.header_length.unwrap());
+    let (json, raw) = answer.body().split_at(answer.header_length().unwrap());
     let json: Value = serde_json::from_slice(json).unwrap();
     assert_eq!(json["outputs"][0]["parameters"], json!({"binary_data_size": 16}));
     assert!(json["outputs"][0].get("data").is_none());
@@ -300,7 +305,7 @@ fn binary_outputs_follow_the_json_part_in_order() {
 
 #[test]
 fn metadata_tell_shapes_forms_and_labels() {
-    let json: Value = serde_json::from_slice(&model_metadata(&model())).unwrap();
+    let json: Value = serde_json::from_slice(&model_metadata(&model(), &["1"])).unwrap();
     assert_eq!(json["versions"], json!(["1"]));
     assert_eq!(json["inputs"], json!([{"name": "x", "datatype": "FP32", "shape": [-1, 2, 2]}]));
     assert_eq!(json["outputs"][0], json!({"name": "logits", "datatype": "FP32", "shape": [-1, 2]}));

@@ -6,9 +6,10 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::tensor::{DType, Values};
+use super::quoted;
+use crate::tensor::{DType, Values, shape_text};
 
 /// Arrays nested deeper than this are refused; no tensor has that many dimensions.
 pub(super) const MAX_RANK: usize = 16;
@@ -40,10 +41,14 @@ impl Nesting {
         self.lengths.iter().copied().map(Option::unwrap_or_default).map(Some).eq(expected)
     }
 
+    /// The nesting in the form of a shape, outermost first.
+    pub(super) fn shape(&self) -> Vec<usize> {
+        self.lengths.iter().map(|length| length.unwrap_or_default()).collect()
+    }
+
     /// The nesting in the form of a shape, for messages.
     pub(super) fn shape_text(&self) -> String {
-        let lengths: Vec<String> = self.lengths.iter().map(|length| length.unwrap_or_default().to_string()).collect();
-        format!("[{}]", lengths.join(","))
+        shape_text(&self.shape())
     }
 
     fn refuse<T, E: serde::de::Error>(&mut self, problem: String) -> Result<T, E> {
@@ -80,12 +85,33 @@ impl Nesting {
     }
 }
 
-/// Reads the value at hand as elements of `dtype`.
+/// A step from a JSON value towards the values of a tensor inside of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step<'k> {
+    /// Into a field of an object.
+    Field(&'k str),
+    /// Into every element of an array, which is the first dimension.
+    Each,
+}
+
+/// Reads the value at hand as elements of `dtype`: [`read_at`] without a step.
+pub(super) fn read_values<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    dtype: DType,
+    expected: Option<usize>,
+    max_elements: usize,
+    nesting: &mut Nesting,
+) -> Result<Values, D::Error> {
+    read_at(deserializer, &[], dtype, expected, max_elements, nesting)
+}
+
+/// Reads what stands at the end of `path` as elements of `dtype`; other fields on the way are passed over.
 ///
 /// `expected` is the number of elements if it is known; it only sizes the buffer, bounded by `max_elements`
 /// (what the body can hold at all).
-pub(super) fn read_values<'de, D: Deserializer<'de>>(
+pub(super) fn read_at<'de, D: Deserializer<'de>>(
     deserializer: D,
+    path: &[Step<'_>],
     dtype: DType,
     expected: Option<usize>,
     max_elements: usize,
@@ -95,8 +121,8 @@ pub(super) fn read_values<'de, D: Deserializer<'de>>(
     macro_rules! read {
         ($variant:ident) => {{
             let mut values = Vec::with_capacity(capacity);
-            let flat = Flat { out: &mut values, nesting: &mut *nesting, depth: 0 };
-            flat.deserialize(deserializer)?;
+            let at = At { path, flat: Flat { out: &mut values, nesting: &mut *nesting, depth: 0 } };
+            at.deserialize(deserializer)?;
             Ok(Values::$variant(values))
         }};
     }
@@ -174,6 +200,66 @@ macro_rules! float_element {
     )*};
 }
 float_element!(f32, "FP32"; f64, "FP64");
+
+/// Follows a path, then reads the elements at its end.
+struct At<'a, 'k, T> {
+    path: &'a [Step<'k>],
+    flat: Flat<'a, T>,
+}
+
+impl<'de, T: Element> DeserializeSeed<'de> for At<'_, '_, T> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        match self.path.first() {
+            None => self.flat.deserialize(deserializer),
+            Some(_) => deserializer.deserialize_any(self),
+        }
+    }
+}
+
+impl<'de, T: Element> Visitor<'de> for At<'_, '_, T> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object or an array on the way to a tensor")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Flat { out, nesting, depth } = self.flat;
+        let Some((Step::Field(name), path)) = self.path.split_first() else {
+            return nesting.refuse("has an object where an array must stand".to_owned());
+        };
+        let mut found = false;
+        while let Some(key) = map.next_key::<std::borrow::Cow<'_, str>>()? {
+            if key != *name {
+                map.next_value::<IgnoredAny>()?;
+            } else if found {
+                return nesting.refuse(format!("has {} twice", quoted(name)));
+            } else {
+                map.next_value_seed(At { path, flat: Flat { out: &mut *out, nesting: &mut *nesting, depth } })?;
+                found = true;
+            }
+        }
+        if found { Ok(()) } else { nesting.refuse(format!("lacks {}", quoted(name))) }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let Flat { out, nesting, depth } = self.flat;
+        let Some((Step::Each, path)) = self.path.split_first() else {
+            return nesting.refuse("has an array where an object must stand".to_owned());
+        };
+        nesting.open(depth)?;
+        let mut length = 0;
+        loop {
+            let flat = Flat { out: &mut *out, nesting: &mut *nesting, depth: depth + 1 };
+            if seq.next_element_seed(At { path, flat })?.is_none() {
+                return nesting.close(depth, length);
+            }
+            length += 1;
+        }
+    }
+}
 
 /// Appends the elements below one JSON value to `out`.
 struct Flat<'a, T> {

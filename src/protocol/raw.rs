@@ -45,11 +45,6 @@ pub(super) fn read_raw(dtype: DType, bytes: &[u8]) -> Result<Values, RawProblem>
     })
 }
 
-/// Appends `values` as raw bytes.
-pub(super) fn write_raw<'a>(out: &mut Vec<u8>, values: impl IntoIterator<Item = &'a f32>) {
-    out.extend(values.into_iter().flat_map(|value| value.to_le_bytes()));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,8 +57,5 @@ mod tests {
         assert_eq!(read_raw(DType::Bool, &[0, 2]), Err(RawProblem::NotBool { position: 1 }));
         assert_eq!(read_raw(DType::F64, &[0; 12]), Err(RawProblem::Size { element: 8 }));
         assert_eq!(read_raw(DType::Bytes, &[]), Err(RawProblem::NotServed));
-        let mut out = Vec::new();
-        write_raw(&mut out, &[1.5_f32, -2.0]);
-        assert!(read_raw(DType::F32, &out) == Ok(Values::F32(vec![1.5, -2.0])));
     }
 }

@@ -4,11 +4,11 @@
 //! | --- | --- | --- |
 //! | `binary_data_output` | request | default form of the outputs |
 //! | `binary_data` | output | form of this output |
-//! | `binary_data_size` | input | bytes of this tensor after the JSON part |
+//! | `binary_data_size` | input | bytes of this tensor after the JSON part; over gRPC without effect |
 //! | `timeout`, `priority` | request | accepted and ignored: there is one queue, and its bound is the server's |
 //! | `content_type` | everywhere | accepted and ignored: a hint of MLServer's clients, data are read by `datatype` |
 //! | `shared_memory_*` | everywhere | refused: scores would leave by another door |
-//! | `classification` | output | refused: not served yet |
+//! | `classification` | output | the best so many classes as strings, written after the defence |
 //! | `sequence_*` | everywhere | refused: no state is kept between requests |
 //! | `triton_*` | everywhere | refused: reserved |
 //! | anything else | everywhere | refused: a parameter that does nothing would be a promise |
@@ -30,6 +30,8 @@ pub(super) enum Rule {
     Binary,
     /// A number of bytes: `binary_data_size` of an input.
     BinarySize,
+    /// A number of classes: `classification` of an output.
+    Classes,
     /// Accepted, without effect.
     Ignored,
     /// Refused, with the reason.
@@ -42,13 +44,13 @@ pub(super) fn rule(scope: Scope, key: &str) -> Rule {
         (Scope::Request, "binary_data_output") | (Scope::Output, "binary_data") => Rule::Binary,
         (Scope::Input, "binary_data_size") => Rule::BinarySize,
         (Scope::Request, "timeout" | "priority") | (_, "content_type") => Rule::Ignored,
-        (_, "classification") => refused(key, "the classification extension is not served"),
+        (Scope::Output, "classification") => Rule::Classes,
         (_, key) if key.starts_with("shared_memory_") => refused(key, "shared memory is not served"),
         (_, key) if key.starts_with("sequence_") => refused(key, "no state is kept between requests"),
         (_, key) if key.starts_with("triton_") => refused(key, "keys starting with 'triton_' are reserved"),
         (Scope::Request, key) => refused(key, "known here: binary_data_output, timeout, priority, content_type"),
         (Scope::Input, key) => refused(key, "known here: binary_data_size, content_type"),
-        (Scope::Output, key) => refused(key, "known here: binary_data, content_type"),
+        (Scope::Output, key) => refused(key, "known here: binary_data, classification, content_type"),
     }
 }
 
@@ -67,7 +69,6 @@ mod tests {
                 "shared_memory_region",
                 "shared_memory_offset",
                 "shared_memory_byte_size",
-                "classification",
                 "sequence_id",
                 "triton_enable_empty_final_response",
                 "headers",
@@ -77,6 +78,7 @@ mod tests {
                 assert!(matches!(rule(scope, key), Rule::Refused(_)), "{scope:?} {key}");
             }
         }
+        assert!(matches!(rule(Scope::Request, "classification"), Rule::Refused(_)));
         assert!(matches!(rule(Scope::Output, "binary_data_output"), Rule::Refused(_)));
         assert!(matches!(rule(Scope::Request, "binary_data"), Rule::Refused(_)));
     }

@@ -1,0 +1,220 @@
+//! An inference request in its message, and its reply.
+//!
+//! Raw contents are taken as they stand in the message, without a copy before their length has been checked; typed
+//! contents must stand in the field of their element type. The reply is always raw, as Triton's is. Parameters go by the
+//! same table as over REST.
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::messages::infer_parameter::ParameterChoice;
+use super::messages::model_infer_request::InferInputTensor;
+use super::messages::model_infer_response::InferOutputTensor;
+use super::messages::{InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse};
+use crate::defence::Defended;
+use crate::protocol::inputs::{Slots, checked, raw_tensor, same_dtype};
+use crate::protocol::outputs::{PlannedOutput, Scores, WantedOutput, n_classes, plan_outputs};
+use crate::protocol::parameters::{Rule, Scope, rule};
+use crate::protocol::{Answer, MAX_ID_BYTES, ModelDescription, Refusal, quoted};
+use crate::tensor::{DType, InputTensor, Inputs, TensorSpec, Values};
+
+/// Whom a request is for; read before the rest, which it costs next to nothing to pass over.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Target {
+    /// The model.
+    #[prost(string, tag = "1")]
+    pub model_name: String,
+    /// Its version; empty asks for the newest.
+    #[prost(string, tag = "2")]
+    pub model_version: String,
+    /// The request's id.
+    #[prost(string, tag = "3")]
+    pub id: String,
+}
+
+/// Reads whom an encoded `ModelInferRequest` is for.
+///
+/// # Errors
+/// When the bytes are no such message.
+pub fn read_target(message: Bytes) -> Result<Target, Refusal> {
+    Target::decode(message).map_err(|_| no_message())
+}
+
+fn no_message() -> Refusal {
+    Refusal::bad_request("the message is no inference.ModelInferRequest")
+}
+
+/// How a reply will be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::protocol) struct ReplyPlan {
+    id: String,
+    outputs: Vec<PlannedOutput>,
+}
+
+/// Reads an encoded `ModelInferRequest` into checked inputs, in the model's order, and the plan of its reply.
+pub(in crate::protocol) fn decode_infer(
+    model: &ModelDescription,
+    message: Bytes,
+) -> Result<(Inputs, ReplyPlan), Refusal> {
+    let request = ModelInferRequest::decode(message).map_err(|_| no_message())?;
+    if request.id.len() > MAX_ID_BYTES {
+        let got = request.id.len();
+        return Err(Refusal::bad_request(format!("'id' may hold at most {MAX_ID_BYTES} bytes, got {got}")));
+    }
+    check_parameters(Scope::Request, &request.parameters)?;
+    let wanted = request.outputs.iter().map(|output| {
+        let classes = check_parameters(Scope::Output, &output.parameters)?;
+        Ok(WantedOutput { name: &output.name, binary: true, classes })
+    });
+    let wanted = wanted.collect::<Result<Vec<_>, Refusal>>()?;
+    let outputs = plan_outputs(model, wanted, true)?;
+    let inputs = read_inputs(model, &request.inputs, &request.raw_input_contents)?;
+    Ok((inputs, ReplyPlan { id: request.id, outputs }))
+}
+
+/// Holds parameters against the table; the number of classes, if one asks for them.
+fn check_parameters<'a>(
+    scope: Scope,
+    parameters: impl IntoIterator<Item = (&'a String, &'a InferParameter)>,
+) -> Result<Option<usize>, Refusal> {
+    let mut classes = None;
+    for (key, parameter) in parameters {
+        match rule(scope, key) {
+            Rule::Refused(message) => return Err(Refusal::bad_request(message)),
+            Rule::Classes => {
+                let wanted = match parameter.parameter_choice {
+                    Some(ParameterChoice::Int64Param(wanted)) => u64::try_from(wanted).ok(),
+                    Some(ParameterChoice::Uint64Param(wanted)) => Some(wanted),
+                    _ => None,
+                };
+                classes = Some(n_classes(wanted)?);
+            }
+            Rule::Binary | Rule::BinarySize | Rule::Ignored => {}
+        }
+    }
+    Ok(classes)
+}
+
+fn read_inputs(model: &ModelDescription, wire: &[InferInputTensor], raw: &[Bytes]) -> Result<Inputs, Refusal> {
+    if !raw.is_empty() && raw.len() != wire.len() {
+        return Err(Refusal::bad_request(format!(
+            "expected a raw_input_contents for each of the {} inputs, got {}",
+            wire.len(),
+            raw.len()
+        )));
+    }
+    let mut slots = Slots::new(model);
+    for (position, input) in wire.iter().enumerate() {
+        check_parameters(Scope::Input, &input.parameters)?;
+        let (index, spec) = slots.place(&input.name)?;
+        slots.put(index, read_input(model, spec, input, raw.get(position))?);
+    }
+    slots.finish()
+}
+
+fn read_input(
+    model: &ModelDescription,
+    spec: &TensorSpec,
+    input: &InferInputTensor,
+    raw: Option<&Bytes>,
+) -> Result<InputTensor, Refusal> {
+    let shown = quoted(&spec.name);
+    let Some(dtype) = DType::from_oip_name(&input.datatype) else {
+        return Err(Refusal::bad_request(format!("invalid datatype {} for input {shown}", quoted(&input.datatype))));
+    };
+    same_dtype(model, spec, dtype)?;
+    let shape =
+        input.shape.iter().map(|&size| usize::try_from(size)).collect::<Result<Vec<_>, _>>().map_err(|_| {
+            Refusal::bad_request(format!("'shape' of input {shown} must be whole numbers of at least 0"))
+        })?;
+    match (raw, &input.contents) {
+        (Some(raw), None) => raw_tensor(spec, &shape, raw),
+        (None, Some(contents)) => {
+            let values = typed(dtype, contents)
+                .map_err(|problem| Refusal::bad_request(format!("'contents' of input {shown}: {problem}")))?;
+            checked(spec, &shape, values)
+        }
+        (Some(_), Some(_)) => Err(Refusal::bad_request(format!(
+            "contents field must not be specified when using raw_input_contents for input {shown}"
+        ))),
+        (None, None) => Err(Refusal::bad_request(format!("input {shown} has neither contents nor raw_input_contents"))),
+    }
+}
+
+/// Typed contents as values; no field but that of the element type may hold any.
+fn typed(dtype: DType, contents: &InferTensorContents) -> Result<Values, String> {
+    let InferTensorContents {
+        bool_contents,
+        int_contents,
+        int64_contents,
+        uint_contents,
+        uint64_contents,
+        fp32_contents,
+        fp64_contents,
+        bytes_contents,
+    } = contents;
+    let lengths = [
+        ("bool_contents", bool_contents.len()),
+        ("int_contents", int_contents.len()),
+        ("int64_contents", int64_contents.len()),
+        ("uint_contents", uint_contents.len()),
+        ("uint64_contents", uint64_contents.len()),
+        ("fp32_contents", fp32_contents.len()),
+        ("fp64_contents", fp64_contents.len()),
+        ("bytes_contents", bytes_contents.len()),
+    ];
+    let field = match dtype {
+        DType::Bool => "bool_contents",
+        DType::I8 | DType::I16 | DType::I32 => "int_contents",
+        DType::I64 => "int64_contents",
+        DType::U8 | DType::U16 | DType::U32 => "uint_contents",
+        DType::U64 => "uint64_contents",
+        DType::F32 => "fp32_contents",
+        DType::F64 => "fp64_contents",
+        DType::F16 | DType::Bf16 | DType::Bytes => return Err(format!("datatype {dtype} is not served")),
+    };
+    if let Some((other, _)) = lengths.iter().find(|(name, length)| *name != field && *length > 0) {
+        return Err(format!("datatype {dtype} stands in {field}, and {other} holds values"));
+    }
+    Ok(match dtype {
+        DType::Bool => Values::Bool(bool_contents.clone()),
+        DType::I8 => Values::I8(narrow(dtype, int_contents)?),
+        DType::I16 => Values::I16(narrow(dtype, int_contents)?),
+        DType::I32 => Values::I32(int_contents.clone()),
+        DType::I64 => Values::I64(int64_contents.clone()),
+        DType::U8 => Values::U8(narrow(dtype, uint_contents)?),
+        DType::U16 => Values::U16(narrow(dtype, uint_contents)?),
+        DType::U32 => Values::U32(uint_contents.clone()),
+        DType::U64 => Values::U64(uint64_contents.clone()),
+        DType::F64 => Values::F64(fp64_contents.clone()),
+        _ => Values::F32(fp32_contents.clone()),
+    })
+}
+
+/// Numbers of a wider field as those of a narrower type.
+fn narrow<A: Copy, B: TryFrom<A>>(dtype: DType, values: &[A]) -> Result<Vec<B>, String> {
+    let narrowed = values.iter().enumerate().map(|(position, &value)| {
+        B::try_from(value).map_err(|_| format!("the value at position {position} is no {dtype}"))
+    });
+    narrowed.collect()
+}
+
+/// Writes the reply that was planned, as an encoded `ModelInferResponse` with raw contents.
+pub(in crate::protocol) fn encode_infer(model: &ModelDescription, plan: ReplyPlan, defended: &Defended) -> Answer {
+    let scores = Scores::new(model, &plan.outputs, defended);
+    let outputs = plan.outputs.iter().map(|&planned| InferOutputTensor {
+        name: model.outputs[planned.index].name.clone(),
+        datatype: Scores::datatype(planned).to_owned(),
+        shape: scores.shape(planned).iter().map(|&size| i64::try_from(size).unwrap_or(i64::MAX)).collect(),
+        ..InferOutputTensor::default()
+    });
+    let response = ModelInferResponse {
+        model_name: model.name.clone(),
+        model_version: model.version.clone(),
+        id: plan.id,
+        outputs: outputs.collect(),
+        raw_output_contents: plan.outputs.iter().map(|&planned| scores.raw(planned).into()).collect(),
+        ..ModelInferResponse::default()
+    };
+    Answer { header_length: None, body: response.encode_to_vec() }
+}
