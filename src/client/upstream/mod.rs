@@ -8,6 +8,7 @@
 
 mod breaker;
 mod connection;
+mod grpc;
 mod probe;
 mod replica;
 mod start;
@@ -27,8 +28,9 @@ use self::connection::Reply;
 use self::replica::{Counters, Lease, Replica};
 use super::http::INFERENCE_HEADER_LENGTH;
 use crate::defence::RawScores;
-use crate::engine::upstream::{Declared, Fault, Plan};
+use crate::engine::upstream::{Declared, Dialect, Fault, Plan};
 use crate::engine::{CallContext, EngineError, ModelSpec, RemoteEngine, RemoteFigures, ScoresFuture};
+use crate::protocol::grpc::messages::{ModelInferRequest, ModelInferResponse};
 use crate::tensor::Inputs;
 
 pub use self::start::{StartError, connect};
@@ -108,10 +110,11 @@ impl std::fmt::Debug for Upstream {
 }
 
 impl Upstream {
-    fn new(plan: Plan, config: UpstreamConfig) -> Arc<Self> {
-        let replicas = config.targets.iter().map(|target| Replica::new(target.clone(), config.eject_after)).collect();
+    fn new(plan: Plan, config: UpstreamConfig) -> Result<Arc<Self>, Fault> {
+        let replicas = config.targets.iter().map(|target| Replica::new(target.clone(), &config));
+        let replicas = replicas.collect::<Result<_, _>>()?;
         let upstream = Self { plan, config, replicas, counters: Counters::default(), turn: AtomicUsize::new(0) };
-        Arc::new(upstream)
+        Ok(Arc::new(upstream))
     }
 
     /// The usable server with the fewest requests under way, but for those that were tried.
@@ -136,7 +139,7 @@ impl Upstream {
     }
 
     /// Sends a request to one server, or to the next where the first did not get it.
-    async fn ask(&self, call: &Outgoing) -> Result<Reply, Fault> {
+    async fn ask(&self, outgoing: &Outgoing, call: &CallContext) -> Result<Incoming, Fault> {
         let started = tokio::time::Instant::now();
         let own = started + self.config.timeout;
         let deadline = call.deadline.map_or(own, |deadline| deadline.into()).min(own);
@@ -144,20 +147,20 @@ impl Upstream {
         let mut last = None;
         loop {
             let (index, lease) = self.choose(&tried).map_err(|fault| last.take().unwrap_or(fault))?;
-            let request = call.request(&lease.replica().target)?;
-            let exchange = lease.replica().exchange(&self.config, &self.counters, request);
+            let exchange = self.exchange(lease.replica(), outgoing, call);
             let outcome = timeout_at(deadline, exchange).await.unwrap_or(Err(Fault::Timeout));
             match outcome {
-                Ok(reply) if Fault::Status(reply.status).is_of_server() => {
-                    lease.failed();
-                    return Err(Fault::Status(reply.status));
-                }
                 Ok(reply) => {
                     lease.succeeded();
                     return Ok(reply);
                 }
                 // The client's own haste says nothing about the server.
                 Err(Fault::Timeout) if deadline < own => return Err(Fault::Timeout),
+                // The server answered: it is the request that it does not like.
+                Err(fault) if !fault.is_of_server() => {
+                    lease.succeeded();
+                    return Err(fault);
+                }
                 Err(fault) => {
                     lease.failed();
                     tried.push(index);
@@ -171,19 +174,37 @@ impl Upstream {
         }
     }
 
-    async fn scores(&self, inputs: &Inputs, call: &CallContext) -> Result<RawScores, EngineError> {
-        let wire = self.plan.write(inputs, &call.request_id)?;
-        let outgoing = Outgoing::infer(&self.plan, wire.header_length, wire.body, call);
-        let reply = self.ask(&outgoing).await?;
-        if reply.status != 200 {
-            return Err(Fault::Status(reply.status).into());
+    /// Sends to one server, and reads the whole answer.
+    async fn exchange(&self, replica: &Replica, outgoing: &Outgoing, call: &CallContext) -> Result<Incoming, Fault> {
+        match (outgoing, &replica.line) {
+            (Outgoing::Grpc(message), Some(line)) => Ok(Incoming::Grpc(line.infer(message.clone(), call).await?)),
+            (Outgoing::Grpc(_), None) => Err(Fault::Inputs("this server is not asked over gRPC".to_owned())),
+            (Outgoing::Rest(asked), _) => {
+                let request = asked.request(&replica.target)?;
+                let reply = replica.exchange(&self.config, &self.counters, request).await?;
+                if reply.status == 200 { Ok(Incoming::Rest(reply)) } else { Err(Fault::Status(reply.status)) }
+            }
         }
+    }
+
+    async fn scores(&self, inputs: &Inputs, call: &CallContext) -> Result<RawScores, EngineError> {
+        let (n_rows, id) = (inputs.n_rows(), &call.request_id);
+        let outgoing = if self.plan.dialect() == Dialect::OipGrpc {
+            Outgoing::Grpc(self.plan.write_message(inputs, id))
+        } else {
+            let wire = self.plan.write(inputs, id)?;
+            Outgoing::Rest(RestCall::infer(&self.plan, wire.header_length, wire.body, call))
+        };
+        let reply = match self.ask(&outgoing, call).await? {
+            Incoming::Grpc(answer) => return self.plan.read_message(answer, n_rows, id),
+            Incoming::Rest(reply) => reply,
+        };
         let identity = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
         if !reply.headers.get_all(CONTENT_ENCODING).iter().all(identity) {
             return Err(Fault::Answer("it is compressed, which was not asked for".to_owned()).into());
         }
         let header_length = reply.headers.get(&INFERENCE_HEADER_LENGTH).map(|value| value.to_str().unwrap_or(""));
-        self.plan.read(header_length, &reply.body, inputs.n_rows(), &call.request_id)
+        self.plan.read(header_length, &reply.body, n_rows, id)
     }
 }
 
@@ -218,21 +239,32 @@ impl RemoteEngine for Upstream {
     }
 }
 
+/// A request of ours.
+enum Outgoing {
+    Rest(RestCall),
+    Grpc(ModelInferRequest),
+}
+
+/// A whole answer.
+enum Incoming {
+    Rest(Reply),
+    Grpc(ModelInferResponse),
+}
+
 /// A request of ours, for whichever server will get it. Its headers are all written here: none is a client's, but for
 /// the three that name it to those who follow it through the servers.
-struct Outgoing {
+struct RestCall {
     method: Method,
     path: String,
     headers: HeaderMap,
     body: Bytes,
-    deadline: Option<Instant>,
 }
 
-impl Outgoing {
+impl RestCall {
     fn get(path: &str) -> Self {
         let mut headers = HeaderMap::with_capacity(2);
         headers.insert(ACCEPT_ENCODING, IDENTITY);
-        Self { method: Method::GET, path: path.to_owned(), headers, body: Bytes::new(), deadline: None }
+        Self { method: Method::GET, path: path.to_owned(), headers, body: Bytes::new() }
     }
 
     fn infer(plan: &Plan, header_length: Option<usize>, body: Vec<u8>, call: &CallContext) -> Self {
@@ -257,7 +289,7 @@ impl Outgoing {
                 headers.insert(name, value);
             }
         }
-        Self { method: Method::POST, path: plan.infer_path(), headers, body: body.into(), deadline: call.deadline }
+        Self { method: Method::POST, path: plan.infer_path(), headers, body: body.into() }
     }
 
     fn request(&self, target: &Target) -> Result<Request<Full<Bytes>>, Fault> {

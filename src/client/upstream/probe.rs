@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use super::replica::Replica;
-use super::{Outgoing, Upstream};
+use super::{RestCall, Upstream};
 use crate::engine::upstream::{Dialect, metadata};
 
 /// Asks every server in turn for as long as the upstream is in use.
@@ -29,8 +29,13 @@ pub(super) fn start(upstream: &Arc<Upstream>) {
 }
 
 async fn ask(upstream: &Upstream, replica: &Replica) -> bool {
+    let declared = &upstream.config.declared;
+    if let Some(line) = &replica.line {
+        let asked = line.is_ready(&declared.model, declared.version.as_deref());
+        return tokio::time::timeout(upstream.config.timeout, asked).await.unwrap_or(false);
+    }
     let path = ready_path(upstream);
-    let Ok(request) = Outgoing::get(&path).request(&replica.target) else { return false };
+    let Ok(request) = RestCall::get(&path).request(&replica.target) else { return false };
     let exchange = replica.exchange(&upstream.config, &upstream.counters, request);
     // A server that takes longer than a request may take is none.
     let Ok(Ok(reply)) = tokio::time::timeout(upstream.config.timeout, exchange).await else { return false };

@@ -11,8 +11,9 @@ use hyper::body::Bytes;
 use super::UpstreamConfig;
 use super::breaker::Breaker;
 use super::connection::{Broken, Connection, Reply};
+use super::grpc::Line;
 use super::target::Target;
-use crate::engine::upstream::Fault;
+use crate::engine::upstream::{Dialect, Fault};
 
 /// Counts over all servers.
 #[derive(Debug, Default)]
@@ -25,6 +26,8 @@ pub(super) struct Counters {
 /// One server.
 pub(super) struct Replica {
     pub(super) target: Target,
+    /// Where it is asked over gRPC.
+    pub(super) line: Option<Line>,
     idle: Mutex<Vec<(Connection, Instant)>>,
     in_flight: AtomicUsize,
     breaker: Mutex<Breaker>,
@@ -40,14 +43,17 @@ pub(super) struct Lease<'a> {
 }
 
 impl Replica {
-    pub(super) fn new(target: Target, eject_after: u32) -> Self {
-        Self {
+    pub(super) fn new(target: Target, config: &UpstreamConfig) -> Result<Self, Fault> {
+        let over_grpc = config.declared.dialect == Dialect::OipGrpc;
+        let line = over_grpc.then(|| Line::new(&target, config)).transpose()?;
+        Ok(Self {
             target,
+            line,
             idle: Mutex::new(Vec::new()),
             in_flight: AtomicUsize::new(0),
-            breaker: Mutex::new(Breaker::new(eject_after)),
+            breaker: Mutex::new(Breaker::new(config.eject_after)),
             is_ready: AtomicBool::new(true),
-        }
+        })
     }
 
     pub(super) fn in_flight(&self) -> usize {

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use super::connection::Reply;
+use super::grpc::Line;
 use super::replica::{Counters, Replica};
-use super::{Outgoing, Upstream, UpstreamConfig, probe};
+use super::{RestCall, Upstream, UpstreamConfig, probe};
+use crate::engine::upstream::grpc;
 use crate::engine::upstream::metadata::{self, Found};
 use crate::engine::upstream::{Dialect, Fault, Plan, PlanError};
 
@@ -39,6 +41,18 @@ pub enum StartError {
         /// What may be the reason.
         hint: &'static str,
     },
+    /// It answered over gRPC, but not with the model.
+    #[error(
+        "{server} does not tell about the model '{model}' over gRPC: {fault}; is its name right, and is it loaded?"
+    )]
+    NoModelByGrpc {
+        /// The address.
+        server: String,
+        /// What was asked.
+        model: String,
+        /// How it failed.
+        fault: Fault,
+    },
     /// The model cannot be served as declared.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -54,7 +68,7 @@ pub async fn connect(config: UpstreamConfig) -> Result<Arc<Upstream>, StartError
         match find_any(&config).await {
             Ok(found) => {
                 let plan = Plan::new(&config.declared, found)?;
-                let upstream = Upstream::new(plan, config);
+                let upstream = Upstream::new(plan, config.clone()).map_err(|fault| silent(&config, fault))?;
                 probe::start(&upstream);
                 return Ok(upstream);
             }
@@ -71,7 +85,8 @@ pub async fn connect(config: UpstreamConfig) -> Result<Arc<Upstream>, StartError
 async fn find_any(config: &UpstreamConfig) -> Result<Found, StartError> {
     let mut last = None;
     for target in &config.targets {
-        let asker = Asker { config, replica: Replica::new(target.clone(), u32::MAX), counters: Counters::default() };
+        let replica = Replica::new(target.clone(), config).map_err(|fault| silent(config, fault))?;
+        let asker = Asker { config, replica, counters: Counters::default() };
         match asker.find().await {
             Ok(found) => return Ok(found),
             Err(error) => last = Some(error),
@@ -94,7 +109,7 @@ struct Asker<'a> {
 impl Asker<'_> {
     async fn get(&self, path: &str) -> Result<Reply, StartError> {
         let silent = |fault| silent(self.config, fault);
-        let request = Outgoing::get(path).request(&self.replica.target).map_err(silent)?;
+        let request = RestCall::get(path).request(&self.replica.target).map_err(silent)?;
         let exchange = self.replica.exchange(self.config, &self.counters, request);
         let reply = tokio::time::timeout(self.config.timeout, exchange).await;
         reply.unwrap_or(Err(Fault::Timeout)).map_err(silent)
@@ -123,7 +138,25 @@ impl Asker<'_> {
         }
     }
 
+    async fn find_by_grpc(&self, line: &Line) -> Result<Found, StartError> {
+        let declared = &self.config.declared;
+        let asked = line.metadata(&declared.model, declared.version.as_deref());
+        let answer = tokio::time::timeout(self.config.timeout, asked).await.unwrap_or(Err(Fault::Timeout));
+        match answer {
+            Ok(metadata) => Ok(grpc::found(metadata)?),
+            Err(fault @ (Fault::Unreachable | Fault::Timeout | Fault::BrokenOff)) => Err(silent(self.config, fault)),
+            Err(fault) => Err(StartError::NoModelByGrpc {
+                server: self.replica.target.shown(),
+                model: declared.model.clone(),
+                fault,
+            }),
+        }
+    }
+
     async fn find(&self) -> Result<Found, StartError> {
+        if let Some(line) = &self.replica.line {
+            return self.find_by_grpc(line).await;
+        }
         let declared = &self.config.declared;
         let model = &declared.model;
         let version = declared.version.as_ref().map(|version| format!("/versions/{version}")).unwrap_or_default();

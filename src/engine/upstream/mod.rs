@@ -6,9 +6,10 @@
 //! [`RawScores`], which only a defence can open. What an upstream says beside that is never repeated: a [`Fault`] holds
 //! statuses, names and shapes.
 //!
-//! Dialing, pools and balancing are `client::upstream`'s. Here are the dialects: [`oip`] (Open Inference Protocol v2, REST),
-//! [`v1`] (TensorFlow Serving's REST and KServe's V1).
+//! Dialing, pools and balancing are `client::upstream`'s. Here are the dialects: [`oip`] and [`grpc`] (Open Inference Protocol
+//! v2 over REST and gRPC), [`v1`] (TensorFlow Serving's REST and KServe's V1).
 
+pub mod grpc;
 pub mod metadata;
 mod numbers;
 pub mod oip;
