@@ -28,6 +28,7 @@ mod layering;
 #[cfg(feature = "lab")]
 mod privacy;
 mod upstream;
+mod upstream_check;
 mod upstream_faults;
 mod upstream_leaks;
 mod upstream_support;

@@ -7,6 +7,7 @@ pub mod audit;
 mod bank;
 pub mod bench;
 pub mod centroids;
+pub mod check;
 pub mod data;
 #[cfg(feature = "lab")]
 pub mod devices;
@@ -65,6 +66,7 @@ enum Command {
     #[cfg(feature = "lab")]
     Accountant(accountant::Args),
     Bench(bench::Args),
+    Check(check::Args),
     Healthcheck(healthcheck::Args),
 }
 
@@ -130,6 +132,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "lab")]
         Command::Accountant(args) => accountant::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
     }
 }

@@ -5,6 +5,7 @@
 //! know the command line, draws nothing on a terminal and knows no model: what it sends is made from the metadata
 //! that the endpoint itself gives.
 
+pub mod check;
 pub mod endpoint;
 pub mod http;
 pub mod infer;
