@@ -5,12 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-use sordino::client::upstream::UpstreamConfig;
+use sordino::client::upstream::{Target, UpstreamConfig, connect};
+use sordino::defence::{Defence, DefenceConfig, Method, ScoreKind};
 use sordino::engine::RemoteEngine as _;
-use sordino::engine::upstream::Dialect;
+use sordino::engine::upstream::{Declared, Dialect};
+use sordino::pipeline::Pipeline;
+use sordino::server::Config;
 use sordino::tensor::{DType, Dim, TensorSpec};
 
-use super::http_support::{GOOD, Server};
+use super::http_support::{GOOD, Reply, Server};
 use super::upstream_support::{Does, Fake, Seen, about, config, declared, good, in_front, json_answer, scores};
 
 const TWO_ROWS: &str = r#"{"inputs":[{"name":"x","shape":[2,2,2],"datatype":"FP32","data":[1.5,2,0.5,4,0,9,1,1]}]}"#;
@@ -45,7 +48,11 @@ fn connections_are_kept_and_a_closed_one_is_replaced_without_a_word() {
     let fake = Fake::new(|seen| Does::JsonThenClose(json_answer(seen, &[])));
     let (server, upstream) = in_front(config(&[&fake]));
     let mut client = server.connect();
-    (0..3).for_each(|_| assert_eq!(client.infer(GOOD).status, 200));
+    for _ in 0..3 {
+        assert_eq!(client.infer(GOOD).status, 200);
+        // For the end of the connection to arrive.
+        std::thread::sleep(Duration::from_millis(100));
+    }
     assert_eq!(upstream.figures().connections, 3);
     assert_eq!((fake.inferences().len(), upstream.figures().ejections), (3, 0));
 }
@@ -54,32 +61,27 @@ fn connections_are_kept_and_a_closed_one_is_replaced_without_a_word() {
 fn a_server_that_cannot_be_reached_is_passed_over() {
     let (gone, fake) = (Fake::good(), Fake::good());
     let (server, upstream) = in_front(UpstreamConfig { eject_after: 2, ..config(&[&fake, &gone]) });
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     drop(gone);
-    drop(closed);
     let mut client = server.connect();
     (0..6).for_each(|_| assert_eq!(client.infer(GOOD).status, 200));
     let figures = upstream.figures();
-    assert_eq!((figures.ejections, figures.usable, figures.retries), (1, 1, 2), "{figures:?}");
+    assert!(figures.ejections >= 1 && figures.retries >= 2, "{figures:?}");
     assert_eq!(fake.inferences().len(), 6);
 }
 
 #[test]
 fn the_server_with_the_fewest_requests_under_way_is_asked() {
-    let stuck = Fake::new(|seen| Does::After(Duration::from_millis(800), Box::new(good(seen))));
+    let stuck = Fake::new(|seen| Does::After(Duration::from_secs(3), Box::new(good(seen))));
     let quick = Fake::good();
     let (server, upstream) = in_front(config(&[&stuck, &quick]));
     let mut waiting = super::http_support::ask(&server);
-    while upstream.figures().in_flight == 0 {
+    while stuck.inferences().is_empty() {
         std::thread::sleep(Duration::from_millis(1));
     }
-    // Whichever got the first, the other gets all that come meanwhile, if the first is the stuck one.
-    let before = (stuck.inferences().len(), quick.inferences().len());
+    assert_eq!(upstream.figures().in_flight, 1);
     let mut client = server.connect();
-    if before.0 == 1 {
-        (0..4).for_each(|_| assert_eq!(client.infer(GOOD).status, 200));
-        assert_eq!((stuck.inferences().len(), quick.inferences().len()), (1, 4));
-    }
+    (0..4).for_each(|_| assert_eq!(client.infer(GOOD).status, 200));
+    assert_eq!((stuck.inferences().len(), quick.inferences().len()), (1, 4));
     assert_eq!(waiting.read(false).status, 200);
 }
 
@@ -195,11 +197,51 @@ fn tensorflow_serving_and_kserve_v1_are_spoken() {
 }
 
 #[test]
+fn a_server_is_asked_over_grpc() {
+    // Ours stands in for somebody else's: its log-probabilities are the scores.
+    let behind = Server::plain();
+    let target = Target::parse(&format!("http://{}", behind.address)).unwrap();
+    let declared = Declared { score_kind: Some(ScoreKind::LogProbabilities), ..declared(Dialect::OipGrpc) };
+    let settings = UpstreamConfig {
+        start_timeout: Duration::from_secs(5),
+        health_interval: Duration::from_millis(20),
+        ..UpstreamConfig::new(vec![target], declared)
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let upstream = runtime.block_on(connect(settings)).unwrap();
+    let config = DefenceConfig { method: Method::LabelOnly, top_k: None, digits: None };
+    let defence = Defence::new(&config, None, ScoreKind::LogProbabilities, 3).unwrap();
+    let (_, identity) = super::http_support::defence();
+    let engine = Arc::clone(&upstream);
+    let pipeline = Arc::new(Pipeline::upstream(engine, defence, identity).unwrap());
+    let server = Server::of(runtime, pipeline, Config::default());
+    let label = |reply: Reply| {
+        let json = reply.json();
+        let output = json["outputs"].as_array().unwrap().iter().find(|o| o["name"] == "probabilities").unwrap().clone();
+        let data: Vec<f64> = output["data"].as_array().unwrap().iter().map(|p| p.as_f64().unwrap()).collect();
+        data.chunks(3).map(|row| (0..3).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap()).collect::<Vec<_>>()
+    };
+    for body in [GOOD, TWO_ROWS] {
+        assert_eq!(label(server.connect().infer(body)), label(behind.connect().infer(body)));
+    }
+    drop(behind);
+    let status = server.connect().infer(GOOD).status;
+    assert!(matches!(status, 502 | 503), "{status}");
+    for _ in 0..500 {
+        if server.connect().get("/v2/health/ready").status == 503 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("readiness does not follow");
+}
+
+#[test]
 fn a_mixed_up_protocol_is_told() {
     let fake = Fake::good();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let settings =
         UpstreamConfig { declared: declared(Dialect::TfServing), start_timeout: Duration::ZERO, ..config(&[&fake]) };
-    let error = runtime.block_on(sordino::client::upstream::connect(settings)).unwrap_err().to_string();
+    let error = runtime.block_on(connect(settings)).unwrap_err().to_string();
     assert!(error.contains("try the protocol oip-http"), "{error}");
 }

@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -82,6 +83,7 @@ pub(crate) struct Fake {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Fake {
@@ -97,7 +99,7 @@ impl Fake {
         let behaviour: Arc<Behaviour> = Arc::new(behaviour);
         let (seen, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (all, stopped) = (Arc::clone(&seen), Arc::clone(&stop));
-        std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 if stopped.load(Ordering::Relaxed) {
                     return;
@@ -106,7 +108,7 @@ impl Fake {
                 std::thread::spawn(move || attend(stream, &behaviour, &seen));
             }
         });
-        Self { address, seen, stop }
+        Self { address, seen, stop, thread: Some(thread) }
     }
 
     /// A server that answers with the stub's logits, in the form that was asked for.
@@ -128,6 +130,8 @@ impl Drop for Fake {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         drop(TcpStream::connect(self.address));
+        // When this returns, nobody listens there any more.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 

@@ -64,6 +64,7 @@ pub enum StartError {
 /// [`StartError`].
 pub async fn connect(config: UpstreamConfig) -> Result<Arc<Upstream>, StartError> {
     let started = Instant::now();
+    let mut said = String::new();
     loop {
         match find_any(&config).await {
             Ok(found) => {
@@ -72,9 +73,15 @@ pub async fn connect(config: UpstreamConfig) -> Result<Arc<Upstream>, StartError
                 probe::start(&upstream);
                 return Ok(upstream);
             }
+            // A model that cannot be served as declared will not become one that can.
+            Err(error @ StartError::Plan(_)) => return Err(error),
             Err(error) if started.elapsed() >= config.start_timeout => return Err(error),
             Err(error) => {
-                tracing::info!(%error, "waiting for the upstream");
+                let text = error.to_string();
+                if said != text {
+                    tracing::info!(error = text, "waiting for the upstream");
+                    said = text;
+                }
                 tokio::time::sleep(PAUSE.min(config.start_timeout)).await;
             }
         }

@@ -13,6 +13,8 @@ pub mod grpc;
 pub mod metadata;
 mod numbers;
 pub mod oip;
+#[cfg(test)]
+mod tests;
 pub mod v1;
 
 use std::collections::BTreeMap;

@@ -165,3 +165,92 @@ fn a_file_that_is_no_toml_is_one_mistake() {
     assert_eq!(mistakes.len(), 1);
     assert!(mistakes[0].contains("is not TOML"), "{mistakes:?}");
 }
+
+#[test]
+fn a_model_in_another_server_needs_its_address_and_what_its_scores_are() {
+    let (settings, mistakes) = check(
+        r#"
+        [upstream]
+        urls = ["http://a:8000", "b:8001"]
+        model = "clf"
+        version = "3"
+        protocol = "oip-grpc"
+        retries = 0
+        timeout_seconds = 2
+        inputs = [{ name = "x", datatype = "FP32", shape = [-1, 64] }]
+        [upstream.outputs]
+        embedding = "refuse"
+        [model]
+        score_output = "logits"
+        score_kind = "logits"
+        centroids = "c.safetensors"
+        "#,
+    );
+    assert!(mistakes.is_empty(), "{mistakes:?}");
+    assert_eq!((settings.name.as_str(), &settings.model), ("clf", &None));
+    let upstream = settings.upstream.unwrap();
+    let config = upstream.config;
+    assert_eq!(
+        config.targets.iter().map(crate::client::upstream::Target::shown).collect::<Vec<_>>(),
+        ["a:8000", "b:8001"]
+    );
+    assert_eq!((config.retries, config.timeout), (0, Duration::from_secs(2)));
+    assert_eq!((config.declared.version.as_deref(), config.declared.inputs.len()), (Some("3"), 1));
+    assert_eq!(upstream.centroids, Some(PathBuf::from("etc/c.safetensors")));
+
+    let (_, mistakes) = check(
+        r#"
+        [upstream]
+        urls = ["https://a"]
+        protocol = "soap"
+        colour = "blue"
+        timeout_seconds = 0
+        [upstream.outputs]
+        embedding = "drop"
+        [model]
+        path = "m.onnx"
+        "#,
+    );
+    for word in ["TLS", "soap", "'upstream.colour'", "timeout_seconds", "model.path", "score_kind", "model.centroids"] {
+        assert!(mistakes.iter().any(|mistake| mistake.contains(word)), "{word}: {mistakes:?}");
+    }
+    let (_, mistakes) = check("[upstream]\nmodel = \"clf\"\n");
+    assert!(mistakes.iter().any(|mistake| mistake.contains("upstream.urls")), "{mistakes:?}");
+    let (_, mistakes) = check("[upstream]\nurls = [\"a\"]\n[upstream.outputs]\nembedding = \"pass\"\n");
+    assert!(mistakes.iter().any(|mistake| mistake.contains("upstream.outputs")), "{mistakes:?}");
+}
+
+#[test]
+fn the_flags_of_a_transformer_container_are_understood() {
+    use clap::Parser as _;
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+    let parse = |line: &str| Line::try_parse_from(line.split(' ')).map(|line| line.args);
+    let args = parse(
+        "serve --model_name=clf --predictor_host=localhost:8085 --predictor_protocol=v2 --http_port=8088 --grpc_port=8089 \
+         --predictor_use_ssl=false --workers=1 --predictor_request_timeout_seconds=600 --enable_predictor_health_check \
+         --score-kind logits",
+    )
+    .unwrap();
+    let mut written = Written {
+        defence: Some(DefenceConfig { method: Method::LabelOnly, top_k: None, digits: None }),
+        ..Written::default()
+    };
+    written.overlay(&args);
+    let mut mistakes = Vec::new();
+    args.kserve.check(&mut mistakes);
+    let settings = written.check(&mut mistakes);
+    assert!(mistakes.is_empty(), "{mistakes:?}");
+    assert_eq!(settings.listen.to_string(), "0.0.0.0:8088");
+    assert_eq!(settings.grpc_listen.unwrap().to_string(), "0.0.0.0:8089");
+    assert_eq!(settings.name, "clf");
+    let config = settings.upstream.unwrap().config;
+    assert_eq!((config.targets[0].shown().as_str(), config.timeout), ("localhost:8085", Duration::from_secs(600)));
+    let args = parse("serve --model_name=clf --predictor_host=a --predictor_use_ssl=true").unwrap();
+    let mut mistakes = Vec::new();
+    args.kserve.check(&mut mistakes);
+    assert!(mistakes[0].contains("predictor_use_ssl"));
+}

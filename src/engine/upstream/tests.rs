@@ -1,0 +1,229 @@
+//! What is decided from metadata, and answers in each dialect.
+
+use std::collections::BTreeMap;
+
+use super::metadata::Found;
+use super::*;
+use crate::defence::offline;
+use crate::engine::EngineError;
+use crate::protocol::grpc::messages::model_infer_response::InferOutputTensor;
+use crate::protocol::grpc::messages::{InferTensorContents, ModelInferResponse};
+use crate::tensor::Values;
+
+fn declared(dialect: Dialect) -> Declared {
+    Declared {
+        dialect,
+        model: "clf".into(),
+        version: None,
+        score_output: Some("logits".into()),
+        score_kind: Some(ScoreKind::Logits),
+        n_classes: None,
+        inputs: Vec::new(),
+        rules: BTreeMap::new(),
+        binary: None,
+        signature: None,
+    }
+}
+
+fn spec(name: &str, shape: &[i64]) -> TensorSpec {
+    let shape = shape.iter().map(|&size| usize::try_from(size).map_or(Dim::Any, Dim::Fixed)).collect();
+    TensorSpec { name: name.into(), dtype: DType::F32, shape }
+}
+
+fn found() -> Found {
+    Found {
+        inputs: vec![spec("x", &[-1, 2])],
+        outputs: vec![spec("logits", &[-1, 3]), spec("embedding", &[-1, 8])],
+        platform: "fake".into(),
+        versions: vec!["1".into()],
+        binary: true,
+    }
+}
+
+fn plan(dialect: Dialect) -> Plan {
+    Plan::new(&declared(dialect), found()).unwrap()
+}
+
+fn inputs() -> Inputs {
+    let tensor = crate::tensor::InputTensor::new(&spec("x", &[-1, 2]), &[2, 2], Values::F32(vec![1.0, 2.5, -3.0, 0.5]));
+    Inputs::new(vec![tensor.unwrap()]).unwrap()
+}
+
+fn refused(change: impl Fn(&mut Declared, &mut Found)) -> String {
+    let (mut declared, mut found) = (declared(Dialect::OipHttp), found());
+    change(&mut declared, &mut found);
+    Plan::new(&declared, found).unwrap_err().to_string()
+}
+
+#[test]
+fn what_cannot_be_told_must_be_declared() {
+    let plan = plan(Dialect::OipHttp);
+    assert_eq!((plan.spec.n_classes, &plan.spec.other_outputs[..]), (3, &["embedding".to_owned()][..]));
+    assert!(refused(|declared, _| declared.score_kind = None).contains("score_kind"));
+    assert!(refused(|declared, _| declared.score_output = None).contains("'logits', 'embedding'"));
+    assert!(refused(|declared, _| declared.score_output = Some("y".into())).contains("got 'y'"));
+    assert!(refused(|declared, _| declared.n_classes = Some(4)).contains("expected 4"));
+    assert!(refused(|_, found| found.outputs[0].shape = vec![Dim::Any, Dim::Any]).contains("n_classes"));
+    assert!(refused(|_, found| found.inputs.clear()).contains("[[upstream.inputs]]"));
+    assert!(
+        refused(|_, found| found.inputs[0].shape = vec![Dim::Fixed(4), Dim::Fixed(2)]).contains("fixed dimension of 4")
+    );
+    assert!(refused(|_, found| found.inputs[0].dtype = DType::Bytes).contains("cannot be fed"));
+    assert!(refused(|_, found| found.versions.push("2".into())).contains("'1', '2'"));
+}
+
+#[test]
+fn an_output_with_the_rule_refuse_is_not_served_beside() {
+    let rule = |name: &str, rule| BTreeMap::from([(name.to_owned(), rule)]);
+    assert!(refused(|declared, _| declared.rules = rule("embedding", OutputRule::Refuse)).contains("'embedding'"));
+    assert!(refused(|declared, _| declared.rules = rule("logits", OutputRule::Drop)).contains("holds the scores"));
+    let mut dropped = declared(Dialect::OipHttp);
+    dropped.rules = rule("embedding", OutputRule::Drop);
+    assert!(Plan::new(&dropped, found()).is_ok());
+}
+
+#[test]
+fn requests_are_written_in_each_dialect() {
+    let text = |dialect| {
+        let found = Found { binary: false, ..found() };
+        let plan = Plan::new(&declared(dialect), found).unwrap();
+        String::from_utf8(plan.write(&inputs(), "7").unwrap().body).unwrap()
+    };
+    let oip = r#"{"id":"7","inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1.0,2.5,-3.0,0.5]}],"outputs":[{"name":"logits"}]}"#;
+    assert_eq!(text(Dialect::OipHttp), oip);
+    assert_eq!(text(Dialect::TfServing), r#"{"inputs":{"x":[[1.0,2.5],[-3.0,0.5]]}}"#);
+    assert_eq!(text(Dialect::KserveV1), r#"{"instances":[[1.0,2.5],[-3.0,0.5]]}"#);
+    let raw = plan(Dialect::OipHttp).write(&inputs(), "7").unwrap();
+    let (head, tail) = raw.body.split_at(raw.header_length.unwrap());
+    assert!(std::str::from_utf8(head).unwrap().contains(r#""parameters":{"binary_data_size":16}}"#));
+    assert_eq!(tail, [1.0_f32, 2.5, -3.0, 0.5].map(f32::to_le_bytes).as_flattened());
+}
+
+#[test]
+fn several_inputs_are_written_row_by_row_for_v1() {
+    let mut two = found();
+    two.inputs.push(spec("y", &[-1, 1]));
+    let plan = Plan::new(&declared(Dialect::KserveV1), two).unwrap();
+    let tensor = |name: &str, size: i64, values: Vec<f32>| {
+        crate::tensor::InputTensor::new(&spec(name, &[-1, size]), &[2, size as usize], Values::F32(values)).unwrap()
+    };
+    let inputs = Inputs::new(vec![tensor("x", 2, vec![1.0, 2.0, 3.0, 4.0]), tensor("y", 1, vec![5.0, 6.0])]).unwrap();
+    let body = String::from_utf8(plan.write(&inputs, "").unwrap().body).unwrap();
+    assert_eq!(body, r#"{"instances":[{"x":[1.0,2.0],"y":[5.0]},{"x":[3.0,4.0],"y":[6.0]}]}"#);
+}
+
+fn values(scores: Result<RawScores, EngineError>) -> Vec<f32> {
+    offline::logits(scores.unwrap()).into_iter().collect()
+}
+
+#[test]
+fn scores_are_read_in_each_dialect() {
+    let expected = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+    let read = |dialect, body: &str| values(plan(dialect).read(None, body.as_bytes(), 2, "7"));
+    for data in ["[1,2,3,4,5,6]", "[[1,2,3],[4,5,6]]"] {
+        let answer = format!(
+            r#"{{"outputs":[{{"data":{data},"shape":[2,3],"datatype":"FP64","name":"logits","parameters":null}}],"model_version":null}}"#
+        );
+        assert_eq!(read(Dialect::OipHttp, &answer), expected);
+    }
+    assert_eq!(read(Dialect::TfServing, r#"{"outputs":{"embedding":[["x"]],"logits":[[1,2,3],[4,5,6]]}}"#), expected);
+    assert_eq!(
+        read(Dialect::KserveV1, r#"{"predictions":[{"logits":[1,2,3],"label":"x"},{"logits":[4,5,6]}]}"#),
+        expected
+    );
+    let half: Vec<u8> =
+        [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0].iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect();
+    let head =
+        r#"{"outputs":[{"name":"logits","shape":[2,3],"datatype":"FP16","parameters":{"binary_data_size":12}}]}"#;
+    let body = [head.as_bytes(), &half].concat();
+    assert_eq!(values(plan(Dialect::OipHttp).read(Some(&head.len().to_string()), &body, 2, "7")), expected);
+}
+
+#[test]
+fn answers_of_v1_that_are_no_scores_are_refused() {
+    for body in [
+        "[]",
+        "{}",
+        r#"{"outputs":[[1,2,3],[4,5,6]]}"#,
+        r#"{"outputs":{"logits":[[1,2,3]]}}"#,
+        r#"{"outputs":{"logits":[[1,2],[4,5]]}}"#,
+        r#"{"outputs":{"logits":[["1","2","3"],["4","5","6"]]}}"#,
+        r#"{"outputs":{"probabilities":[[1,2,3],[4,5,6]]}}"#,
+    ] {
+        let read = plan(Dialect::TfServing).read(None, body.as_bytes(), 2, "");
+        assert!(matches!(read, Err(EngineError::Upstream(Fault::Answer(_)))), "{body}");
+    }
+    for body in
+        [r#"{"predictions":[[1,2,3],[4,5,6]]}"#, r#"{"predictions":[{"logits":[1,2,3]},{}]}"#, r#"{"predictions":1}"#]
+    {
+        assert!(plan(Dialect::KserveV1).read(None, body.as_bytes(), 2, "").is_err(), "{body}");
+    }
+}
+
+fn message(change: impl Fn(&mut ModelInferResponse)) -> Result<RawScores, EngineError> {
+    let output = |name: &str, shape: &[i64]| InferOutputTensor {
+        name: name.into(),
+        datatype: "FP32".into(),
+        shape: shape.to_vec(),
+        ..Default::default()
+    };
+    let raw: Vec<u8> = [1.0_f32, 2.0, 3.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+    let mut answer = ModelInferResponse {
+        model_version: "1".into(),
+        id: "7".into(),
+        outputs: vec![output("embedding", &[1, 8]), output("logits", &[1, 3])],
+        raw_output_contents: vec![vec![0; 32].into(), raw.into()],
+        ..Default::default()
+    };
+    change(&mut answer);
+    plan(Dialect::OipGrpc).read_message(answer, 1, "7")
+}
+
+#[test]
+fn messages_are_read_raw_or_typed_and_held_to_what_was_asked() {
+    assert_eq!(values(message(|_| {})), [1.0, 2.0, 3.0]);
+    let typed = message(|answer| {
+        answer.raw_output_contents.clear();
+        let contents = InferTensorContents { fp32_contents: vec![1.0, 2.0, 3.0], ..Default::default() };
+        answer.outputs[1].contents = Some(contents);
+    });
+    assert_eq!(values(typed), [1.0, 2.0, 3.0]);
+    let wrong: [fn(&mut ModelInferResponse); 9] = [
+        |answer| answer.id = "8".into(),
+        |answer| answer.model_version = "2".into(),
+        |answer| answer.outputs[1].name = "probabilities".into(),
+        |answer| answer.outputs[0].name = "logits".into(),
+        |answer| answer.outputs[1].shape = vec![1, 4],
+        |answer| answer.outputs[1].shape = vec![-1, 3],
+        |answer| answer.outputs[1].datatype = "BYTES".into(),
+        |answer| drop(answer.raw_output_contents.pop()),
+        |answer| answer.raw_output_contents[1] = vec![0; 8].into(),
+    ];
+    for (position, change) in wrong.iter().enumerate() {
+        assert!(matches!(message(change), Err(EngineError::Upstream(Fault::Answer(_)))), "{position}");
+    }
+    let nan = message(|answer| answer.raw_output_contents[1] = f32::NAN.to_le_bytes().repeat(3).into());
+    assert!(matches!(nan, Err(EngineError::Scores(_))));
+}
+
+#[test]
+fn damaged_answers_never_panic() {
+    let head = r#"{"id":"7","outputs":[{"name":"logits","shape":[2,3],"datatype":"FP32","parameters":{"binary_data_size":24}}]}"#;
+    let body = [head.as_bytes(), &[0; 24]].concat();
+    let length = head.len().to_string();
+    let plan = plan(Dialect::OipHttp);
+    assert!(plan.read(Some(&length), &body, 2, "7").is_ok());
+    for at in 0..body.len() {
+        let mut damaged = body.clone();
+        damaged[at] ^= 0x15;
+        let _ = plan.read(Some(&length), &damaged, 2, "7");
+        let _ = plan.read(None, &damaged[..at], 2, "7");
+        let _ = plan.read(Some(&at.to_string()), &body, 2, "7");
+    }
+}
+
+#[test]
+fn faults_show_no_body() {
+    let error = plan(Dialect::OipHttp).read(None, br#"{"outputs":"35.3125"}"#, 1, "7").unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("35.3125"));
+}
