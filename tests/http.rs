@@ -89,10 +89,10 @@ fn what_is_not_there_is_refused_in_json() {
     let mut client = server.connect();
     let infer = "/v2/models/clf/infer";
     for (method, path, status, allow) in [
-        ("GET", "/", 404, None),
+        ("GET", "//", 404, None),
         ("GET", "/metrics", 404, None),
         ("POST", "/v2/models/clf/generate", 404, None),
-        ("POST", "/v2/repository/index", 404, None),
+        ("POST", "/v2/repository/index", 403, None),
         ("GET", "/v2/systemsharedmemory/status", 404, None),
         ("GET", "/v2/models/nope", 404, None),
         ("GET", "/v2/models/nope/ready", 404, None),

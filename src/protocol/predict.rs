@@ -24,7 +24,7 @@ mod bodies;
 #[cfg(test)]
 mod tests;
 
-pub use self::bodies::{model_list, model_metadata, model_status};
+pub use self::bodies::{alive_body, model_list, model_metadata, model_status};
 
 /// Names of a signature that ask for the model's usual answer.
 const USUAL: [&str; 3] = ["", "serving_default", "predict"];

@@ -14,7 +14,7 @@ use super::body::ReadBody;
 use crate::protocol::{Refusal, RefusalKind};
 
 /// Answers shorter than this are not worth packing.
-const LEAST_BYTES: usize = 256;
+const LEAST_BYTES: usize = 1024;
 /// So much is unpacked between two charges to the budget.
 const STEP: usize = 64 << 10;
 
@@ -147,7 +147,7 @@ mod tests {
             let cut = packed[..packed.len() / 2].to_vec();
             assert_eq!(coding.unpack(body(cut), plain.len()).err().map(|r| r.kind), Some(RefusalKind::BadRequest));
             assert!(coding.unpack(body(b"plain".to_vec()), 100).is_err());
-            assert!(coding.pack(&plain[..100]).is_none());
+            assert!(coding.pack(&plain[..1000]).is_none());
         }
     }
 
