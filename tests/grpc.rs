@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use prost::Message as _;
 use sordino::protocol::grpc::messages::*;
 use sordino::server::Config;
 use tonic::Code;
@@ -163,15 +164,27 @@ fn a_full_queue_is_no_word_to_try_again_at_once() {
 }
 
 #[test]
-fn a_stream_that_rests_ends_when_the_server_drains() {
+fn a_stream_that_rests_ends_with_a_word_when_the_server_drains() {
     let mut server = Server::plain();
-    let address = server.address;
-    let talk = std::thread::spawn(move || {
-        let client = GrpcClient::to(address);
-        client.call::<_, ServerLiveResponse>("ServerLive", ServerLiveRequest {}).unwrap();
-        client.stream(vec![rows(&ROW); 3])
+    let client = GrpcClient::to(server.address);
+    let (answers, ended) = client.resting_stream(vec![rows(&ROW); 3], |answered| {
+        if answered == 3 {
+            server.drain();
+        }
     });
-    assert_eq!(talk.join().unwrap().0.len(), 3);
-    server.drain();
+    assert_eq!(answers.len(), 3);
+    assert_eq!(ended.unwrap_err().code(), Code::Unavailable);
     assert_eq!(server.wait(), sordino::server::Ended::Drained);
+}
+
+#[test]
+fn an_answer_is_byte_for_byte_the_one_on_disk() {
+    let server = Server::plain();
+    let response = GrpcClient::to(server.address).infer(rows(&ROW)).unwrap();
+    let shown: String = response.encode_to_vec().iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/grpc_infer.hex");
+    if std::env::var_os("SORDINO_BLESS").is_some() {
+        std::fs::write(&path, format!("{shown}\n")).unwrap();
+    }
+    assert_eq!(shown, std::fs::read_to_string(&path).unwrap_or_default().trim());
 }

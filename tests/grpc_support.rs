@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use tonic::client::Grpc;
 use tonic::codec::CompressionEncoding;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::codegen::tokio_stream;
+use tonic::codegen::tokio_stream::{self, StreamExt as _};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
@@ -70,12 +70,29 @@ impl GrpcClient {
         &self,
         requests: Vec<ModelInferRequest>,
     ) -> (Vec<ModelStreamInferResponse>, Result<(), Status>) {
+        self.converse(tokio_stream::iter(requests), |_| {})
+    }
+
+    /// A stream that the client leaves open; `answered` is told how many answers there are so far.
+    pub(crate) fn resting_stream(
+        &self,
+        requests: Vec<ModelInferRequest>,
+        answered: impl FnMut(usize),
+    ) -> (Vec<ModelStreamInferResponse>, Result<(), Status>) {
+        self.converse(tokio_stream::iter(requests).chain(tokio_stream::pending()), answered)
+    }
+
+    fn converse(
+        &self,
+        requests: impl tokio_stream::Stream<Item = ModelInferRequest> + Send + 'static,
+        mut answered: impl FnMut(usize),
+    ) -> (Vec<ModelStreamInferResponse>, Result<(), Status>) {
         let path: PathAndQuery = format!("/{SERVICE}/ModelStreamInfer").parse().unwrap();
         let mut grpc = self.grpc();
         self.runtime.block_on(async {
             grpc.ready().await.unwrap();
             let codec = ProstCodec::<ModelInferRequest, ModelStreamInferResponse>::default();
-            let opened = grpc.streaming(Request::new(tokio_stream::iter(requests)), path, codec).await;
+            let opened = grpc.streaming(Request::new(requests), path, codec).await;
             let mut answers = match opened {
                 Ok(answers) => answers.into_inner(),
                 Err(status) => return (Vec::new(), Err(status)),
@@ -83,7 +100,10 @@ impl GrpcClient {
             let mut got = Vec::new();
             loop {
                 match tokio::time::timeout(PATIENCE, answers.message()).await.expect("an answer in time") {
-                    Ok(Some(answer)) => got.push(answer),
+                    Ok(Some(answer)) => {
+                        got.push(answer);
+                        answered(got.len());
+                    }
                     Ok(None) => return (got, Ok(())),
                     Err(status) => return (got, Err(status)),
                 }

@@ -280,12 +280,11 @@ fn path_9_traces_and_logs_are_no_call_of_a_client() {
 #[test]
 fn path_10_the_operators_port_runs_no_model() {
     let server = Server::plain();
-    let mut operator = Client::to(server.metrics);
-    let reply = operator.send("POST", INFER, &[], body("").as_bytes());
+    let reply = Client::to(server.metrics).send("POST", INFER, &[], body("").as_bytes());
     assert_eq!(reply.status, 404);
     server.connect().infer(&body(""));
     for path in ["/metrics", "/statistics"] {
-        clean(path, &operator.get(path).body);
+        clean(path, &Client::to(server.metrics).get(path).body);
     }
 }
 
@@ -339,7 +338,8 @@ fn path_12_lengths_statistics_and_errors_tell_nothing_of_scores() {
 fn path_13_what_is_unknown_is_refused_and_passed_on_nowhere() {
     let server = Server::plain();
     let mut client = server.connect();
-    for path in ["//", "/v3/models/clf/infer", "/v2/models/clf/infer2", "//v2/models/clf/infer", "/v2/models/clf/infer;x"]
+    for path in
+        ["//", "/v3/models/clf/infer", "/v2/models/clf/infer2", "//v2/models/clf/infer", "/v2/models/clf/infer;x"]
     {
         refused(&mut client, path, &body(""), 404);
     }
