@@ -149,10 +149,11 @@ fn work(jobs: &Receiver<Job>, metrics: &Metrics) {
 fn answer(call: Call, queued: Duration, metrics: &Metrics) -> Done {
     let Call { served, dialect, mut body, packed, accepts, max_bytes } = call;
     if let Some(coding) = packed {
-        let budget = body.charge.of_same_budget();
-        body = match coding.unpack(body, max_bytes) {
+        let charge = body.charge.of_same_budget();
+        let unpacked = catch_unwind(AssertUnwindSafe(|| coding.unpack(body, max_bytes)));
+        body = match unpacked.unwrap_or_else(|_| Err(panicked(metrics))) {
             Ok(body) => body,
-            Err(refusal) => return Done { result: Err(refusal), facts: Facts::default(), queued, charge: budget },
+            Err(refusal) => return Done { result: Err(refusal), facts: Facts::default(), queued, charge },
         };
     }
     let journey = || {
@@ -164,12 +165,15 @@ fn answer(call: Call, queued: Duration, metrics: &Metrics) -> Done {
     let (result, facts) = match catch_unwind(AssertUnwindSafe(journey)) {
         Ok(Ok(done)) => done,
         Ok(Err(refusal)) => (Err(refusal), Facts::default()),
-        Err(_) => {
-            metrics.panics.inc();
-            (Err(Refusal::internal()), Facts::default())
-        }
+        Err(_) => (Err(panicked(metrics)), Facts::default()),
     };
     Done { result, facts, queued, charge: body.charge }
+}
+
+/// What is said when a panic was caught.
+fn panicked(metrics: &Metrics) -> Refusal {
+    metrics.panics.inc();
+    Refusal::internal()
 }
 
 impl Dialect {
