@@ -144,7 +144,10 @@ fn outline(body: &[u8]) -> Result<Outline, Refusal> {
         deserializer.end()?;
         Ok(outline)
     });
-    outline.map_err(|error| problem.map_or_else(|| malformed(&error), Refusal::bad_request))
+    outline.map_err(|error| match (error.classify(), problem) {
+        (Category::Data, Some(problem)) => Refusal::bad_request(problem),
+        _ => malformed(&error),
+    })
 }
 
 /// What the JSON reader's error means, without the value that it may quote.
