@@ -44,7 +44,8 @@ first-command:
 # Python clients (tritonclient, KServe, ONNX Runtime) against a running server
 test-clients:
     cargo build {{ cargo_flags }}
-    SORDINO_BIN="${CARGO_TARGET_DIR:-target}/release/sordino" {{ python }} -m pytest -q tests/clients
+    SORDINO_BIN="${CARGO_TARGET_DIR:-target}/release/sordino" {{ python }} -m pytest -q tests/clients --ignore tests/clients/triton_grpc
+    SORDINO_BIN="${CARGO_TARGET_DIR:-target}/release/sordino" {{ python }} -m pytest -q tests/clients/triton_grpc
 
 # The systemd unit, its syntax and its exposure
 units:

@@ -38,6 +38,17 @@ pub(crate) struct StubEngine {
 
 impl StubEngine {
     pub(crate) fn new(behaviour: impl Fn() -> Option<EngineError> + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self::of(behaviour))
+    }
+
+    /// A stub whose graph has outputs beside the scores.
+    pub(crate) fn with_other_outputs(outputs: &[&str]) -> Arc<Self> {
+        let mut stub = Self::of(|| None);
+        stub.spec.other_outputs = outputs.iter().map(|&output| output.to_owned()).collect();
+        Arc::new(stub)
+    }
+
+    fn of(behaviour: impl Fn() -> Option<EngineError> + Send + Sync + 'static) -> Self {
         let input = |name: &str, dtype| TensorSpec {
             name: name.to_owned(),
             dtype,
@@ -53,7 +64,7 @@ impl StubEngine {
             other_outputs: Vec::new(),
             row_by_row: false,
         };
-        Arc::new(Self { spec, behaviour: Box::new(behaviour) })
+        Self { spec, behaviour: Box::new(behaviour) }
     }
 }
 

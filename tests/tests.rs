@@ -9,6 +9,8 @@ mod audit_sources;
 #[cfg(feature = "lab")]
 mod banks;
 mod data;
+mod grpc;
+mod grpc_support;
 mod http;
 mod http_abuse;
 mod http_golden;
@@ -25,6 +27,8 @@ mod lab_golden;
 #[cfg(feature = "lab")]
 mod lab_robust;
 mod layering;
+mod leaks;
+mod openapi;
 #[cfg(feature = "lab")]
 mod privacy;
 mod upstream;

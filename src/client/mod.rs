@@ -9,7 +9,7 @@ pub mod check;
 pub mod endpoint;
 pub mod http;
 pub mod infer;
-#[allow(unreachable_pub, clippy::pedantic, reason = "made by a generator")]
+#[allow(unreachable_pub, clippy::pedantic, clippy::allow_attributes_without_reason, reason = "made by a generator")]
 pub(crate) mod inference_client;
 pub mod load;
 pub mod payload;

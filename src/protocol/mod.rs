@@ -66,6 +66,10 @@ pub struct OutputSpec {
 
 /// An encoded reply. Only the encoders of this room make one, and they take [`Defended`](crate::defence::Defended)
 /// scores: whoever sends nothing but answers sends nothing undefended.
+///
+/// ```compile_fail
+/// let answer = sordino::protocol::Answer { header_length: None, body: b"scores".to_vec() };
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Answer {
     header_length: Option<usize>,

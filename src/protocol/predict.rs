@@ -24,7 +24,7 @@ mod bodies;
 #[cfg(test)]
 mod tests;
 
-pub use self::bodies::{model_list, model_metadata, model_status};
+pub use self::bodies::{alive_body, model_list, model_metadata, model_status};
 
 /// Names of a signature that ask for the model's usual answer.
 const USUAL: [&str; 3] = ["", "serving_default", "predict"];
@@ -144,7 +144,10 @@ fn outline(body: &[u8]) -> Result<Outline, Refusal> {
         deserializer.end()?;
         Ok(outline)
     });
-    outline.map_err(|error| problem.map_or_else(|| malformed(&error), Refusal::bad_request))
+    outline.map_err(|error| match (error.classify(), problem) {
+        (Category::Data, Some(problem)) => Refusal::bad_request(problem),
+        _ => malformed(&error),
+    })
 }
 
 /// What the JSON reader's error means, without the value that it may quote.

@@ -157,7 +157,9 @@ fn work(jobs: &Receiver<Job>, metrics: &Metrics) {
 
 /// The journey of one request through the pipeline, panics caught.
 fn answer(call: Call, queued: Duration, metrics: &Metrics) -> Done {
-    let call = match call.unpacked() {
+    let charge = call.body.charge.of_same_budget();
+    let unpacked = catch_unwind(AssertUnwindSafe(|| call.unpacked()));
+    let call = match unpacked.unwrap_or_else(|_| Err((panicked(metrics), charge))) {
         Ok(call) => call,
         Err((refusal, charge)) => return Done { result: Err(refusal), facts: Facts::default(), queued, charge },
     };
@@ -168,7 +170,8 @@ fn answer(call: Call, queued: Duration, metrics: &Metrics) -> Done {
         };
         (pack(answer, call.accepts), facts)
     };
-    let (result, facts) = catch_unwind(AssertUnwindSafe(journey)).unwrap_or_else(|_| panicked(metrics));
+    let (result, facts) =
+        catch_unwind(AssertUnwindSafe(journey)).unwrap_or_else(|_| (Err(panicked(metrics)), Facts::default()));
     Done { result, facts, queued, charge: call.body.charge }
 }
 
@@ -195,7 +198,7 @@ async fn journey_upstream(call: &Call, metrics: &Metrics) -> (Result<Computed, R
     let guarded = poll_fn(|context| {
         let turn = catch_unwind(AssertUnwindSafe(|| journey.as_mut().poll(context)));
         // After a panic it is not polled again.
-        turn.unwrap_or_else(|_| Poll::Ready(panicked(metrics)))
+        turn.unwrap_or_else(|_| Poll::Ready((Err(panicked(metrics)), Facts::default())))
     });
     guarded.await
 }
@@ -204,11 +207,6 @@ fn pack(answer: Result<Answer, Refusal>, accepts: Option<Coding>) -> Result<Comp
     let answer = answer?;
     let packed = accepts.and_then(|coding| Some((coding, coding.pack(answer.body())?)));
     Ok(Computed { answer, packed })
-}
-
-fn panicked(metrics: &Metrics) -> (Result<Computed, Refusal>, Facts) {
-    metrics.panics.inc();
-    (Err(Refusal::internal()), Facts::default())
 }
 
 impl Call {
@@ -231,6 +229,12 @@ impl Call {
         let unpacked = tokio::task::spawn_blocking(move || self.unpacked()).await;
         unpacked.unwrap_or_else(|_| Err((Refusal::internal(), budget)))
     }
+}
+
+/// What is said when a panic was caught.
+fn panicked(metrics: &Metrics) -> Refusal {
+    metrics.panics.inc();
+    Refusal::internal()
 }
 
 impl Dialect {

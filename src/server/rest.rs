@@ -71,6 +71,7 @@ fn facts(shared: &Shared, route: Route<'_>) -> Result<Reply, Refusal> {
     let names = || names.iter().map(String::as_str);
     match route {
         Route::OpenApi => ok(OPENAPI.to_vec()),
+        Route::Alive => ok(predict::alive_body()),
         Route::Live => ok(oip::live_body()),
         Route::Ready => Ok(json(health(ready), oip::ready_body(ready))),
         Route::Models => ok(oip::model_list(names())),

@@ -5,6 +5,8 @@ use hyper::Method;
 /// A path that is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Route<'a> {
+    /// `/`
+    Alive,
     /// `/openapi.json`
     OpenApi,
     /// `/v2` and `/v2/`
@@ -53,8 +55,10 @@ pub(super) struct Target<'a> {
 impl<'a> Route<'a> {
     /// The route of a path without its query string.
     pub(super) fn of(path: &'a str) -> Option<Self> {
-        if path == "/openapi.json" {
-            return Some(Self::OpenApi);
+        match path {
+            "/" => return Some(Self::Alive),
+            "/openapi.json" => return Some(Self::OpenApi),
+            _ => {}
         }
         match path.strip_prefix("/v2") {
             Some(rest) => Self::of_v2(rest),
@@ -137,7 +141,7 @@ impl<'a> Route<'a> {
             | Self::V1Models
             | Self::V1Status(_)
             | Self::V1Metadata(_) => "metadata",
-            Self::Live | Self::Ready | Self::ModelReady(_) => "health",
+            Self::Alive | Self::Live | Self::Ready | Self::ModelReady(_) => "health",
             Self::ModelStatistics(_) | Self::AllStatistics => "statistics",
             Self::RepositoryIndex | Self::RepositoryLoad(_) | Self::RepositoryUnload(_) => "repository",
             Self::Infer(_) => "infer",
@@ -170,6 +174,7 @@ mod tests {
         let clf = Target { model: "clf", version: None };
         let versioned = Target { model: "clf", version: Some("1") };
         for (path, route) in [
+            ("/", Route::Alive),
             ("/openapi.json", Route::OpenApi),
             ("/v2", Route::ServerMetadata),
             ("/v2/", Route::ServerMetadata),
@@ -202,8 +207,8 @@ mod tests {
     #[test]
     fn what_is_not_listed_does_not_exist() {
         for path in [
-            "/",
             "",
+            "//",
             "/v2x",
             "/v2//",
             "/v2/models/",

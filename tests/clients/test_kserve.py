@@ -1,17 +1,18 @@
-"""KServe's InferenceRESTClient, unchanged."""
+"""KServe's InferenceRESTClient (V1 and V2) and InferenceGRPCClient, unchanged."""
 
 import asyncio
 
+import grpc
 import httpx
 import numpy as np
 import pytest
-from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
+from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
 from kserve.protocol.infer_type import RequestedOutput
 
 
-def talk(conversation):
+def talk(conversation, protocol="v2"):
     async def run():
-        client = InferenceRESTClient(RESTConfig(protocol="v2", retries=0, timeout=30))
+        client = InferenceRESTClient(RESTConfig(protocol=protocol, retries=0, timeout=30))
         try:
             return await conversation(client)
         finally:
@@ -76,3 +77,58 @@ def test_errors_are_read_by_the_client(served):
         assert refused.value.response.status_code == 400 and "no state" in str(refused.value)
 
     talk(conversation)
+
+
+def test_v1(served):
+    rows = served.rows(2)
+
+    async def conversation(client):
+        url = served.server.url
+        assert await client.is_server_live(url) is True
+        assert await client.is_model_ready(url, served.name) is True
+        with pytest.raises(httpx.HTTPStatusError):
+            await client.is_model_ready(url, "nope")
+        rows_form = await client.infer(url, {"instances": rows.tolist()}, model_name=served.name)
+        named = {"instances": [{served.input: row.tolist()} for row in rows]}
+        assert await client.infer(url, named, model_name=served.name) == rows_form
+        columns = await client.infer(url, {"inputs": rows.tolist()}, model_name=served.name)
+        assert columns["outputs"] == rows_form["predictions"]
+        return rows_form["predictions"]
+
+    async def v2(client):
+        return await client.infer(served.server.url, request(served, rows, False), model_name=served.name)
+
+    predictions = np.array(talk(conversation, "v1"), dtype=np.float32)
+    # The server's own number of decimals is lost in neither.
+    probabilities = {output.name: output.as_numpy() for output in talk(v2).outputs}["probabilities"]
+    assert (predictions == probabilities.astype(np.float32)).all()
+
+
+def talk_grpc(served, conversation):
+    async def run():
+        async with InferenceGRPCClient(served.server.address, retries=0) as client:
+            return await conversation(client)
+
+    return asyncio.run(run())
+
+
+def test_grpc(served):
+    rows = served.rows(3)
+
+    async def conversation(client):
+        assert await client.is_server_live() is True and await client.is_server_ready() is True
+        assert await client.is_model_ready(served.name) is True and await client.is_model_ready("nope") is False
+        answers = []
+        for binary in (False, True):
+            answer = await client.infer(request(served, rows, binary, request_id="g1"))
+            assert answer.id == "g1" and answer.model_name == served.name
+            answers.append({output.name: output.as_numpy() for output in answer.outputs})
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await client.infer(InferRequest("nope", request(served, rows, True).inputs))
+        assert refused.value.code() == grpc.StatusCode.NOT_FOUND
+        return answers
+
+    typed, raw = talk_grpc(served, conversation)
+    assert typed["probabilities"].shape == (3, served.n_classes)
+    for name, values in raw.items():
+        assert (values == typed[name]).all()

@@ -35,7 +35,8 @@ def test_health(served, client):
 
 
 def test_metadata(served, client):
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    extensions = ["binary_tensor_data", "classification", "model_configuration"]
+    assert client.get_server_metadata()["extensions"] == extensions
     metadata = client.get_model_metadata(served.name)
     assert metadata["versions"] == ["1"] and metadata["inputs"][0]["shape"][0] == -1
     assert [output["name"] for output in metadata["outputs"]] == ["logits", "probabilities"]
@@ -66,6 +67,26 @@ def test_all_outputs_come_binary_when_none_is_named(served, client):
     assert "id" not in result.get_response()
 
 
+def test_configuration_lets_a_load_tool_fill_the_batch(served, client):
+    config = client.get_model_config(served.name)
+    assert config["max_batch_size"] == 1024 and config["input"][0]["dims"] == served.row
+    assert config["input"][0]["data_type"] == "TYPE_FP32" and config["output"][0]["dims"] == [served.n_classes]
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_classification_holds_the_defended_values(served, client, binary):
+    inputs = given(sync, served, served.rows(3), True)
+    values = client.infer(served.name, inputs).as_numpy("probabilities")
+    asked = [sync.InferRequestedOutput("probabilities", binary_data=binary, class_count=2)]
+    classes = client.infer(served.name, inputs, outputs=asked).as_numpy("probabilities")
+    assert classes.shape == (3, 2)
+    for row, strings in zip(values, classes):
+        for place, string in enumerate(strings):
+            value, index, *_ = (string.decode() if isinstance(string, bytes) else string).split(":")
+            assert abs(float(value) - row[int(index)]) < 1e-6
+            assert place > 0 or int(index) == row.argmax()
+
+
 def test_async_infer(served, client):
     pending = [client.async_infer(served.name, given(sync, served, served.rows(1), True)) for _ in range(3)]
     for request in pending:
@@ -92,13 +113,14 @@ def test_errors_are_read_by_the_client(served, client):
         ("400", "position 3 is not a finite", lambda: client.infer(served.name, given(sync, served, nan, True))),
         ("400", "NaN", lambda: client.infer(served.name, given(sync, served, nan, False))),
         ("400", "shared memory", lambda: client.infer(served.name, inputs, outputs=[region])),
-        ("400", "classification", lambda: client.infer(served.name, inputs, outputs=[sync.InferRequestedOutput("logits", class_count=3)])),
         ("400", "no state", lambda: client.infer(served.name, inputs, sequence_id=5)),
         ("400", "'mine'", lambda: client.infer(served.name, inputs, parameters={"mine": 1})),
-        ("415", "compressed", lambda: client.infer(served.name, inputs, request_compression_algorithm="gzip")),
-        ("404", "no such path", client.get_model_repository_index),
+        ("403", "--allow-repository-control", client.get_model_repository_index),
+        ("403", "--allow-repository-control", lambda: client.load_model(served.name)),
+        ("403", "--statistics", client.get_inference_statistics),
         ("404", "no such path", lambda: client.register_system_shared_memory("r", "/k", 40)),
-        ("404", "not found", client.get_inference_statistics),
+        ("404", "no such path", client.get_trace_settings),
+        ("404", "no such path", client.get_log_settings),
     ]:
         with pytest.raises(InferenceServerException) as refused:
             call()
@@ -106,9 +128,16 @@ def test_errors_are_read_by_the_client(served, client):
     check(client.infer(served.name, inputs), 1, served)
 
 
-def test_a_compressed_answer_may_be_asked_for(served, client):
-    inputs = given(sync, served, served.rows(1), True)
-    check(client.infer(served.name, inputs, response_compression_algorithm="gzip"), 1, served)
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+@pytest.mark.parametrize("binary", [False, True])
+def test_bodies_may_be_compressed_both_ways(served, client, coding, binary):
+    inputs = given(sync, served, served.rows(64), binary)
+    outputs = [sync.InferRequestedOutput("probabilities", binary_data=binary)]
+    plain = check(client.infer(served.name, inputs, outputs=outputs), 64, served)
+    packed = client.infer(
+        served.name, inputs, outputs=outputs, request_compression_algorithm=coding, response_compression_algorithm=coding
+    )
+    assert (check(packed, 64, served) == plain).all()
 
 
 def test_asyncio(served):

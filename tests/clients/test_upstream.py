@@ -3,7 +3,7 @@
 Each server is large, so each is looked for and skipped when it is not there:
 
 - Triton: SORDINO_TRITON names a virtual environment made by Debian's /usr/bin/python3 with `pip install nvidia-pytriton "numpy<2"`
-- MLServer: SORDINO_MLSERVER names a virtual environment with `pip install mlserver`
+- MLServer: SORDINO_MLSERVER names its program, `.../bin/mlserver`
 """
 
 import http.client
@@ -66,11 +66,11 @@ def free_ports(n):
     return ports
 
 
-def environment(variable, program):
-    folder = os.environ.get(variable)
-    if not folder or not pathlib.Path(folder, program).exists():
-        pytest.skip(f"{variable} names no environment with {program}")
-    return pathlib.Path(folder)
+def named_by(variable, program=""):
+    path = os.environ.get(variable)
+    if not path or not pathlib.Path(path, program).exists():
+        pytest.skip(f"{variable} names nothing that holds {program or 'the server'}")
+    return pathlib.Path(path)
 
 
 class Peer:
@@ -107,7 +107,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def triton(model, tmp_path_factory):
-    venv = environment("SORDINO_TRITON", "lib/python3.11/site-packages/pytriton/tritonserver/bin/tritonserver")
+    venv = named_by("SORDINO_TRITON", "lib/python3.11/site-packages/pytriton/tritonserver/bin/tritonserver")
     packages = venv / "lib/python3.11/site-packages"
     folder = tmp_path_factory.mktemp("triton")
     shutil.copytree(packages / "pytriton/tritonserver/backends", folder / "backends")
@@ -130,7 +130,7 @@ def triton(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mlserver(model, tmp_path_factory):
-    venv = environment("SORDINO_MLSERVER", "bin/mlserver")
+    program = named_by("SORDINO_MLSERVER")
     folder = tmp_path_factory.mktemp("mlserver")
     http_port, grpc_port, metrics_port = free_ports(3)
     settings = {"host": "127.0.0.1", "http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
@@ -142,7 +142,7 @@ def mlserver(model, tmp_path_factory):
     }
     about = {"name": "clf", "implementation": "linear.Linear", "parameters": {"version": "1"}}
     (folder / "model-settings.json").write_text(json.dumps({**about, **tensors}))
-    peer = Peer([str(venv / "bin/mlserver"), "start", "."], http_port, grpc_port, cwd=folder)
+    peer = Peer([str(program), "start", "."], http_port, grpc_port, cwd=folder)
     yield peer
     peer.stop()
 

@@ -5,6 +5,12 @@ use serde_json::{Value, json};
 use crate::protocol::ModelDescription;
 use crate::tensor::DType;
 
+/// Body of `GET /`: KServe's word that the process runs.
+#[must_use]
+pub fn alive_body() -> Vec<u8> {
+    b"{\"status\":\"alive\"}".to_vec()
+}
+
 /// Body of `GET /v1/models`: KServe's list.
 #[must_use]
 pub fn model_list<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<u8> {

@@ -42,7 +42,7 @@ const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// The codings of messages that are served.
 const SERVED_CODINGS: HeaderValue = HeaderValue::from_static("identity,gzip,deflate");
 /// A packed message larger than this is unpacked beside the I/O threads.
-const UNPACK_HERE: usize = 64 << 10;
+const UNPACK_HERE: usize = 4 << 10;
 
 /// A method that is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,7 +230,7 @@ async fn unpacked(shared: &Shared, message: Framed, coding: Option<Coding>) -> R
     let coding = coding
         .ok_or_else(|| Refusal::bad_request("a message is marked as compressed, and grpc-encoding names nothing"))?;
     let max_bytes = shared.limits.max_bytes;
-    if body.bytes.len() <= UNPACK_HERE / 16 {
+    if body.bytes.len() <= UNPACK_HERE {
         return coding.unpack(body, max_bytes);
     }
     tokio::task::spawn_blocking(move || coding.unpack(body, max_bytes))
