@@ -8,6 +8,7 @@ pub mod inspect;
 #[cfg(all(test, feature = "lab"))]
 mod tests;
 pub mod tract;
+mod zipmap;
 
 use crate::defence::{RawScores, ScoreKind, ScoresError};
 use crate::tensor::{Inputs, TensorSpec};

@@ -1,23 +1,26 @@
 //! A bank of models in a folder, asked about its own pool: `inclusion.safetensors` and `model-00000.onnx` onwards, as
 //! the lab writes them.
 //!
-//! Each model answers every row of the pool once, undefended; then each of the audit's defences is fitted to the model's
-//! own members and applied to those answers. So one pass gives a [`Bank`] for every system.
+//! Each model answers every row of the pool, undefended; then each of the audit's defences is fitted to the model's own
+//! members and applied to those answers. So one pass gives a [`Bank`] for every system. Where changed forms of the rows
+//! are wanted (images: mirror and shifts) the model is asked about those as well, behind the same defence. The answers of
+//! the first models are kept whole: the learned attacks are trained on them ([`LearnedFrom`]).
 
 use std::path::{Path, PathBuf};
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayD};
 
 use crate::artifact::inclusion::{InclusionError, InclusionMatrix};
 use crate::audit::answers::Answers;
-use crate::audit::utility::softmax_at;
+use crate::audit::label_only::{Change, Range};
+use crate::audit::study::LearnedFrom;
 use crate::data::Dataset;
 use crate::defence::{ClassFallback, DefenceConfig, RawScores, ScoresError, offline};
 use crate::engine::tract::TractEngine;
 use crate::engine::{Engine, EngineError, LoadOptions};
 use crate::tensor::{InputError, Inputs};
 
-use super::behind::{self, BehindError};
+use super::behind::{BehindError, Front};
 use super::{Bank, ShadowError, Shadowing, scaled_logits};
 
 /// The file that says who was trained on what.
@@ -108,9 +111,44 @@ pub struct FolderBanks {
     pub rows: Vec<usize>,
     /// For each system its bank.
     pub banks: Vec<(String, Bank)>,
+    /// For each system answers of the first models on the whole pool.
+    pub learned: Vec<LearnedFrom>,
 }
 
-/// Asks every model of the folder about its pool, `batch_rows` at a time; `progress` is told the models done.
+/// How a bank is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking {
+    /// What to do with a class whose centroid cannot be fitted (R3).
+    pub fallback: ClassFallback,
+    /// Rows per inference.
+    pub batch_rows: usize,
+    /// A change, of which every form is asked too; the first form of all is the row itself.
+    pub change: Option<Change>,
+}
+
+/// Rows whose answers are kept for the learned attacks, about: one model's at least.
+const MAX_LEARNED: usize = 20_000;
+
+impl Asking {
+    /// Queries of a row.
+    #[must_use]
+    pub fn n_queries(&self) -> usize {
+        self.change.map_or(1, |change| change.queries_per_row() as usize)
+    }
+
+    /// The `query`-th form of rows; the first is the rows themselves.
+    #[must_use]
+    pub fn form(&self, inputs: ArrayD<f32>, query: usize) -> ArrayD<f32> {
+        // Shifts keep the values; no range is needed and nothing is random.
+        let range = Range { low: f32::MIN, high: f32::MAX };
+        match self.change {
+            Some(change) if query > 0 => change.form(&inputs, query, range, 0),
+            _ => inputs,
+        }
+    }
+}
+
+/// Asks every model of the folder about its pool; `progress` is told the models done.
 ///
 /// # Errors
 /// [`FolderError`].
@@ -118,8 +156,7 @@ pub fn collect(
     folder: &Path,
     dataset: &Dataset,
     systems: &[Before],
-    fallback: ClassFallback,
-    batch_rows: usize,
+    asking: &Asking,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<FolderBanks, FolderError> {
     let path = folder.join(INCLUSION_FILE);
@@ -128,32 +165,63 @@ pub fn collect(
         return Err(FolderError::OtherData { row, n_rows: dataset.n_rows() });
     }
     let labels: Vec<u32> = matrix.rows.iter().map(|&row| dataset.labels()[row]).collect();
-    let empty = || Bank::new(matrix.rows.len(), 1, Shadowing::AsTarget);
+    let n_queries = asking.n_queries();
+    let empty = || Bank::new(matrix.rows.len(), n_queries, Shadowing::AsTarget);
     let mut banks: Vec<(String, Bank)> = systems.iter().map(|(name, _)| (name.clone(), empty())).collect();
+    let n_learned = (MAX_LEARNED / matrix.rows.len().max(1)).clamp(1, matrix.n_models().max(1));
+    let mut learned: Vec<Vec<(Answers, Vec<bool>)>> = systems.iter().map(|_| Vec::new()).collect();
     for model in 0..matrix.n_models() {
         progress(model, matrix.n_models());
         let path = folder.join(format!("model-{model:05}.onnx"));
-        let raw = ask(&path, dataset, &matrix.rows, batch_rows)?;
+        let engine = load(&path, dataset)?;
+        let raw = |query| ask(&path, &engine, dataset, &matrix.rows, asking, query);
+        let raw = (0..n_queries).map(raw).collect::<Result<Vec<_>, _>>()?;
         let members = matrix.trained.row(model).to_vec();
-        for ((name, config), (_, bank)) in systems.iter().zip(&mut banks) {
-            let answers = match config {
-                None => Answers::new(softmax_at(&offline::logits(offline::copy(&raw)), 1.0)),
-                Some(config) => behind::answers(config, &raw, &labels, &members, fallback)
-                    .map_err(|error| FolderError::Behind { path: path.clone(), system: name.clone(), error })?,
-            };
-            bank.push(scaled_logits(&[&answers], &labels)?.view(), &members)?;
+        for (index, (name, config)) in systems.iter().enumerate() {
+            let behind = |error| FolderError::Behind { path: path.clone(), system: name.clone(), error };
+            let front = Front::fit(config.as_ref(), &raw[0], &labels, &members, asking.fallback).map_err(behind)?;
+            let answers = raw.iter().map(|raw| front.answers(raw)).collect::<Result<Vec<_>, _>>().map_err(behind)?;
+            let views: Vec<&Answers> = answers.iter().collect();
+            banks[index].1.push(scaled_logits(&views, &labels)?.view(), &members)?;
+            if model < n_learned {
+                learned[index].extend(answers.into_iter().next().map(|answers| (answers, members.clone())));
+            }
         }
     }
     progress(matrix.n_models(), matrix.n_models());
-    Ok(FolderBanks { rows: matrix.rows, banks })
+    let learned = systems.iter().zip(learned).map(|((name, _), parts)| LearnedFrom::of(name, &parts, &labels));
+    Ok(FolderBanks { rows: matrix.rows, learned: learned.collect(), banks })
+}
+
+/// Answers of one model to rows of which `members` were trained on, behind each of `systems`: what a single shadow gives
+/// to the learned attacks.
+///
+/// # Errors
+/// [`FolderError`].
+pub fn learned_from(
+    model: &Path,
+    dataset: &Dataset,
+    (rows, members): (&[usize], &[bool]),
+    systems: &[Before],
+    asking: &Asking,
+) -> Result<Vec<LearnedFrom>, FolderError> {
+    let labels: Vec<u32> = rows.iter().map(|&row| dataset.labels()[row]).collect();
+    let raw = ask(model, &load(model, dataset)?, dataset, rows, asking, 0)?;
+    let of_system = |(name, config): &Before| {
+        let behind = |error| FolderError::Behind { path: model.to_owned(), system: name.clone(), error };
+        let front = Front::fit(config.as_ref(), &raw, &labels, members, asking.fallback).map_err(behind)?;
+        let answers = front.answers(&raw).map_err(behind)?;
+        Ok(LearnedFrom::of(name, &[(answers, members.to_vec())], &labels))
+    };
+    systems.iter().map(of_system).collect()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, FolderError> {
     std::fs::read(path).map_err(|error| FolderError::Io { path: path.to_owned(), error })
 }
 
-/// One model's scores of the pool's rows, as one batch.
-fn ask(path: &Path, dataset: &Dataset, rows: &[usize], batch_rows: usize) -> Result<RawScores, FolderError> {
+/// Loads a model and checks that it is of this data.
+fn load(path: &Path, dataset: &Dataset) -> Result<TractEngine, FolderError> {
     let failed = |error| FolderError::Model { path: path.to_owned(), error };
     let engine = TractEngine::load(&read(path)?, &LoadOptions::default()).map_err(failed)?;
     let spec = engine.spec();
@@ -161,16 +229,36 @@ fn ask(path: &Path, dataset: &Dataset, rows: &[usize], batch_rows: usize) -> Res
     if spec.n_classes != dataset.n_classes() {
         return Err(other(format!("{} classes", dataset.n_classes()), spec.n_classes.to_string()));
     }
-    let [input] = &spec.inputs[..] else { return Err(other("one input".to_owned(), spec.inputs.len().to_string())) };
-    let mut values = Vec::with_capacity(rows.len() * spec.n_classes);
-    for batch in rows.chunks(batch_rows.max(1)) {
-        let inputs = Inputs::from_f32(input, dataset.batch(batch))
-            .map_err(|error| FolderError::Rows { path: path.to_owned(), error })?;
-        values.extend(offline::logits(engine.infer(&inputs).map_err(failed)?));
+    if spec.inputs.len() != 1 {
+        return Err(other("one input".to_owned(), spec.inputs.len().to_string()));
     }
-    let shape = (rows.len(), spec.n_classes);
-    let logits = Array2::from_shape_vec(shape, values)
-        .map_err(|_| other(format!("{} rows of scores", rows.len()), "another number".to_owned()))?;
+    Ok(engine)
+}
+
+/// One model's scores of the `query`-th form of the rows, as one batch.
+fn ask(
+    path: &Path,
+    engine: &TractEngine,
+    dataset: &Dataset,
+    rows: &[usize],
+    asking: &Asking,
+    query: usize,
+) -> Result<RawScores, FolderError> {
+    let spec = engine.spec();
+    let mut values = Vec::with_capacity(rows.len() * spec.n_classes);
+    for batch in rows.chunks(asking.batch_rows.max(1)) {
+        let inputs = asking.form(dataset.batch(batch), query);
+        let inputs = Inputs::from_f32(&spec.inputs[0], inputs)
+            .map_err(|error| FolderError::Rows { path: path.to_owned(), error })?;
+        let scores = engine.infer(&inputs).map_err(|error| FolderError::Model { path: path.to_owned(), error })?;
+        values.extend(offline::logits(scores));
+    }
+    let got = format!("{} values", values.len());
+    let logits = Array2::from_shape_vec((rows.len(), spec.n_classes), values).map_err(|_| FolderError::OtherModel {
+        path: path.to_owned(),
+        expected: format!("{} rows of {} scores", rows.len(), spec.n_classes),
+        got,
+    })?;
     // Logits of R2 whatever the model ends in: sealed as such, so that a defence is built for them alike.
     RawScores::new(logits, crate::defence::ScoreKind::Logits)
         .map_err(|error| FolderError::Scores { path: path.to_owned(), error })
@@ -185,10 +273,11 @@ mod tests {
     fn a_folder_without_a_matrix_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let data = parse_table(b"0,1\n1,2\n").unwrap();
-        let error = collect(dir.path(), &data, &[], ClassFallback::Refuse, 8, &mut |_, _| {}).err().unwrap();
+        let asking = Asking { fallback: ClassFallback::Refuse, batch_rows: 8, change: None };
+        let error = collect(dir.path(), &data, &[], &asking, &mut |_, _| {}).err().unwrap();
         assert!(error.to_string().contains("inclusion.safetensors"), "{error}");
         std::fs::write(dir.path().join(INCLUSION_FILE), b"{}").unwrap();
-        let error = collect(dir.path(), &data, &[], ClassFallback::Refuse, 8, &mut |_, _| {}).err().unwrap();
+        let error = collect(dir.path(), &data, &[], &asking, &mut |_, _| {}).err().unwrap();
         assert!(error.to_string().contains("expected an inclusion matrix"), "{error}");
     }
 }

@@ -93,7 +93,19 @@ pub struct Args {
     /// shadow models too, and the risk of single records.
     #[arg(long, value_name = "DIR", conflicts_with = "predictions")]
     shadows: Option<PathBuf>,
-    /// Ask again about changed inputs (noise, flips, shifts) and attack with the labels: some 20 to 30 queries a row.
+    /// With --shadows and images: ask the target and the shadow models about the mirror image and eight shifts too, ten
+    /// queries a row (LiRA's augmented queries).
+    #[arg(long, requires = "shadows")]
+    augmented: bool,
+    /// One shadow model: attacks are learned on its answers, behind the same defence, and judged on the target (ML-Leaks'
+    /// adversary 1).
+    #[arg(long, value_name = "FILE", requires = "shadow_split", conflicts_with_all = ["shadows", "predictions"])]
+    shadow_model: Option<PathBuf>,
+    /// The split of the shadow model's training: its part `train` it saw, `test` it did not; none of them the audit's rows.
+    #[arg(long, value_name = "FILE", requires = "shadow_model")]
+    shadow_split: Option<PathBuf>,
+    /// Ask again about changed, mixed and repeated inputs and attack with the labels and the scores, the distance to the
+    /// boundary among them: some 50 to 100 queries a row.
     #[arg(long, conflicts_with = "predictions")]
     queries: bool,
     /// The run record of the training, whose privacy claim the lower bound on ε is held against.
@@ -283,7 +295,7 @@ fn analysed(case: &Case, knowledge: &Knowledge, settings: &Settings) -> Figure<A
 }
 
 fn needs_centroids(config: &DefenceConfig) -> bool {
-    config.method != Method::LabelOnly
+    !matches!(config.method, Method::LabelOnly | Method::AsIs)
 }
 
 fn read_policy(path: &Path) -> anyhow::Result<Policy> {
