@@ -15,6 +15,8 @@ use thiserror::Error;
 use crate::defence::Form;
 use crate::tensor::TensorSpec;
 
+#[cfg(feature = "serve")]
+pub mod grpc;
 pub mod oip;
 
 /// What a client may know about the served model; every answer is planned against it.
