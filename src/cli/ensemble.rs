@@ -224,6 +224,17 @@ fn print_ensemble(record: &EnsembleRecord) {
     if let Some(accuracy) = record.test_by_one {
         println!("{:<34} accuracy {accuracy:.4} (mean)", "test, by one model");
     }
+    let leaks = [
+        ("pool by its strangers, test by all", &record.routed),
+        ("the same, test by as many", &record.routed_alike),
+        ("pool and test by all models", &record.unrouted),
+    ];
+    for (name, leak) in leaks {
+        if let Some(attack) = leak.as_ref().and_then(|leak| leak.loss_attack) {
+            let (auc, advantage, noise) = (attack.auc, attack.advantage, attack.null_q95);
+            println!("{name:<34} loss attack: AUC {auc:.4}  advantage {advantage:.4} (up to {noise:.4} is noise)");
+        }
+    }
     println!(
         "models that may answer for a row of the pool: {} at least, {:.1} in the mean; none for {} rows",
         record.fewest_models, record.mean_models, record.n_without_model
