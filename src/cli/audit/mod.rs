@@ -8,6 +8,7 @@ mod files;
 mod knowledge;
 mod model;
 mod predictions;
+mod questions;
 mod record;
 
 use std::path::{Path, PathBuf};
@@ -93,9 +94,25 @@ pub struct Args {
     /// shadow models too, and the risk of single records.
     #[arg(long, value_name = "DIR", conflicts_with = "predictions")]
     shadows: Option<PathBuf>,
-    /// Ask again about changed inputs (noise, flips, shifts) and attack with the labels: some 20 to 30 queries a row.
+    /// Ask again about changed inputs (noise, flips, shifts): label-only attacks, and attacks on the scores around a record;
+    /// some 20 to 30 queries a row.
     #[arg(long, conflicts_with = "predictions")]
     queries: bool,
+    /// Look for the decision boundary by labels alone (HopSkipJump; for binary tables by turning features over): some
+    /// hundred queries a row.
+    #[arg(long, conflicts_with = "predictions")]
+    boundary: bool,
+    /// Forms of each image that the shadow attacks look at: the image itself, its mirror image, then shifts.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "shadows",
+        value_parser = clap::value_parser!(u32).range(1..=10))]
+    augment: u32,
+    /// Audit the whole grid beside the standard defences: the paper's method at w = 1, .5 and 0, and masks and rounding
+    /// with no method before them.
+    #[arg(long, conflicts_with_all = ["predictions", "url"])]
+    grid: bool,
+    /// The score attacks alone: no classifier is trained, no threshold is set per class.
+    #[arg(long)]
+    scores_only: bool,
     /// The run record of the training, whose privacy claim the lower bound on ε is held against.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -141,8 +158,8 @@ pub struct EndpointArgs {
     /// What the output's numbers are, where they are no probabilities: logits, probabilities or log_probabilities.
     #[arg(long, value_name = "KIND", requires = "url", value_parser = score_kind)]
     output_kind: Option<ScoreKind>,
-    /// Rows that may be asked at most in this run.
-    #[arg(long, value_name = "N", requires = "url")]
+    /// Rows that may be asked at most in this run; of a model that is not behind an endpoint, further questions.
+    #[arg(long, value_name = "N")]
     query_budget: Option<u64>,
     /// Rows a second at most.
     #[arg(long, value_name = "N", requires = "url", value_parser = above_zero)]
@@ -217,6 +234,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         seed: args.seed,
         n_permutations: args.permutations as usize,
         n_resamples: args.bootstrap as usize,
+        learned: !args.scores_only,
+        per_class: !args.scores_only,
         ..Settings::default()
     };
     for limit in policy.iter().flat_map(|policy| &policy.tpr_at_fpr) {
@@ -247,7 +266,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         findings: outcome.findings.clone(),
         analysis: Figure::missing("it was not asked for (--analysis)"),
         policy: Figure::missing("no policy was given"),
-        not_tried: knowledge::not_tried(&knowledge),
+        not_tried: knowledge::not_tried(args, &knowledge),
     };
     if args.analysis {
         report.analysis = analysed(&case, &knowledge, &settings);
@@ -283,7 +302,7 @@ fn analysed(case: &Case, knowledge: &Knowledge, settings: &Settings) -> Figure<A
 }
 
 fn needs_centroids(config: &DefenceConfig) -> bool {
-    config.method != Method::LabelOnly
+    !matches!(config.method, Method::LabelOnly | Method::AsIs)
 }
 
 fn read_policy(path: &Path) -> anyhow::Result<Policy> {
