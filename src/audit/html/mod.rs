@@ -10,6 +10,7 @@ mod tests;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use crate::audit::analysis::Extreme;
 use crate::audit::render::tables::{self, Table, estimate, known_or_reason, signed_estimate};
 use crate::audit::report::{Findings, Headline, Leak, Report, Standing, SystemFindings};
 use crate::audit::system::Role;
@@ -42,6 +43,7 @@ pub fn page(report: &Report) -> String {
                     (systems(&report.findings))
                     (frontier(&report.findings))
                     (map(report))
+                    (pictures(report))
                     @for table in tables::all(report) { (tabled(&table)) }
                     details {
                         summary { h2 { "Every attack on every system" } }
@@ -221,6 +223,50 @@ fn map(report: &Report) -> Markup {
                     "Circles: members that pass the threshold; diamonds: non-members that pass it. " (embedding.how)
                     ". A map by t-SNE keeps neighbours and no distances (the paper’s figure 2, which shows no non-members)."
                 }
+            }
+        }
+    }
+}
+
+/// The paper's figure 3: members near to and far from their centroid, and where the network looks.
+fn pictures(report: &Report) -> Markup {
+    let Some(found) = report.analysis.value.as_ref().filter(|found| !found.pictures.is_empty()) else {
+        return html! {};
+    };
+    let picture = |one: &Extreme| {
+        let drawn = found.pictures.iter().find(|picture| picture.row == one.row);
+        html! {
+            @if let Some(picture) = drawn {
+                figure .thumb .vulnerable[one.vulnerable] {
+                    @for png in std::iter::once(&picture.png).chain(&picture.heat) {
+                        img src=(format!("data:image/png;base64,{png}")) alt=(format!("row {}", one.row));
+                    }
+                    figcaption { (one.row) @if one.vulnerable { "*" } br; (format!("{:.3}", one.distance)) }
+                }
+            }
+        }
+    };
+    let has_heat = found.pictures.iter().any(|picture| picture.heat.is_some());
+    html! {
+        section .pictures {
+            h2 { "Near to the centroid, and far from it" }
+            table {
+                thead { tr { th scope="col" { "class" } th scope="col" { "nearest members" } th scope="col" { "farthest members" } } }
+                tbody { @for one in &found.extremes {
+                    tr {
+                        td { (one.class) }
+                        td { div .thumbs { @for one in &one.nearest { (picture(one)) } } }
+                        td { div .thumbs { @for one in &one.farthest { (picture(one)) } } }
+                    }
+                } }
+            }
+            p .note {
+                "Row and cosine distance; * passes the threshold of the vulnerable. The paper shows the farthest as “vulnerable "
+                "samples”; no membership score is in that choice. "
+                @if has_heat {
+                    "Below each image Grad-CAM of the true class at the last convolution: where the network sees the class. "
+                }
+                "This page holds records of the training set: share it as you would share those."
             }
         }
     }

@@ -43,6 +43,7 @@ fn analysis(found: &Analysis) -> Vec<Table> {
             signed_estimate(&one.difference),
             format!("{:.4}", one.accuracy),
             interval(one.distance_auc),
+            interval(one.vulnerability_auc),
         ]
     };
     let correlation = |one: &Correlation| vec![one.what.clone(), one.n_rows.to_string(), signed_estimate(&one.rho)];
@@ -65,11 +66,20 @@ fn analysis(found: &Analysis) -> Vec<Table> {
             title: "Vulnerable rows",
             note: format!(
                 "By the {}; a row passes with a score above the threshold. Distance AUC: how well distance to the class \
-                 centroid tells the members that pass from the other members (above .5: they lie farther out).\n{}",
+                 centroid tells the members that pass from the other members (above .5: they lie farther out); LiRA AUC: how \
+                 well their vulnerability over shadow models does.\n{}",
                 found.score, found.finding
             ),
             n_word_columns: 1,
-            header: words(&["threshold", "members", "non-members", "share above chance", "accuracy", "distance AUC"]),
+            header: words(&[
+                "threshold",
+                "members",
+                "non-members",
+                "share above chance",
+                "accuracy",
+                "distance AUC",
+                "LiRA AUC",
+            ]),
             rows: found.vulnerable.iter().map(vulnerable).collect(),
         },
         Table {

@@ -7,6 +7,7 @@ mod endpoint;
 mod files;
 mod knowledge;
 mod model;
+mod pictures;
 mod predictions;
 mod questions;
 mod record;
@@ -119,6 +120,15 @@ pub struct Args {
     /// Make the paper's analysis too: which rows are vulnerable and where they lie, with the controls (figures 2 and 3).
     #[arg(long)]
     analysis: bool,
+    /// Draw the members that lie nearest to and farthest from their class centroid (images alone). The page and the JSON
+    /// report then hold records of the training set.
+    #[arg(long, requires = "analysis")]
+    pictures: bool,
+    /// The weights of the model (NAME.weights.safetensors, as `train` writes them): lays over each picture where the
+    /// network sees the class (Grad-CAM at its last convolution).
+    #[cfg(feature = "lab")]
+    #[arg(long, value_name = "FILE", requires = "pictures")]
+    heatmaps: Option<PathBuf>,
     /// Write the report as one page of HTML, which needs no network and no script.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -248,6 +258,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         (None, Some(url)) => endpoint::case(args, url)?,
         (None, None) => model::case(args)?,
     };
+    pictures::check(args, &case)?;
     let knowledge = knowledge::gather(args, &mut case, &settings)?;
     let bar = args.bar(case.systems.len(), "attacks");
     let mut progress = |_: &str, done: usize| bar.set_position(done as u64);
@@ -270,6 +281,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     if args.analysis {
         report.analysis = analysed(&case, &knowledge, &settings);
+        if let Some(found) = report.analysis.value.as_mut().filter(|_| args.pictures) {
+            found.pictures = pictures::draw(args, &case, &found.extremes)?;
+        }
     }
     if let Some(path) = &args.csv {
         let table = records::csv(&case.target, &outcome)?;
