@@ -11,6 +11,7 @@ mod tests;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::audit::analysis::Extreme;
+use crate::audit::policy::{Stands, Verdict};
 use crate::audit::render::tables::{self, Table, estimate, known_or_reason, signed_estimate};
 use crate::audit::report::{Findings, Headline, Leak, Report, Standing, SystemFindings};
 use crate::audit::system::Role;
@@ -71,6 +72,8 @@ fn summary(report: &Report) -> Markup {
     html! {
         section .summary {
             h2 { "What was found" }
+            @for warning in &findings.warnings { p .alarm { strong { "In doubt: " } (warning) } }
+            @if let Some(verdict) = &report.policy.value { (policy(verdict)) }
             div .tiles {
                 (tile("Rows judged", &format!("{} + {}", rows.verdict_members, rows.verdict_non_members),
                     "members and non-members that no attack was fitted on"))
@@ -96,6 +99,16 @@ fn summary(report: &Report) -> Markup {
             }
         }
     }
+}
+
+/// How the policy stands, in a line; its table says more.
+fn policy(verdict: &Verdict) -> Markup {
+    let (class, words) = match verdict.stands {
+        Stands::Held => ("held", "every limit of the policy is held"),
+        Stands::Violated => ("violated", "a limit of the policy is violated"),
+        Stands::Undecided => ("undecided", "no limit is violated, but these rows cannot decide all of them"),
+    };
+    html! { p .policy .(class) { strong { (class) } ": " (words) "." } }
 }
 
 fn tile(name: &str, value: &str, note: &str) -> Markup {

@@ -1,5 +1,6 @@
 //! What a report says in tables, facts and lists, for every layout.
 
+use super::more;
 use crate::audit::analysis::{Analysis, Correlation, Extreme, Extremes, Quarter, Vulnerable};
 use crate::audit::duplicates::Duplicates;
 use crate::audit::interval::Estimate;
@@ -23,13 +24,15 @@ pub(in crate::audit) fn all(report: &Report) -> Vec<Table> {
     let policy = report.policy.value.as_ref().map(policy);
     let all = [
         headlines(findings),
+        more::low_rates(findings),
         before_and_after(report),
         utility(findings),
         calls(findings),
         epsilon(findings),
         classes(findings),
     ];
-    policy.into_iter().chain(all).chain(report.analysis.value.iter().flat_map(analysis)).collect()
+    let all = policy.into_iter().chain(all).chain(more::shadows(findings)).chain(more::lot(findings));
+    all.chain(report.analysis.value.iter().flat_map(analysis)).collect()
 }
 
 /// The paper's analysis, in tables.
@@ -447,7 +450,7 @@ fn tpr_words(at: &TprAt) -> String {
     }
 }
 
-fn words(words: &[&str]) -> Vec<String> {
+pub(super) fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 

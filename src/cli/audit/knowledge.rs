@@ -96,7 +96,10 @@ fn shadows(
             knowledge.given.extend(scores.with_context(|| format!("{name}, shadow models"))?);
         }
         let study = leave_one_out::study(bank, &LeaveOneOutSettings::default());
-        knowledge.leave_one_out.push((name.clone(), study.with_context(|| format!("{name}, shadow models"))?));
+        let mut study = study.with_context(|| format!("{name}, shadow models"))?;
+        // By their numbers in the data set, as every other list of the report has them.
+        study.records.iter_mut().for_each(|record| record.row = found.rows[record.row]);
+        knowledge.leave_one_out.push((name.clone(), study));
     }
     Ok(())
 }

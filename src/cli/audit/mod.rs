@@ -12,6 +12,7 @@ mod predictions;
 mod questions;
 mod record;
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -293,12 +294,21 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         report.policy = Figure::known(policy.judge(&report.findings)?);
     }
     print!("{}", render::report(&report, Layout::Terminal));
+    alarm(&report.findings.warnings);
     files::write(args, &report)?;
     Ok(match report.policy.value.map(|verdict| verdict.stands) {
         None | Some(Stands::Held) => ExitCode::SUCCESS,
         Some(Stands::Violated) => ExitCode::from(VIOLATED),
         Some(Stands::Undecided) => ExitCode::from(UNDECIDED),
     })
+}
+
+/// What puts every figure in doubt, once more at the end and in red, where somebody looks.
+fn alarm(warnings: &[String]) {
+    let (red, plain) = if std::io::stderr().is_terminal() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    for warning in warnings {
+        eprintln!("{red}WARNING: {warning}{plain}");
+    }
 }
 
 /// The paper's analysis; it needs the model's own scores.
