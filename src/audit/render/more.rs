@@ -25,9 +25,9 @@ pub(super) fn low_rates(findings: &Findings) -> Table {
         for &rate in rates {
             match best(system, rate) {
                 Some((attack, at)) => {
-                    let interval = at.tpr_interval.map_or(String::new(), |found| {
-                        format!(" [{:.4}, {:.4}]", found.low, found.high)
-                    });
+                    let interval = at
+                        .tpr_interval
+                        .map_or(String::new(), |found| format!(" [{:.4}, {:.4}]", found.low, found.high));
                     cells.push(format!("{:.4}{interval}", at.tpr.value.unwrap_or(0.0)));
                     cells.push(attack);
                 }
@@ -72,7 +72,8 @@ fn over_targets(findings: &Findings) -> Table {
     let rates = findings.leave_one_out.first().map(|bank| bank.study.settings.fpr_targets.clone()).unwrap_or_default();
     let rows = findings.leave_one_out.iter().filter_map(|bank| {
         let best = bank.study.attacks.iter().max_by(|a, b| mean(a).total_cmp(&mean(b)))?;
-        let mut cells = vec![bank.system.clone(), best.attack.name().to_owned(), spread(&best.auc), spread(&best.widest)];
+        let mut cells =
+            vec![bank.system.clone(), best.attack.name().to_owned(), spread(&best.auc), spread(&best.widest)];
         for rate in &rates {
             let at = best.tpr_at_fpr.iter().find(|at| at.target_fpr == *rate);
             cells.push(at.map_or("n/a".to_owned(), |at| spread(&at.tpr)));

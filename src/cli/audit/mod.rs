@@ -64,7 +64,7 @@ pub struct Args {
     /// The row numbers on which a temperature is fitted.
     #[arg(long, value_name = "FILE", requires = "members")]
     calibration_rows: Option<PathBuf>,
-    /// Audit answers in a file (.csv, with a header) in place of a model: columns logit_N, p_N or log_p_N (N a class
+    /// Audit answers in a file (.csv with a header, .parquet, .npz) in place of a model: columns logit_N, p_N or log_p_N (N a class
     /// from 0) or `predicted`, with `label`, `member` and `row`; the last three may come from --data and --split.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "centroids", "defence"])]
     predictions: Option<PathBuf>,
