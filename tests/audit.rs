@@ -457,7 +457,7 @@ pub(crate) fn small_report() -> Report {
         findings,
         analysis: Figure::missing("not asked for"),
         policy: Figure::missing("no policy was given"),
-        not_tried: report::not_tried(false, false),
+        not_tried: report::not_tried(report::Tried::default()),
     }
 }
 

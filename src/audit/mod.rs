@@ -21,7 +21,7 @@
 //! - [`utility`], [`temperature`]: accuracy, NLL, ECE, labels kept;
 //! - [`study`]: all of it put together on the rows of [`rows`] (R17), against the label-only floor (R14);
 //! - [`duplicates`]: rows that stand on both sides;
-//! - [`analysis`]: the paper's figures 2 and 3, with their controls;
+//! - [`analysis`], [`pictures`]: the paper's figures 2 and 3, with their controls;
 //! - [`records`]: a line for each record;
 //! - [`policy`]: limits, held against the intervals of a report;
 //! - [`report`], [`render`], [`html`]: what was found, as JSON, as tables and as a page, with what was *not* tried.
@@ -46,6 +46,7 @@ pub mod learned;
 pub mod lot;
 pub mod null;
 mod parallel;
+pub mod pictures;
 pub mod policy;
 pub mod records;
 pub mod render;

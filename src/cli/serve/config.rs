@@ -356,7 +356,7 @@ fn model_files(
         }
         return None;
     };
-    if centroids.is_none() && defence.method != Method::LabelOnly {
+    if centroids.is_none() && !matches!(defence.method, Method::LabelOnly | Method::AsIs) {
         mistakes.push(format!(
             "model.centroids: the defence '{}' needs a centroid file (`sordino centroids build` makes one); \
              only the method \"label-only\" does without",
