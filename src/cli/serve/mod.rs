@@ -168,7 +168,7 @@ fn build(settings: &Settings) -> anyhow::Result<Pipeline> {
         model = settings.name,
         version = settings.version,
         sha256 = %pipeline.model_digest(),
-        scores = pipeline.engine().spec().how_decided,
+        scores = pipeline.spec().how_decided,
         defence = settings.defence.summary(),
         "loaded"
     );
