@@ -142,6 +142,11 @@ fn answer(call: Call, queued: Duration, metrics: &Metrics) -> Done {
 
 /// As [`answer`], for a model in another server.
 async fn answer_upstream(call: Call, metrics: &Metrics) -> Done {
+    let (result, facts) = journey_upstream(&call, metrics).await;
+    Done { result, facts, queued: Duration::ZERO, charge: call.body.charge }
+}
+
+async fn journey_upstream(call: &Call, metrics: &Metrics) -> (Result<Answer, Refusal>, Facts) {
     let journey = async {
         match header_length(&call) {
             Ok(header_length) => call.pipeline.answer_upstream(header_length, &call.body.bytes, &call.context).await,
@@ -154,8 +159,7 @@ async fn answer_upstream(call: Call, metrics: &Metrics) -> Done {
         // After a panic it is not polled again.
         turn.unwrap_or_else(|_| Poll::Ready(panicked(metrics)))
     });
-    let (result, facts) = guarded.await;
-    Done { result, facts, queued: Duration::ZERO, charge: call.body.charge }
+    guarded.await
 }
 
 fn header_length(call: &Call) -> Result<Option<&str>, Refusal> {
