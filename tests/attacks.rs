@@ -155,7 +155,7 @@ fn shadow_scores_enter_the_battery_and_are_judged_with_it() {
     labels[n_rows - 1] = 1;
     let case = Case { labels, n_members: n_rows / 2, answers: Answers::new(p) };
     let pool: Vec<usize> = (0..n_rows).collect();
-    let given = given(&bank, &pool, "model", &[&case.answers], &case.target(), 1).unwrap();
+    let given = given(&bank, &pool, "model", &case.answers, &case.target(), 1).unwrap();
     let knowledge = Knowledge { given, ..Knowledge::default() };
     let found = case.run(&settings(false), &knowledge).findings;
     let lira = auc(model(&found), "LiRA online, fixed variance");
@@ -164,7 +164,7 @@ fn shadow_scores_enter_the_battery_and_are_judged_with_it() {
     assert_eq!((headline.fixed_attack.family, headline.leak), (Family::Shadow, Leak::Seen));
     // A row that the bank never held has no shadow models.
     let short: Vec<usize> = (1..n_rows + 1).collect();
-    let error = sordino::audit::shadow::given(&bank, &short, "model", &[&case.answers], &case.target(), 1).unwrap_err();
+    let error = sordino::audit::shadow::given(&bank, &short, "model", &case.answers, &case.target(), 1).unwrap_err();
     assert!(error.to_string().contains("row 0 of the data is not in the bank's pool"), "{error}");
 }
 

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use ndarray::Array2;
 
 use crate::audit::answers::Answers;
-use crate::audit::utility::softmax_at;
 use crate::defence::{
     Bank as Inliers, BankError, CentroidError, CentroidSums, ClassFallback, Defence, DefenceConfig, DefenceError,
     DefendError, DistanceQuantiles, Fitted, Method, N_QUANTILES, RawScores, ScoreKind, ScoresError, offline,
@@ -96,46 +95,6 @@ fn inliers(candidates: Vec<Vec<(f32, Vec<f32>)>>, n_classes: usize) -> Result<In
     Inliers::new(logits, labels, distances)
 }
 
-/// What stands before one shadow, fitted to its members.
-pub enum Front {
-    /// Nothing.
-    Nothing,
-    /// A defence.
-    Defence(Box<Defence>),
-}
-
-impl Front {
-    /// Fits what `config` needs (none: nothing stands there) to a shadow, as [`fit`] does.
-    ///
-    /// # Errors
-    /// [`BehindError`].
-    pub fn fit(
-        config: Option<&DefenceConfig>,
-        raw: &RawScores,
-        labels: &[u32],
-        members: &[bool],
-        fallback: ClassFallback,
-    ) -> Result<Self, BehindError> {
-        let Some(config) = config else { return Ok(Self::Nothing) };
-        let fitted = match config.method {
-            Method::LabelOnly | Method::AsIs => None,
-            Method::Reweight { .. } | Method::Inlier { .. } => Some(fit(raw, labels, members, fallback)?),
-        };
-        Ok(Self::Defence(Box::new(Defence::new(config, fitted, raw.kind(), raw.n_classes())?)))
-    }
-
-    /// What it makes of scores.
-    ///
-    /// # Errors
-    /// [`BehindError::Defend`] for scores of another kind or number.
-    pub fn answers(&self, raw: &RawScores) -> Result<Answers, BehindError> {
-        Ok(match self {
-            Self::Nothing => Answers::new(softmax_at(&offline::logits(offline::copy(raw)), 1.0)),
-            Self::Defence(defence) => Answers::new(defence.apply(offline::copy(raw))?.probabilities().mapv(f64::from)),
-        })
-    }
-}
-
 /// What a shadow answers behind a defence of this configuration: `raw` are its scores of all rows.
 ///
 /// # Errors
@@ -147,7 +106,13 @@ pub fn answers(
     members: &[bool],
     fallback: ClassFallback,
 ) -> Result<Answers, BehindError> {
-    Front::fit(Some(config), raw, labels, members, fallback)?.answers(raw)
+    let fitted = match config.method {
+        Method::LabelOnly | Method::AsIs => None,
+        Method::Reweight { .. } | Method::Inlier { .. } => Some(fit(raw, labels, members, fallback)?),
+    };
+    let defence = Defence::new(config, fitted, raw.kind(), raw.n_classes())?;
+    let defended = defence.apply(offline::copy(raw))?;
+    Ok(Answers::new(defended.probabilities().mapv(f64::from)))
 }
 
 /// Seals logits of shape (n_rows, n_classes) that somebody computed, so that they can be put behind a defence.

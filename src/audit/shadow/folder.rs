@@ -1,10 +1,10 @@
 //! A bank of models in a folder, asked about its own pool: `inclusion.safetensors` and `model-00000.onnx` onwards, as
 //! the lab writes them.
 //!
-//! Each model answers every row of the pool, undefended; then each of the audit's defences is fitted to the model's own
-//! members and applied to those answers. So one pass gives a [`Bank`] for every system. Where changed forms of the rows
-//! are wanted (images: mirror and shifts) the model is asked about those as well, behind the same defence. The answers of
-//! the first models are kept whole: the learned attacks are trained on them ([`LearnedFrom`]).
+//! Each model answers every row of the pool once, undefended; then each of the audit's defences is fitted to the model's
+//! own members and applied to those answers. So one pass gives a [`Bank`] for every system. Of images, changed forms
+//! (the mirror image, shifts) may be asked too, as LiRA does; the defence stays fitted to the rows themselves. The answers
+//! of the first models are kept whole: attacks are learned on them ([`LearnedFrom`]).
 
 use std::path::{Path, PathBuf};
 
@@ -14,13 +14,14 @@ use crate::artifact::inclusion::{InclusionError, InclusionMatrix};
 use crate::audit::answers::Answers;
 use crate::audit::label_only::{Change, Range};
 use crate::audit::study::LearnedFrom;
+use crate::audit::utility::softmax_at;
 use crate::data::Dataset;
-use crate::defence::{ClassFallback, DefenceConfig, RawScores, ScoresError, offline};
+use crate::defence::{ClassFallback, Defence, DefenceConfig, Method, RawScores, ScoresError, offline};
 use crate::engine::tract::TractEngine;
 use crate::engine::{Engine, EngineError, LoadOptions};
 use crate::tensor::{InputError, Inputs};
 
-use super::behind::{BehindError, Front};
+use super::behind::{self, BehindError};
 use super::{Bank, ShadowError, Shadowing, scaled_logits};
 
 /// The file that says who was trained on what.
@@ -111,41 +112,32 @@ pub struct FolderBanks {
     pub rows: Vec<usize>,
     /// For each system its bank.
     pub banks: Vec<(String, Bank)>,
-    /// For each system answers of the first models on the whole pool.
+    /// For each system the first models' answers to the pool.
     pub learned: Vec<LearnedFrom>,
-}
-
-/// How a bank is asked.
-#[derive(Debug, Clone, Copy)]
-pub struct Asking {
-    /// What to do with a class whose centroid cannot be fitted (R3).
-    pub fallback: ClassFallback,
-    /// Rows per inference.
-    pub batch_rows: usize,
-    /// A change, of which every form is asked too; the first form of all is the row itself.
-    pub change: Option<Change>,
 }
 
 /// Rows whose answers are kept for the learned attacks, about: one model's at least.
 const MAX_LEARNED: usize = 20_000;
 
-impl Asking {
-    /// Queries of a row.
-    #[must_use]
-    pub fn n_queries(&self) -> usize {
-        self.change.map_or(1, |change| change.queries_per_row() as usize)
-    }
+/// How the models of a folder are asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking<'a> {
+    /// What stands before them.
+    pub systems: &'a [Before],
+    /// What is done for a class without a centroid (R3).
+    pub fallback: ClassFallback,
+    /// Rows of one inference.
+    pub batch_rows: usize,
+    /// Forms of each row: 1 is the row itself; [`form`] makes the others.
+    pub n_forms: usize,
+}
 
-    /// The `query`-th form of rows; the first is the rows themselves.
-    #[must_use]
-    pub fn form(&self, inputs: ArrayD<f32>, query: usize) -> ArrayD<f32> {
-        // Shifts keep the values; no range is needed and nothing is random.
-        let range = Range { low: f32::MIN, high: f32::MAX };
-        match self.change {
-            Some(change) if query > 0 => change.form(&inputs, query, range, 0),
-            _ => inputs,
-        }
-    }
+/// The `number`-th form of images (n_rows, channels, height, width): 0 as they are, 1 the mirror image, then shifts by
+/// two pixels in eight directions.
+#[must_use]
+pub fn form(inputs: &ArrayD<f32>, number: usize) -> ArrayD<f32> {
+    // Neither a range nor a seed is looked at by a shift.
+    Change::Shifts { pixels: 2 }.form(inputs, number, Range { low: 0.0, high: 0.0 }, 0)
 }
 
 /// Asks every model of the folder about its pool; `progress` is told the models done.
@@ -155,46 +147,42 @@ impl Asking {
 pub fn collect(
     folder: &Path,
     dataset: &Dataset,
-    systems: &[Before],
-    asking: &Asking,
+    asking: &Asking<'_>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<FolderBanks, FolderError> {
+    let systems = asking.systems;
+    let n_forms = asking.n_forms.max(1);
     let path = folder.join(INCLUSION_FILE);
     let matrix = InclusionMatrix::read(&read(&path)?).map_err(|error| FolderError::Inclusion { path, error })?;
     if let Some(&row) = matrix.rows.iter().find(|&&row| row >= dataset.n_rows()) {
         return Err(FolderError::OtherData { row, n_rows: dataset.n_rows() });
     }
     let labels: Vec<u32> = matrix.rows.iter().map(|&row| dataset.labels()[row]).collect();
-    let n_queries = asking.n_queries();
-    let empty = || Bank::new(matrix.rows.len(), n_queries, Shadowing::AsTarget);
+    let empty = || Bank::new(matrix.rows.len(), n_forms, Shadowing::AsTarget);
     let mut banks: Vec<(String, Bank)> = systems.iter().map(|(name, _)| (name.clone(), empty())).collect();
-    let n_learned = (MAX_LEARNED / matrix.rows.len().max(1)).clamp(1, matrix.n_models().max(1));
+    let n_learned = (MAX_LEARNED / matrix.rows.len().max(1)).max(1);
     let mut learned: Vec<Vec<(Answers, Vec<bool>)>> = systems.iter().map(|_| Vec::new()).collect();
     for model in 0..matrix.n_models() {
         progress(model, matrix.n_models());
         let path = folder.join(format!("model-{model:05}.onnx"));
-        let engine = load(&path, dataset)?;
-        let raw = |query| ask(&path, &engine, dataset, &matrix.rows, asking, query);
-        let raw = (0..n_queries).map(raw).collect::<Result<Vec<_>, _>>()?;
+        let raw = ask(&path, dataset, &matrix.rows, asking.batch_rows, n_forms)?;
         let members = matrix.trained.row(model).to_vec();
-        for (index, (name, config)) in systems.iter().enumerate() {
-            let behind = |error| FolderError::Behind { path: path.clone(), system: name.clone(), error };
-            let front = Front::fit(config.as_ref(), &raw[0], &labels, &members, asking.fallback).map_err(behind)?;
-            let answers = raw.iter().map(|raw| front.answers(raw)).collect::<Result<Vec<_>, _>>().map_err(behind)?;
-            let views: Vec<&Answers> = answers.iter().collect();
-            banks[index].1.push(scaled_logits(&views, &labels)?.view(), &members)?;
+        for ((before, (_, bank)), learned) in systems.iter().zip(&mut banks).zip(&mut learned) {
+            let answers = behind_all(before, &raw, &labels, &members, asking.fallback, &path)?;
+            let forms: Vec<&Answers> = answers.iter().collect();
+            bank.push(scaled_logits(&forms, &labels)?.view(), &members)?;
             if model < n_learned {
-                learned[index].extend(answers.into_iter().next().map(|answers| (answers, members.clone())));
+                learned.extend(answers.into_iter().next().map(|answers| (answers, members.clone())));
             }
         }
     }
     progress(matrix.n_models(), matrix.n_models());
-    let learned = systems.iter().zip(learned).map(|((name, _), parts)| LearnedFrom::of(name, &parts, &labels));
-    Ok(FolderBanks { rows: matrix.rows, learned: learned.collect(), banks })
+    let learned = systems.iter().zip(learned).map(|((name, _), shadows)| LearnedFrom::of(name, &shadows, &labels));
+    Ok(FolderBanks { learned: learned.collect(), rows: matrix.rows, banks })
 }
 
-/// Answers of one model to rows of which `members` were trained on, behind each of `systems`: what a single shadow gives
-/// to the learned attacks.
+/// Answers of one shadow model to `rows`, of which `members` were trained on, behind each of the systems: what attacks
+/// are learned on where there is no bank.
 ///
 /// # Errors
 /// [`FolderError`].
@@ -202,26 +190,74 @@ pub fn learned_from(
     model: &Path,
     dataset: &Dataset,
     (rows, members): (&[usize], &[bool]),
-    systems: &[Before],
-    asking: &Asking,
+    asking: &Asking<'_>,
 ) -> Result<Vec<LearnedFrom>, FolderError> {
     let labels: Vec<u32> = rows.iter().map(|&row| dataset.labels()[row]).collect();
-    let raw = ask(model, &load(model, dataset)?, dataset, rows, asking, 0)?;
-    let of_system = |(name, config): &Before| {
-        let behind = |error| FolderError::Behind { path: model.to_owned(), system: name.clone(), error };
-        let front = Front::fit(config.as_ref(), &raw, &labels, members, asking.fallback).map_err(behind)?;
-        let answers = front.answers(&raw).map_err(behind)?;
-        Ok(LearnedFrom::of(name, &[(answers, members.to_vec())], &labels))
+    let raw = ask(model, dataset, rows, asking.batch_rows, 1)?;
+    let of_system = |before: &Before| {
+        let answers = behind_all(before, &raw, &labels, members, asking.fallback, model)?;
+        let shadows: Vec<(Answers, Vec<bool>)> =
+            answers.into_iter().map(|answers| (answers, members.to_vec())).collect();
+        Ok(LearnedFrom::of(&before.0, &shadows, &labels))
     };
-    systems.iter().map(of_system).collect()
+    asking.systems.iter().map(of_system).collect()
+}
+
+/// All forms of one model behind one system.
+fn behind_all(
+    (name, config): &Before,
+    forms: &[RawScores],
+    labels: &[u32],
+    members: &[bool],
+    fallback: ClassFallback,
+    path: &Path,
+) -> Result<Vec<Answers>, FolderError> {
+    match config {
+        None => Ok(forms.iter().map(undefended).collect()),
+        Some(config) => defended(config, forms, labels, members, fallback).map_err(|error| FolderError::Behind {
+            path: path.to_owned(),
+            system: name.clone(),
+            error,
+        }),
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, FolderError> {
     std::fs::read(path).map_err(|error| FolderError::Io { path: path.to_owned(), error })
 }
 
-/// Loads a model and checks that it is of this data.
-fn load(path: &Path, dataset: &Dataset) -> Result<TractEngine, FolderError> {
+fn undefended(raw: &RawScores) -> Answers {
+    Answers::new(softmax_at(&offline::logits(offline::copy(raw)), 1.0))
+}
+
+/// All forms behind one defence, which is fitted to the members as they are: the first form.
+fn defended(
+    config: &DefenceConfig,
+    forms: &[RawScores],
+    labels: &[u32],
+    members: &[bool],
+    fallback: ClassFallback,
+) -> Result<Vec<Answers>, BehindError> {
+    let [first, ..] = forms else { return Ok(Vec::new()) };
+    let fitted = match config.method {
+        Method::LabelOnly | Method::AsIs => None,
+        Method::Reweight { .. } | Method::Inlier { .. } => Some(behind::fit(first, labels, members, fallback)?),
+    };
+    let defence = Defence::new(config, fitted, first.kind(), first.n_classes())?;
+    let answer = |raw: &RawScores| -> Result<Answers, BehindError> {
+        Ok(Answers::new(defence.apply(offline::copy(raw))?.probabilities().mapv(f64::from)))
+    };
+    forms.iter().map(answer).collect()
+}
+
+/// One model's scores of the pool's rows: one batch for each form.
+fn ask(
+    path: &Path,
+    dataset: &Dataset,
+    rows: &[usize],
+    batch_rows: usize,
+    n_forms: usize,
+) -> Result<Vec<RawScores>, FolderError> {
     let failed = |error| FolderError::Model { path: path.to_owned(), error };
     let engine = TractEngine::load(&read(path)?, &LoadOptions::default()).map_err(failed)?;
     let spec = engine.spec();
@@ -229,39 +265,26 @@ fn load(path: &Path, dataset: &Dataset) -> Result<TractEngine, FolderError> {
     if spec.n_classes != dataset.n_classes() {
         return Err(other(format!("{} classes", dataset.n_classes()), spec.n_classes.to_string()));
     }
-    if spec.inputs.len() != 1 {
-        return Err(other("one input".to_owned(), spec.inputs.len().to_string()));
+    let [input] = &spec.inputs[..] else { return Err(other("one input".to_owned(), spec.inputs.len().to_string())) };
+    let mut values = vec![Vec::with_capacity(rows.len() * spec.n_classes); n_forms];
+    for batch in rows.chunks(batch_rows.max(1)) {
+        let batch = dataset.batch(batch);
+        for (number, values) in values.iter_mut().enumerate() {
+            let changed = if number == 0 { batch.clone() } else { form(&batch, number) };
+            let inputs =
+                Inputs::from_f32(input, changed).map_err(|error| FolderError::Rows { path: path.to_owned(), error })?;
+            values.extend(offline::logits(engine.infer(&inputs).map_err(failed)?));
+        }
     }
-    Ok(engine)
-}
-
-/// One model's scores of the `query`-th form of the rows, as one batch.
-fn ask(
-    path: &Path,
-    engine: &TractEngine,
-    dataset: &Dataset,
-    rows: &[usize],
-    asking: &Asking,
-    query: usize,
-) -> Result<RawScores, FolderError> {
-    let spec = engine.spec();
-    let mut values = Vec::with_capacity(rows.len() * spec.n_classes);
-    for batch in rows.chunks(asking.batch_rows.max(1)) {
-        let inputs = asking.form(dataset.batch(batch), query);
-        let inputs = Inputs::from_f32(&spec.inputs[0], inputs)
-            .map_err(|error| FolderError::Rows { path: path.to_owned(), error })?;
-        let scores = engine.infer(&inputs).map_err(|error| FolderError::Model { path: path.to_owned(), error })?;
-        values.extend(offline::logits(scores));
-    }
-    let got = format!("{} values", values.len());
-    let logits = Array2::from_shape_vec((rows.len(), spec.n_classes), values).map_err(|_| FolderError::OtherModel {
-        path: path.to_owned(),
-        expected: format!("{} rows of {} scores", rows.len(), spec.n_classes),
-        got,
-    })?;
-    // Logits of R2 whatever the model ends in: sealed as such, so that a defence is built for them alike.
-    RawScores::new(logits, crate::defence::ScoreKind::Logits)
-        .map_err(|error| FolderError::Scores { path: path.to_owned(), error })
+    let sealed = |values| {
+        let shape = (rows.len(), spec.n_classes);
+        let logits = Array2::from_shape_vec(shape, values)
+            .map_err(|_| other(format!("{} rows of scores", rows.len()), "another number".to_owned()))?;
+        // Logits of R2 whatever the model ends in: sealed as such, so that a defence is built for them alike.
+        RawScores::new(logits, crate::defence::ScoreKind::Logits)
+            .map_err(|error| FolderError::Scores { path: path.to_owned(), error })
+    };
+    values.into_iter().map(sealed).collect()
 }
 
 #[cfg(test)]
@@ -273,11 +296,11 @@ mod tests {
     fn a_folder_without_a_matrix_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let data = parse_table(b"0,1\n1,2\n").unwrap();
-        let asking = Asking { fallback: ClassFallback::Refuse, batch_rows: 8, change: None };
-        let error = collect(dir.path(), &data, &[], &asking, &mut |_, _| {}).err().unwrap();
+        let asking = Asking { systems: &[], fallback: ClassFallback::Refuse, batch_rows: 8, n_forms: 1 };
+        let error = collect(dir.path(), &data, &asking, &mut |_, _| {}).err().unwrap();
         assert!(error.to_string().contains("inclusion.safetensors"), "{error}");
         std::fs::write(dir.path().join(INCLUSION_FILE), b"{}").unwrap();
-        let error = collect(dir.path(), &data, &[], &asking, &mut |_, _| {}).err().unwrap();
+        let error = collect(dir.path(), &data, &asking, &mut |_, _| {}).err().unwrap();
         assert!(error.to_string().contains("expected an inclusion matrix"), "{error}");
     }
 }

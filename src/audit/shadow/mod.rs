@@ -248,7 +248,7 @@ pub fn attacks(
 }
 
 /// The shadow attacks on one system of a study, as scores of the target's rows: `bank` is the system's, over the data
-/// set's rows `pool`; `queries` are the system's answers to each form of `target`'s rows, in the bank's order. RMIA's population are the attack-fit non-members of a
+/// set's rows `pool`; `answers` are the system's on `target`. RMIA's population are the attack-fit non-members of a
 /// study with this `seed`.
 ///
 /// # Errors
@@ -257,7 +257,22 @@ pub fn given(
     bank: &Bank,
     pool: &[usize],
     system: &str,
-    queries: &[&Answers],
+    answers: &Answers,
+    target: &Target,
+    seed: u64,
+) -> Result<Vec<GivenScores>, ShadowError> {
+    given_forms(bank, pool, system, &[answers], target, seed)
+}
+
+/// As [`given`], with the system's answers to every form of the rows that the bank was asked about, in its order.
+///
+/// # Errors
+/// [`ShadowError`].
+pub fn given_forms(
+    bank: &Bank,
+    pool: &[usize],
+    system: &str,
+    forms: &[&Answers],
     target: &Target,
     seed: u64,
 ) -> Result<Vec<GivenScores>, ShadowError> {
@@ -267,7 +282,7 @@ pub fn given(
     let n_members = target.n_members();
     let mut population = Allocation::deal(n_members, target.n_rows() - n_members, seed).attack_fit;
     population.retain(|&row| row >= n_members);
-    let logits = scaled_logits(queries, target.labels())?;
+    let logits = scaled_logits(forms, target.labels())?;
     let found = attacks(&bank.of_rows(&rows), logits.view(), None, &population)?;
     Ok(found.into_iter().map(|(attack, scores)| GivenScores { system: system.to_owned(), attack, scores }).collect())
 }
