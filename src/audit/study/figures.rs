@@ -140,7 +140,7 @@ impl Bench<'_> {
         let mut inside: Vec<f64> = one.scaled_logit.iter().copied().filter(|value| value.abs() < limit).collect();
         inside.sort_by(f64::total_cmp);
         let (Some(&low), Some(&high)) = (inside.first(), inside.last()) else {
-            return Figure::missing("no row has a scaled logit");
+            return Figure::missing("every answer is 1 for one class and 0 for the others: no scaled logit is finite");
         };
         let width = ((high - low) / N_BINS as f64).max(1e-9);
         let (mut members, mut non_members) = (vec![0; N_BINS], vec![0; N_BINS]);
