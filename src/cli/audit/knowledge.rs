@@ -131,7 +131,9 @@ fn shadows(
         study.records.iter_mut().for_each(|record| record.row = found.rows[record.row]);
         knowledge.leave_one_out.push((name.clone(), study));
     }
-    knowledge.learned_from = found.learned;
+    if !args.scores_only {
+        knowledge.learned_from = found.learned;
+    }
     Ok(())
 }
 
