@@ -268,10 +268,9 @@ def test_bad_input_is_refused_early_and_by_name(planted, tmp_path):
     assert "is among the members and among the non-members" in refused(members=range(0, 200), others=range(199, 600))
     assert "the members have 1 row" in refused(members=range(0, 1))
     assert "the data has 600 rows" in refused(others=range(590, 601))
-    assert "expected images" not in refused("--pictures", "--analysis") and "expected rows of shape" in refused(
-        "--pictures", "--analysis")
+    assert "expected rows of shape (1 or 3, height, width), got [48]" in refused("--pictures", "--analysis")
     assert "--shadows" in refused("--augment", "2", code=2)
-    assert "bank" in refused("--shadows", tmp_path)
+    assert "inclusion.safetensors" in refused("--shadows", tmp_path)
 
 
 def test_an_endpoint_that_is_killed_half_way_loses_no_answer(own_model, tmp_path):
