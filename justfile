@@ -109,6 +109,11 @@ gpu-check *args:
 audit *args:
     cargo run {{ cargo_flags }} -- audit {{ args }}
 
+# The Rust of the gRPC protocol again, after its .proto was changed
+proto:
+    cargo run --release --quiet --manifest-path tools/proto/Cargo.toml --target-dir "${CARGO_TARGET_DIR:-target}/proto"
+    cargo fmt --all
+
 # Serve the bundled classifier
 serve *args:
     cargo run --release -- serve {{ args }}

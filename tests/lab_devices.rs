@@ -223,7 +223,7 @@ fn centroids_from_a_checkpoint_are_those_of_the_graph_on_every_device() {
 #[test]
 fn a_checkpoint_of_another_model_or_of_other_rows_is_refused() {
     let dir = trained();
-    assert!(refused(dir.path(), &["--device", "cpu"]).contains("--checkpoint"), "a device alone runs nothing");
+    assert!(refused(dir.path(), &["--device", "cpu"]).contains("--weights"), "a device alone runs nothing");
     let path = dir.path().join("m.checkpoint");
     let checkpoint = fs::read(&path).unwrap();
 
@@ -233,7 +233,7 @@ fn a_checkpoint_of_another_model_or_of_other_rows_is_refused() {
     let trainer = Trainer::new(Task::of_split(&dataset, &split).unwrap(), other, &Device::Cpu.open().unwrap());
     fs::write(&path, trainer.unwrap().checkpoint().unwrap()).unwrap();
     let message = refused(dir.path(), &["--checkpoint", "m.checkpoint"]);
-    assert!(message.contains("the checkpoint is not of this model: a logit differs by"), "{message}");
+    assert!(message.contains("the weights are not of this model: a logit differs by"), "{message}");
 
     let sizes = PartSizes { train: 200, ..PartSizes::default() };
     let others = Split::draw(&source, &dataset, sizes, 8).unwrap();

@@ -186,7 +186,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn train(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let place = Place::open(&args.out)?;
     expect_no_input(&place, &args.source.data)?;
-    let source = args.source.load()?;
+    let source = args.source.load(args.work.secret()?.as_ref())?;
     let planned = source.plan(&args.deal)?;
     planned.write(&place)?;
     match args.work.train(&place, &planned, (&args.source.data, &source.dataset), Shard::ALL)? {
@@ -223,6 +223,17 @@ fn print_ensemble(record: &EnsembleRecord) {
     line("test, by all models", record.test_by_all);
     if let Some(accuracy) = record.test_by_one {
         println!("{:<34} accuracy {accuracy:.4} (mean)", "test, by one model");
+    }
+    let leaks = [
+        ("pool by its strangers, test by all", &record.routed),
+        ("the same, test by as many", &record.routed_alike),
+        ("pool and test by all models", &record.unrouted),
+    ];
+    for (name, leak) in leaks {
+        if let Some(attack) = leak.as_ref().and_then(|leak| leak.loss_attack) {
+            let (auc, advantage, noise) = (attack.auc, attack.advantage, attack.null_q95);
+            println!("{name:<34} loss attack: AUC {auc:.4}  advantage {advantage:.4} (up to {noise:.4} is noise)");
+        }
     }
     println!(
         "models that may answer for a row of the pool: {} at least, {:.1} in the mean; none for {} rows",
@@ -330,7 +341,7 @@ fn check_joined(
 fn boost(args: &BoostArgs) -> anyhow::Result<ExitCode> {
     let place = Place::open(&args.out)?;
     expect_no_input(&place, &args.source.data)?;
-    let source = args.source.load()?;
+    let source = args.source.load(args.work.secret()?.as_ref())?;
     let rows = source.split.part(Part::Train).to_vec();
     // As it would be with every row in every round: the rows of a round follow from the rounds before.
     let design = Design::Recorded { models: args.rounds };
@@ -341,7 +352,7 @@ fn boost(args: &BoostArgs) -> anyhow::Result<ExitCode> {
     let recipe = Recipe { distillation: None, ..source.recipe.clone() };
     let planned = Planned::new(recipe, data, source.split.clone(), pool, inclusion)?;
     let device = args.work.device.open()?;
-    let worker = MemberTrainer::new(&source.dataset, &planned, &device)?;
+    let worker = MemberTrainer::new(&source.dataset, &planned, &device, args.work.secret()?)?;
     let boosting = Boosting {
         place: &place,
         planned: &planned,
@@ -375,7 +386,7 @@ fn selena(args: &SelenaArgs) -> anyhow::Result<ExitCode> {
     let files = ModelFiles::beside(&args.out, &args.source.data)?;
     let place = Place::open(&args.bank)?;
     expect_no_input(&place, &args.source.data)?;
-    let source = args.source.load()?;
+    let source = args.source.load(args.work.secret()?.as_ref())?;
     // The members learn labels; the recipe's distillation is the student's.
     ensure!(
         args.leave_out >= 1 && args.leave_out < args.models,
@@ -401,7 +412,7 @@ fn selena(args: &SelenaArgs) -> anyhow::Result<ExitCode> {
 
 fn distil(args: &DistilArgs) -> anyhow::Result<ExitCode> {
     let files = ModelFiles::beside(&args.out, &args.source.data)?;
-    let mut source = args.source.load()?;
+    let mut source = args.source.load(args.work.secret()?.as_ref())?;
     let given = source.recipe.distillation.unwrap_or_default();
     let distillation = Distillation {
         temperature: args.temperature.unwrap_or(given.temperature),
@@ -458,7 +469,7 @@ fn teach(
         }
         Ok(())
     };
-    let ended = train_member(task, &assignment, &device, &mut keep, &stop.flag)
+    let ended = train_member(task, (&assignment, None), &device, &mut keep, &stop.flag)
         .with_context(|| format!("the student (checkpoint: {})", files.checkpoint.display()))?;
     let (network, history, privacy) = match ended {
         Ended::Interrupted(checkpoint) => {

@@ -2,7 +2,7 @@
 
 use crate::audit::attack::{ATTACK_FLOOR, Attack};
 use crate::audit::exact::{Counts, clopper_pearson};
-use crate::audit::interval::{Estimate, Interval, newcombe};
+use crate::audit::interval::{Estimate, newcombe};
 use crate::audit::report::{
     Calls, ClassFindings, Curve, CurvePoint, Figure, Headline, Histogram, PredictiveValue, SystemFindings, TprAt,
 };
@@ -19,17 +19,6 @@ const N_BINS: usize = 50;
 const N_POINTS: usize = 160;
 
 impl Bench<'_> {
-    /// Newcombe's interval of `|TPR − FPR|` at one point.
-    pub(super) fn widest_interval(&self, counts: &Counts, members_score_lower: bool) -> Interval {
-        let of = newcombe(
-            (counts.true_positives, counts.n_members),
-            (counts.false_positives, counts.n_non_members),
-            self.settings.level,
-        );
-        let (low, high) = if members_score_lower { (-of.high, -of.low) } else { (of.low, of.high) };
-        Interval { low: low.max(0.0), high }
-    }
-
     pub(super) fn calls(&self, attacked: &Attacked) -> Calls {
         let counts = Counts::of(&attacked.says_member, &self.verdict_memberships);
         let level = self.settings.level;

@@ -43,7 +43,7 @@ struct Subject {
 pub(super) fn case(args: &Args) -> anyhow::Result<Case> {
     let given = args.defence.iter().map(|path| read_defence(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let subject = Subject::load(args)?;
-    let spec = subject.pipeline.engine().spec().clone();
+    let spec = subject.pipeline.spec().clone();
     let (mut systems, mut skipped) = build_all(&given, subject.fitted.as_ref(), spec.score_kind, spec.n_classes)
         .map_err(|(name, error)| anyhow::Error::new(error).context(format!("defence {name:?}")))?;
     if args.grid {

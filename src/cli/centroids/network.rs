@@ -1,4 +1,4 @@
-//! The logits of a network of the lab, from its checkpoint, on whatever device burn offers.
+//! The logits of a network of the lab, from its weights or a checkpoint, on whatever device burn offers.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -7,6 +7,7 @@ use anyhow::{Context as _, ensure};
 use ndarray::Array2;
 
 use super::answers::{Answers, TractAnswers};
+use crate::cli::train::read_network;
 use crate::data::{Dataset, Split};
 use crate::lab::checkpoint;
 use crate::lab::device::{Device, OpenDevice};
@@ -29,10 +30,11 @@ pub(super) struct NetworkAnswers<'a> {
 }
 
 impl<'a> NetworkAnswers<'a> {
-    /// Reads a checkpoint of a training on these rows. `split` is the training's own; none: it used all rows.
+    /// Reads the weights of a network for these rows, or a checkpoint of a training on them. `split` is the training's
+    /// own; none: it used all rows.
     ///
     /// # Errors
-    /// When the device cannot be opened, or the bytes are no checkpoint of these rows.
+    /// When the device cannot be opened, or the bytes are neither, or of other rows.
     pub(super) fn read(
         path: &Path,
         device: Device,
@@ -41,15 +43,12 @@ impl<'a> NetworkAnswers<'a> {
     ) -> anyhow::Result<Self> {
         let device = device.open()?;
         let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let task = match split {
-            Some(split) => Task::of_split(dataset, split)?,
-            None => Task::new(dataset, (0..dataset.n_rows()).collect(), Vec::new()),
-        };
         let network = device.guard("reading the weights", || {
-            let recipe = checkpoint::recipe(&bytes)?;
-            anyhow::Ok(Trainer::resume(task, recipe, &device, &bytes)?.network())
-        })?;
-        let network = network.with_context(|| path.display().to_string())?;
+            if checkpoint::is_checkpoint(&bytes) {
+                return of_checkpoint(&bytes, dataset, split, &device).with_context(|| path.display().to_string());
+            }
+            Ok(read_network(path, dataset, &device)?.0)
+        })??;
         Ok(Self { network: Mutex::new(network), device, dataset })
     }
 
@@ -58,7 +57,7 @@ impl<'a> NetworkAnswers<'a> {
         format!("{} ({})", self.device.device(), self.device.name())
     }
 
-    /// Makes sure that the checkpoint is of the model that the centroids will be used with.
+    /// Makes sure that the network is of the model that the centroids will be used with.
     ///
     /// # Errors
     /// When logits differ by more than rounding.
@@ -69,11 +68,30 @@ impl<'a> NetworkAnswers<'a> {
         let apart = own.iter().zip(&others).map(|(a, b)| (a - b).abs()).fold(0.0_f32, f32::max);
         ensure!(
             own.dim() == others.dim() && apart <= SAME_NETWORK * largest,
-            "the checkpoint is not of this model: a logit differs by {:.1} % of the largest",
+            "the weights are not of this model: a logit differs by {:.1} % of the largest",
             100.0 * apart / largest
         );
         Ok(())
     }
+}
+
+/// The network of an unfinished training.
+fn of_checkpoint(
+    bytes: &[u8],
+    dataset: &Dataset,
+    split: Option<&Split>,
+    device: &OpenDevice,
+) -> anyhow::Result<Network> {
+    let recipe = checkpoint::recipe(bytes)?;
+    let task = match split {
+        Some(split) => Task::of_split(dataset, split)?,
+        None => Task::new(dataset, (0..dataset.n_rows()).collect(), Vec::new()),
+    };
+    ensure!(
+        split.is_some() || recipe.early_stopping.is_none(),
+        "the training stopped early on validation rows: expected its --split, or the weights beside the finished model"
+    );
+    Ok(Trainer::resume(task, recipe, device, bytes)?.network())
 }
 
 impl Answers for NetworkAnswers<'_> {

@@ -15,7 +15,9 @@ use anyhow::{Context, bail, ensure};
 use ndarray::{Array2, ArrayD};
 
 use self::beside::Beside;
+pub(super) use self::beside::read_network;
 use self::flags::RecipeFlags;
+pub(super) use self::flags::read_recipe;
 use self::progress::Bar;
 pub(super) use self::stop::Stop;
 use super::origin::{Commit, Machine};

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use ndarray::Array2;
 
 use super::member::MemberResults;
@@ -11,7 +11,7 @@ use super::plan::Planned;
 use super::run::{Assignment, Keep, Sitting, Trained, Worker};
 use crate::data::{Dataset, Part};
 use crate::lab::device::OpenDevice;
-use crate::lab::dp::PrivacyRecord;
+use crate::lab::dp::{NoiseKey, PrivacyRecord};
 use crate::lab::network::Network;
 use crate::lab::onnx;
 use crate::lab::train::{EpochScore, Outcome, StepReport, Task, Trainer, Watcher, evaluate};
@@ -29,6 +29,8 @@ pub struct MemberTrainer<'a> {
     validation: Vec<usize>,
     /// Rows to measure at the end.
     test: Vec<usize>,
+    /// What the plan's private recipe draws from, if it names one: each model draws from a key of its own.
+    secret: Option<NoiseKey>,
 }
 
 impl<'a> MemberTrainer<'a> {
@@ -37,19 +39,33 @@ impl<'a> MemberTrainer<'a> {
     ///
     /// # Errors
     ///
-    /// When the dataset is not the plan's.
-    pub fn new(dataset: &'a Dataset, planned: &Planned, device: &'a OpenDevice) -> anyhow::Result<Self> {
+    /// When the dataset is not the plan's, or the secret not the one that the plan's recipe names.
+    pub fn new(
+        dataset: &'a Dataset,
+        planned: &Planned,
+        device: &'a OpenDevice,
+        secret: Option<NoiseKey>,
+    ) -> anyhow::Result<Self> {
         planned.check(dataset)?;
+        match (&planned.plan.recipe.dp, &secret) {
+            (Some(dp), _) => drop(dp.key(planned.plan.recipe.seed, secret.clone())?),
+            (None, Some(_)) => bail!("a secret was given, and the bank's recipe is not private"),
+            (None, None) => {}
+        }
         let pool: HashSet<usize> = planned.inclusion.rows().iter().copied().collect();
         let outside = |part| planned.split.part(part).iter().copied().filter(|row| !pool.contains(row)).collect();
-        Ok(Self { dataset, device, validation: outside(Part::Validation), test: outside(Part::Test) })
+        Ok(Self { dataset, device, validation: outside(Part::Validation), test: outside(Part::Test), secret })
     }
 }
 
 impl Worker for MemberTrainer<'_> {
-    fn train(&self, assignment: Assignment, keep: &mut Keep<'_>, stop: &AtomicBool) -> anyhow::Result<Sitting> {
+    fn train(&self, mut assignment: Assignment, keep: &mut Keep<'_>, stop: &AtomicBool) -> anyhow::Result<Sitting> {
         let task = Task::new(self.dataset, assignment.rows.clone(), self.validation.clone());
-        match train_member(task, &assignment, self.device, keep, stop)? {
+        let secret = self.secret.as_ref().map(|secret| secret.of_member(assignment.member));
+        if let Some((dp, secret)) = assignment.recipe.dp.as_mut().zip(secret.as_ref()) {
+            dp.key_digest = Some(secret.digest());
+        }
+        match train_member(task, (&assignment, secret), self.device, keep, stop)? {
             Ended::Interrupted(checkpoint) => Ok(Sitting::Interrupted(checkpoint)),
             Ended::Finished(finished) => {
                 let Finished { network, history, privacy } = *finished;
@@ -86,14 +102,14 @@ pub struct Finished {
     pub privacy: Option<PrivacyRecord>,
 }
 
-/// Trains one model on one task, from its checkpoint where there is one.
+/// Trains one model on one task, from its checkpoint where there is one, with the secret that its recipe names.
 ///
 /// # Errors
 ///
 /// When the training diverges, the checkpoint is of another training, or `keep` fails.
 pub fn train_member(
     task: Task<'_>,
-    assignment: &Assignment,
+    (assignment, secret): (&Assignment, Option<NoiseKey>),
     device: &OpenDevice,
     keep: &mut Keep<'_>,
     stop: &AtomicBool,
@@ -103,6 +119,9 @@ pub fn train_member(
         Some(bytes) => Trainer::resume(task, recipe, device, bytes)?,
         None => Trainer::new(task, recipe, device)?,
     };
+    if let Some(secret) = secret {
+        trainer = trainer.with_secret(secret)?;
+    }
     match trainer.run(stop, &mut Keeper(keep))? {
         Outcome::Interrupted => Ok(Ended::Interrupted(trainer.checkpoint()?)),
         Outcome::Finished => {
