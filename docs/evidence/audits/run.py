@@ -9,7 +9,7 @@ they are not there yet: those of the paper's tables by ../paper-a/run.py, those 
 not made again, so that the command may be stopped and started. Reports are made in target/audits; what is below 1 MiB is copied
 here; of JSON
 without line breaks, the points of curves and maps, predictive values at low rates and more than five figures. Of the audits that are
-not in WHOLE the JSON is copied alone, with the attacks that the summary tells about. Only the standard library is used.
+not in WHOLE the JSON is copied alone, with the attacks that the summary tells about; so is a larger one. Only the standard library is used.
 """
 
 import argparse
@@ -139,7 +139,12 @@ def make(name):
         for attack in system["attacks"]:
             for at in attack["tpr_at_fpr"]:
                 at["predictive_values"] = []
-    files = {f"{name}.json": json.dumps(found, separators=(",", ":"), allow_nan=False) + "\n"}
+    text = json.dumps(found, separators=(",", ":"), allow_nan=False) + "\n"
+    if len(text.encode()) >= MAX_BYTES:
+        for system in found["findings"]["systems"]:
+            system["attacks"] = [attack for attack in system["attacks"] if attack["attack"]["name"] in told(system)]
+        text = json.dumps(found, separators=(",", ":"), allow_nan=False) + "\n"
+    files = {f"{name}.json": text}
     if name in WHOLE:
         files |= {path.name: path.read_text(encoding="utf-8") for path in (WORK / f"{name}.html", WORK / f"{name}.md")}
     for file, text in files.items():
