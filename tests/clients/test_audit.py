@@ -368,3 +368,15 @@ def test_pictures_show_where_the_network_looks(tmp_path):
     assert other.returncode == 0, other.stderr
     done = audit(*words, "--heatmaps", tmp_path / "other.weights.safetensors", "--scores-only")
     assert done.returncode == 1 and "of another network than the model" in done.stderr, done.stderr
+
+
+def test_the_kept_audits_follow_the_published_schema():
+    schema = json.loads((ROOT / "docs/schemas/audit-3.json").read_text())
+    check = jsonschema.Draft202012Validator(schema)
+    kept = sorted((ROOT / "docs/evidence/audits").glob("*.json"))
+    assert kept
+    for path in kept:
+        found = json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(f"{path.name}: {word}"))
+        errors = [f"{'/'.join(map(str, e.absolute_path))}: {e.message[:200]}" for e in check.iter_errors(found)]
+        assert not errors, (path.name, errors[:3])
+        assert path.stat().st_size < 1 << 20
