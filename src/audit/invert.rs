@@ -78,6 +78,12 @@ impl Inversion {
         Self { how: How::AsIs }
     }
 
+    /// Whether answers are read as they stand: then what is recovered is what was answered.
+    #[must_use]
+    pub fn is_as_is(&self) -> bool {
+        matches!(self.how, How::AsIs)
+    }
+
     /// Undoes a temperature.
     #[must_use]
     pub fn temperature(value: f64) -> Self {
@@ -93,7 +99,7 @@ impl Inversion {
             Method::Inlier { weight, quantile } => {
                 return Self { how: How::Inlier { weight, classes: inliers(fitted, quantile) } };
             }
-            Method::LabelOnly => return Self::as_is(),
+            Method::LabelOnly | Method::AsIs => return Self::as_is(),
         };
         let of_class = |class, quantile| Gated {
             beyond: fitted.quantiles().at(class, quantile),

@@ -8,9 +8,12 @@
 pub mod endpoint;
 pub mod http;
 pub mod infer;
+#[allow(unreachable_pub, clippy::pedantic, reason = "made by a generator")]
+pub(crate) mod inference_client;
 pub mod load;
 pub mod payload;
 pub mod report;
+pub mod upstream;
 
 use std::time::Duration;
 

@@ -261,13 +261,28 @@ pub fn given(
     target: &Target,
     seed: u64,
 ) -> Result<Vec<GivenScores>, ShadowError> {
+    given_forms(bank, pool, system, &[answers], target, seed)
+}
+
+/// As [`given`], with the system's answers to every form of the rows that the bank was asked about, in its order.
+///
+/// # Errors
+/// [`ShadowError`].
+pub fn given_forms(
+    bank: &Bank,
+    pool: &[usize],
+    system: &str,
+    forms: &[&Answers],
+    target: &Target,
+    seed: u64,
+) -> Result<Vec<GivenScores>, ShadowError> {
     let places: HashMap<usize, usize> = pool.iter().enumerate().map(|(place, &row)| (row, place)).collect();
     let place = |&row: &usize| places.get(&row).copied().ok_or(ShadowError::NotInPool { row });
     let rows = target.dataset_rows().iter().map(place).collect::<Result<Vec<_>, _>>()?;
     let n_members = target.n_members();
     let mut population = Allocation::deal(n_members, target.n_rows() - n_members, seed).attack_fit;
     population.retain(|&row| row >= n_members);
-    let logits = scaled_logits(&[answers], target.labels())?;
+    let logits = scaled_logits(forms, target.labels())?;
     let found = attacks(&bank.of_rows(&rows), logits.view(), None, &population)?;
     Ok(found.into_iter().map(|(attack, scores)| GivenScores { system: system.to_owned(), attack, scores }).collect())
 }

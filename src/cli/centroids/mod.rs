@@ -30,8 +30,7 @@ use crate::artifact::ModelDigest;
 use crate::artifact::centroids::{CentroidFile, CentroidMetadata, DataOrigin, FORMAT, FORMAT_VERSION, write};
 use crate::data::{DataSource, Dataset, Part, Split, check_writable, is_same_file, write_atomic};
 use crate::defence::{
-    Bank, CentroidSums, Centroids, ClassFallback, DistanceQuantiles, Fitted, N_QUANTILES, ScoreKind, offline,
-    quantiles_of,
+    Bank, CentroidSums, Centroids, ClassFallback, DistanceQuantiles, Fitted, N_QUANTILES, offline, quantiles_of,
 };
 use crate::engine::Engine;
 use crate::engine::tract::TractEngine;
@@ -205,7 +204,7 @@ impl BuildArgs {
     ) -> anyhow::Result<Option<Box<dyn Answers + 'a>>> {
         let Some(path) = &self.weights else { return Ok(None) };
         ensure!(
-            model.engine.spec().score_kind == ScoreKind::Logits,
+            model.engine.spec().score_kind == crate::defence::ScoreKind::Logits,
             "--weights: the model ends in probabilities, its network in logits"
         );
         let network = network::NetworkAnswers::read(path, self.device, dataset, split)?;

@@ -93,6 +93,9 @@ pub struct Pass<'a> {
     pub hook: Option<&'a mut dyn Hook>,
 }
 
+/// A step, and what looks at its value.
+pub(super) type Tap<'a> = (ValueId, &'a mut dyn FnMut(Value) -> Value);
+
 impl Network {
     /// The logits of a batch while training: with dropout and the batch's own statistics.
     ///
@@ -109,7 +112,18 @@ impl Network {
         &self,
         rows: Tensor<Compute, 2>,
         wanted: ValueId,
+        pass: Option<&mut Pass<'_>>,
+    ) -> Tensor<Compute, 2> {
+        self.run_tapped(rows, wanted, pass, None)
+    }
+
+    /// As [`Network::run`]; what a tap gives back for the value of its step goes on in its place.
+    pub(super) fn run_tapped(
+        &self,
+        rows: Tensor<Compute, 2>,
+        wanted: ValueId,
         mut pass: Option<&mut Pass<'_>>,
+        mut tap: Option<Tap<'_>>,
     ) -> Tensor<Compute, 2> {
         let steps = &self.plan.steps()[..=wanted];
         let mut uses = vec![0usize; steps.len()];
@@ -130,7 +144,10 @@ impl Network {
                     None => self.one(&step.op, value),
                 },
             };
-            values[at] = Some(value);
+            values[at] = Some(match &mut tap {
+                Some((tapped, look)) if *tapped == at => look(value),
+                _ => value,
+            });
         }
         values[wanted].take().map(Value::flat).expect("the wanted step was run")
     }

@@ -5,6 +5,7 @@
 //! same plan. The device is a value ([`crate::lab::device`]); nothing here is generic over it.
 
 mod forward;
+mod grad_cam;
 pub mod plan;
 mod weights;
 pub mod weights_file;
