@@ -276,6 +276,12 @@ fn selena_teaches_a_student_what_models_say_that_never_saw_the_row() {
         .concat(),
     );
     assert!(stderr.contains("--leave-out: expected 1 to 2, got 3"), "{stderr}");
+    // What could not be kept is told before the teachers are trained.
+    fs::write(dir.join("private.toml"), format!("{RECIPE}\n[dp]\nclip = 1.0\nnoise_multiplier = 1.0\n")).unwrap();
+    let private =
+        ["ensemble", "selena", "--data", "csv:table.csv", "--split", "target.split.json", "--recipe", "private.toml"];
+    let stderr = refuse(dir, &[&private[..], &["--bank", "p", "--out", "p.onnx"]].concat());
+    assert!(stderr.contains("does not hold with a teacher") && !dir.join("p").exists(), "{stderr}");
 }
 
 #[test]
@@ -320,6 +326,9 @@ fn boosting_goes_on_from_the_rounds_that_stand_and_leaves_a_bank() {
     ensemble(dir, "boost", &words("killed"));
     assert_eq!(bank_digest(dir, "killed"), bank_digest(dir, "whole"));
     assert!(!dir.join("killed/rounds.json").exists());
+    fs::write(dir.join("rows.txt"), json(dir, "target.split.json")["parts"]["train"][0].to_string()).unwrap();
+    let forget = ["forget", "whole", "--data", "csv:table.csv", "--rows", "rows.txt", "--out", "less"];
+    assert!(refuse(dir, &forget).contains("the bank was boosted"));
     let join = ["ensemble", "join", "whole", "--data", "csv:table.csv", "--combine", "logits", "--out", "boosted.onnx"];
     succeed(dir, &join);
 }
@@ -348,6 +357,12 @@ fn forgetting_a_row_trains_one_shard_anew_and_carries_the_others_over() {
     let holds = |part: &str| new["parts"][part].as_array().unwrap().contains(&row.into());
     assert!(!holds("train") && !holds("test"), "the row is still in the split");
     assert!(succeed(dir, &["shadows", "status", "without"]).contains("4 of 4 models stand"));
+    // A row that would then be looked at while training stays where it is.
+    ensemble(dir, "train", &["--sisa", "2", "--pool", "train,validation", "--out", "wide"]);
+    fs::write(dir.join("validation.txt"), split["parts"]["validation"][0].to_string()).unwrap();
+    let words = ["forget", "wide", "--data", "csv:table.csv", "--rows", "validation.txt", "--out", "narrow"];
+    assert!(refuse(dir, &words).contains("is a validation row"));
+    assert!(!dir.join("narrow").exists());
     // Once forgotten, a row cannot be forgotten again; nor one that was never known.
     let again = ["forget", "without", "--data", "csv:table.csv", "--rows", "rows.txt", "--out", "again"];
     assert!(refuse(dir, &again).contains(&format!("row {row} is not in the bank's pool")));

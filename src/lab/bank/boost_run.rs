@@ -21,7 +21,7 @@ use crate::lab::record::{CodeRecord, MachineRecord};
 /// The file that says how far the rounds are; removed when the bank is complete.
 pub const ROUNDS_FILE: &str = "rounds.json";
 /// A checkpoint is kept no more often.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(20);
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -8,11 +8,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use ndarray::Axis;
 use serde::{Deserialize, Serialize};
 
-use super::inclusion::Inclusion;
+use super::inclusion::{Design, Inclusion};
 use super::member::{State, model_file, record_file, state};
 use super::merge::{Bank, carry_slices};
 use super::place::Place;
@@ -66,12 +66,19 @@ impl Forgetting {
     ///
     /// # Errors
     ///
-    /// When a row is not in the bank's pool, none is named, or a model or class would be left without rows.
+    /// When a row is not in the bank's pool or is a validation row, none is named, the bank was boosted, or a model or class would be left without rows.
     pub fn plan(bank: &Bank, dataset: &Dataset, rows: &[usize]) -> anyhow::Result<Self> {
         let old = &bank.planned;
         old.check(dataset)?;
         let forgotten: HashSet<usize> = rows.iter().copied().collect();
         ensure!(!forgotten.is_empty(), "expected rows to forget, got none");
+        ensure!(
+            !matches!(old.inclusion.design(), Design::Recorded { .. }),
+            "the bank was boosted: which rows trained which round follows from all rows, so that nothing may be kept; train it anew"
+        );
+        if let Some(row) = old.split.part(Part::Validation).iter().find(|row| forgotten.contains(row)) {
+            bail!("row {row} is a validation row: out of the pool it would be looked at while training");
+        }
         let places = old.inclusion.places();
         let mut retrain = BTreeMap::new();
         for row in &forgotten {

@@ -19,13 +19,14 @@ use super::place::Place;
 use super::plan::Planned;
 use super::slices;
 use crate::data::hex;
+use crate::lab::checkpoint;
 use crate::lab::dp::PrivacyRecord;
 use crate::lab::recipe::Recipe;
 use crate::lab::record::{CodeRecord, MachineRecord};
 use crate::lab::train::EpochScore;
 
-/// A checkpoint is kept no more often, so that small networks are not slowed down by the disk.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(20);
+/// A checkpoint is kept behind an epoch, but no more often, so that small networks are not slowed down by the disk.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
 /// One of several equal parts of a bank's work: the models `m` with `m mod count = index`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -277,10 +278,11 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The last finished stage of a model that is not done, and what it left.
+    /// The last finished stage of a model that is not done, and what it left; what is damaged is passed over.
     fn last_kept(&self, member: usize, n_stages: usize) -> anyhow::Result<Option<(usize, Vec<u8>)>> {
         for stage in (0..n_stages - 1).rev() {
-            if let Some(bytes) = self.place.read(&slices::kept_file(member, stage))? {
+            let bytes = self.place.read(&slices::kept_file(member, stage))?;
+            if let Some(bytes) = bytes.filter(|bytes| checkpoint::is_whole(bytes)) {
                 return Ok(Some((stage, bytes)));
             }
         }

@@ -10,6 +10,7 @@ use super::member::MemberResults;
 use super::plan::Planned;
 use super::run::{Assignment, Before, Keep, Sitting, Trained, Worker};
 use crate::data::{Dataset, Part};
+use crate::lab::checkpoint;
 use crate::lab::device::OpenDevice;
 use crate::lab::dp::{NoiseKey, PrivacyRecord};
 use crate::lab::network::Network;
@@ -65,7 +66,7 @@ impl Worker for MemberTrainer<'_> {
             Ended::Interrupted(checkpoint) => Ok(Sitting::Interrupted(checkpoint)),
             Ended::Stage(checkpoint) => Ok(Sitting::Stage(checkpoint)),
             Ended::Finished(finished) => {
-                let Finished { network, history, privacy } = *finished;
+                let Finished { network, history, privacy, .. } = *finished;
                 let members = distinct(assignment.rows);
                 let score = |rows: &[usize]| evaluate(&network, self.dataset, rows);
                 let results = MemberResults {
@@ -99,6 +100,8 @@ pub struct Finished {
     pub history: Vec<EpochScore>,
     /// What differential privacy it gives, if any.
     pub privacy: Option<PrivacyRecord>,
+    /// The epoch that early stopping chose, counted from 1.
+    pub best_epoch: Option<usize>,
 }
 
 /// Trains one model on one task, from its checkpoint where there is one, with the secret that its recipe names.
@@ -114,7 +117,14 @@ pub fn train_member(
     stop: &AtomicBool,
 ) -> anyhow::Result<Ended> {
     let recipe = assignment.recipe.clone();
-    let mut trainer = match (&assignment.checkpoint, &assignment.before) {
+    let whole = |bytes: &&Vec<u8>| {
+        let whole = checkpoint::is_whole(bytes);
+        if !whole {
+            tracing::warn!(member = assignment.member, "its checkpoint is damaged and not gone on from");
+        }
+        whole
+    };
+    let mut trainer = match (assignment.checkpoint.as_ref().filter(whole), &assignment.before) {
         (Some(bytes), _) => Trainer::resume(task, recipe, device, bytes)?,
         (None, Some(Before { rows, recipe: before, checkpoint })) => {
             let known = Task::new(task.dataset, rows.clone(), task.validation.clone());
@@ -130,7 +140,9 @@ pub fn train_member(
         Outcome::Finished if !assignment.is_last => Ok(Ended::Stage(trainer.checkpoint()?)),
         Outcome::Finished => {
             let (network, history) = (trainer.network(), trainer.position().history.clone());
-            Ok(Ended::Finished(Box::new(Finished { network, history, privacy: trainer.privacy(vec![])? })))
+            let best_epoch = trainer.position().best.map(|best| best.epoch);
+            let privacy = trainer.privacy(vec![])?;
+            Ok(Ended::Finished(Box::new(Finished { network, history, privacy, best_epoch })))
         }
     }
 }
