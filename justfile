@@ -72,8 +72,8 @@ paper-b table *options:
     PATH="${CARGO_TARGET_DIR:-target}/release:$PATH" {{ python }} docs/evidence/paper-b/run.py {{ table }} {{ options }}
 
 # Fuzz every decoder for so many seconds each (needs cargo-fuzz and a nightly toolchain)
-fuzz seconds="30":
-    .ci/fuzz {{ seconds }}
+fuzz seconds="30" *targets:
+    .ci/fuzz {{ seconds }} {{ targets }}
 
 # Criterion benchmarks of the defence
 bench *args:

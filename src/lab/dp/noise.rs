@@ -49,11 +49,12 @@ impl NoiseKey {
         Ok(Self(Sha256::new_with_prefix(b"sordino dp key 1\n").chain_update(secret).finalize().into()))
     }
 
-    /// The key of one model of a bank that shares a secret: no two models draw the same noise.
+    /// The key of one of the trainings that share a secret. Two trainings with the same noise on other rows would tell, by
+    /// their difference, what the noise is to hide.
     #[must_use]
-    pub fn of_member(&self, member: usize) -> Self {
-        let hash = Sha256::new_with_prefix(b"sordino dp member key 1\n").chain_update(self.0);
-        Self(hash.chain_update((member as u64).to_le_bytes()).finalize().into())
+    pub fn of_training(&self, training: &str) -> Self {
+        let hash = Sha256::new_with_prefix(b"sordino dp training key 1\n").chain_update(self.0);
+        Self(hash.chain_update(training).finalize().into())
     }
 
     /// What a recipe may say of a secret key: tells whether a resumed training has the same, and nothing else.

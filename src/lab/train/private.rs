@@ -31,14 +31,17 @@ impl Private {
 }
 
 impl Trainer<'_> {
-    /// Gives the secret that a private recipe draws its samples and noise from.
+    /// Gives the secret that a private recipe draws its samples and noise from, by a key of this training alone.
     ///
     /// # Errors
     ///
     /// When the recipe is not private, or names another secret or none.
     pub fn with_secret(mut self, secret: NoiseKey) -> anyhow::Result<Self> {
+        // Whatever may differ between two trainings, but for the epochs, which may grow when one is resumed.
+        let recipe = Recipe { epochs: 1, ..self.recipe.clone() }.digest();
+        let training = format!("{recipe} {} {}", self.task.dataset.digest(), self.task.digest());
         let (dp, private) = self.recipe.dp.as_ref().zip(self.private.as_mut()).context("the recipe is not private")?;
-        private.key = Some(dp.key(self.recipe.seed, Some(secret))?);
+        private.key = Some(dp.key(self.recipe.seed, Some(secret))?.of_training(&training));
         Ok(self)
     }
 
@@ -101,5 +104,34 @@ impl Trainer<'_> {
         let plan = self.network.plan().clone();
         let gradients = sum.release(&plan, self.network.weights(), noise, batch, &mut key.noise(step));
         self.apply(gradients, vec![]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::parse_table;
+    use crate::lab::device::Device;
+    use crate::lab::dp::Privacy;
+    use crate::lab::network::{Activation, Architecture};
+
+    #[test]
+    fn trainings_that_share_a_secret_share_no_noise_and_a_longer_one_is_the_same_training() {
+        let dataset = parse_table(b"a,0\nb,1\na,2\nb,3\na,4\nb,5\n").unwrap();
+        let device = Device::Cpu.open().unwrap();
+        let secret = NoiseKey::of_secret(&[9; 32]).unwrap();
+        let dp = Privacy { key_digest: Some(secret.digest()), ..Privacy::new(1.0, 1.0) };
+        let network = Architecture::Mlp { hidden: vec![2], activation: Activation::Relu };
+        let recipe = Recipe { dp: Some(dp), batch_size: 2, ..Recipe::plain(network, 2, 1) };
+        let key = |rows: &[usize], recipe: Recipe| {
+            let trainer = Trainer::new(Task::new(&dataset, rows.to_vec(), vec![]), recipe, &device).unwrap();
+            trainer.with_secret(secret.clone()).unwrap().private.unwrap().key.unwrap()
+        };
+        let own = key(&[0, 1, 2, 3], recipe.clone());
+        assert!(own == key(&[0, 1, 2, 3], Recipe { epochs: 9, ..recipe.clone() }));
+        assert!(own != key(&[0, 1, 2], recipe.clone()), "a training without one of the rows draws the same noise");
+        assert!(own != key(&[0, 1, 2, 3], Recipe { seed: 2, ..recipe.clone() }));
+        assert!(own != key(&[0, 1, 2, 3], Recipe { learning_rate: 0.5, ..recipe }));
+        assert!(own != secret);
     }
 }
