@@ -67,8 +67,8 @@ audits *options:
     PATH="${CARGO_TARGET_DIR:-target}/release:$PATH" {{ python }} docs/evidence/audits/run.py {{ options }}
 
 # Fuzz every decoder for so many seconds each (needs cargo-fuzz and a nightly toolchain)
-fuzz seconds="30":
-    .ci/fuzz {{ seconds }}
+fuzz seconds="30" *targets:
+    .ci/fuzz {{ seconds }} {{ targets }}
 
 # Criterion benchmarks of the defence
 bench *args:

@@ -221,6 +221,31 @@ fn centroids_from_a_checkpoint_are_those_of_the_graph_on_every_device() {
 }
 
 #[test]
+fn centroids_from_the_weights_of_a_finished_training_need_neither_its_rows_nor_its_split() {
+    let (dir, ..) = images(320);
+    let words = "train --data idx:. --network cnn --channels 4,8 --hidden 16 --learning-rate 0.01 --epochs 30 --early-stopping 20 \
+        --train-rows 200 --validation-rows 60 --test-rows 60 --seed 1 --out m.onnx";
+    let trained = Command::new(env!("CARGO_BIN_EXE_sordino"))
+        .current_dir(dir.path())
+        .args(words.split_whitespace())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+    let without_split = |more: &[&str]| {
+        let words = ["centroids", "build", "--quiet", "--data", "idx:.", "--model", "m.onnx", "--out", "c.safetensors"];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sordino"));
+        command.current_dir(dir.path()).args(words).args(more).stdin(Stdio::null()).output().unwrap()
+    };
+    let built = without_split(&["--weights", "m.weights.safetensors"]);
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    fs::write(dir.path().join("none"), b"nothing").unwrap();
+    let refused = without_split(&["--weights", "none"]);
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && message.contains("expected a safetensors file with weights"), "{message}");
+}
+
+#[test]
 fn a_checkpoint_of_another_model_or_of_other_rows_is_refused() {
     let dir = trained();
     assert!(refused(dir.path(), &["--device", "cpu"]).contains("--weights"), "a device alone runs nothing");

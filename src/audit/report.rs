@@ -360,8 +360,8 @@ pub struct AttackFindings {
     pub fixed_minus_floor: Estimate,
     /// AUC minus the floor's, with DeLong's paired interval.
     pub auc_minus_floor: Estimate,
-    /// Newcombe's interval of (a) at its own threshold: too narrow, since the threshold is chosen on these rows. Its
-    /// null says whether (a) means anything.
+    /// Interval of (a) that allows for its threshold having been chosen on these rows: a bootstrap of the largest error
+    /// over all thresholds. Its null says whether (a) means anything.
     pub widest_interval: Interval,
     /// What the fixed rule of (b) says.
     pub calls: Calls,
@@ -490,6 +490,8 @@ pub struct Headline {
     pub widest_attack: AttackId,
     /// The largest (a).
     pub widest: f64,
+    /// Its interval, which allows for the threshold and the attack having been chosen on these rows.
+    pub widest_interval: Interval,
     /// The permutation null of that maximum over all attacks that count: its p-value is corrected for having tried
     /// so many.
     pub widest_null: Figure<Null>,

@@ -458,8 +458,15 @@ fn teach(
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", files.checkpoint.display())),
     };
-    let assignment =
-        Assignment { member: 0, recipe: source.recipe.clone(), rows: vec![], strangers: vec![], checkpoint };
+    let assignment = Assignment {
+        member: 0,
+        recipe: source.recipe.clone(),
+        rows: vec![],
+        strangers: vec![],
+        checkpoint,
+        before: None,
+        is_last: true,
+    };
     let stop = Stop::listen()?;
     let mut kept = Instant::now();
     let mut keep = |write: &mut dyn FnMut() -> anyhow::Result<Vec<u8>>| {
@@ -477,6 +484,7 @@ fn teach(
             eprintln!("interrupted; the same command goes on");
             return Ok(ExitCode::from(stop.exit_code.load(Ordering::Relaxed)));
         }
+        Ended::Stage(_) => bail!("a student has one stage"),
         Ended::Finished(finished) => (finished.network, finished.history, finished.privacy),
     };
     let model = export(&network, dataset, &rows)?;

@@ -9,6 +9,7 @@ pub mod inspect;
 mod tests;
 pub mod tract;
 pub mod upstream;
+mod zipmap;
 
 use std::fmt;
 use std::future::Future;

@@ -7,7 +7,7 @@ Needs `sordino` (built with --features lab) on the path. The bundled model needs
 CIFAR-10 as an image folder from target/data/cifar10 and the Location set as CSV from target/data/bangkok. Models are trained where
 they are not there yet: those of the paper's tables by ../paper-a/run.py, those of the shadow banks here. A report that is there is
 not made again, so that the command may be stopped and started. Reports are made in target/audits; what is below 1 MiB is copied
-here, JSON without its line breaks. Only the standard library is used.
+here, JSON without line breaks, the points of the map and more than five figures. Only the standard library is used.
 """
 
 import argparse
@@ -125,7 +125,9 @@ def make(name):
         options = AUDITS[name](log)
         sordino("audit", *options, "--quiet", "--json", report, "--html", WORK / f"{name}.html", "--markdown", WORK / f"{name}.md",
                 log=log)
-    found = json.loads(report.read_text(encoding="utf-8"))
+    # Five figures are more than any interval here is worth; the map is in the page.
+    found = json.loads(report.read_text(encoding="utf-8"), parse_float=lambda word: float(f"{float(word):.5g}"))
+    (found["analysis"]["value"] or {}).pop("embedding", None)
     files = {f"{name}.json": json.dumps(found, separators=(",", ":"), allow_nan=False) + "\n"}
     files |= {path.name: path.read_text(encoding="utf-8") for path in (WORK / f"{name}.html", WORK / f"{name}.md")}
     for file, text in files.items():

@@ -50,6 +50,7 @@ pub fn page(report: &Report) -> String {
                         summary { h2 { "Every attack on every system" } }
                         @for table in tables::battery(&report.findings) { (tabled(&table)) }
                     }
+                    p .onpaper { "The table of every attack on every system is in the page on a screen, and in the Markdown and JSON reports." }
                     (lists(report))
                     (again(report))
                     (glossary())
@@ -164,7 +165,8 @@ fn gain(report: &Report) -> Markup {
             (charts::gains(&report.findings))
             p .note {
                 "TPR − FPR of the strongest attack, chosen with its threshold and sign on other rows, with its interval. "
-                "The dashed line is the floor: what the label alone gives away. The shaded band is what chance gives."
+                "The dashed line is the floor: what the label alone gives away. The shaded band is what chance gives. † is audited, "
+                "and not served."
             }
         }
     }

@@ -3,7 +3,8 @@
 //!
 //! Each model answers every row of the pool once, undefended; then each of the audit's defences is fitted to the model's
 //! own members and applied to those answers. So one pass gives a [`Bank`] for every system. Of images, changed forms
-//! (the mirror image, shifts) may be asked too, as LiRA does; the defence stays fitted to the rows themselves.
+//! (the mirror image, shifts) may be asked too, as LiRA does; the defence stays fitted to the rows themselves. The answers
+//! of the first models are kept whole: attacks are learned on them ([`LearnedFrom`]).
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use ndarray::{Array2, ArrayD};
 use crate::artifact::inclusion::{InclusionError, InclusionMatrix};
 use crate::audit::answers::Answers;
 use crate::audit::label_only::{Change, Range};
+use crate::audit::study::LearnedFrom;
 use crate::audit::utility::softmax_at;
 use crate::data::Dataset;
 use crate::defence::{ClassFallback, Defence, DefenceConfig, Method, RawScores, ScoresError, offline};
@@ -110,7 +112,12 @@ pub struct FolderBanks {
     pub rows: Vec<usize>,
     /// For each system its bank.
     pub banks: Vec<(String, Bank)>,
+    /// For each system the first models' answers to the pool.
+    pub learned: Vec<LearnedFrom>,
 }
+
+/// Rows whose answers are kept for the learned attacks, about: one model's at least.
+const MAX_LEARNED: usize = 20_000;
 
 /// How the models of a folder are asked.
 #[derive(Debug, Clone, Copy)]
@@ -153,23 +160,66 @@ pub fn collect(
     let labels: Vec<u32> = matrix.rows.iter().map(|&row| dataset.labels()[row]).collect();
     let empty = || Bank::new(matrix.rows.len(), n_forms, Shadowing::AsTarget);
     let mut banks: Vec<(String, Bank)> = systems.iter().map(|(name, _)| (name.clone(), empty())).collect();
+    let n_learned = (MAX_LEARNED / matrix.rows.len().max(1)).max(1);
+    let mut learned: Vec<Vec<(Answers, Vec<bool>)>> = systems.iter().map(|_| Vec::new()).collect();
     for model in 0..matrix.n_models() {
         progress(model, matrix.n_models());
         let path = folder.join(format!("model-{model:05}.onnx"));
         let raw = ask(&path, dataset, &matrix.rows, asking.batch_rows, n_forms)?;
         let members = matrix.trained.row(model).to_vec();
-        for ((name, config), (_, bank)) in systems.iter().zip(&mut banks) {
-            let answers = match config {
-                None => raw.iter().map(undefended).collect(),
-                Some(config) => defended(config, &raw, &labels, &members, asking.fallback)
-                    .map_err(|error| FolderError::Behind { path: path.clone(), system: name.clone(), error })?,
-            };
+        for ((before, (_, bank)), learned) in systems.iter().zip(&mut banks).zip(&mut learned) {
+            let answers = behind_all(before, &raw, &labels, &members, asking.fallback, &path)?;
             let forms: Vec<&Answers> = answers.iter().collect();
             bank.push(scaled_logits(&forms, &labels)?.view(), &members)?;
+            if model < n_learned {
+                learned.extend(answers.into_iter().next().map(|answers| (answers, members.clone())));
+            }
         }
     }
     progress(matrix.n_models(), matrix.n_models());
-    Ok(FolderBanks { rows: matrix.rows, banks })
+    let learned = systems.iter().zip(learned).map(|((name, _), shadows)| LearnedFrom::of(name, &shadows, &labels));
+    Ok(FolderBanks { learned: learned.collect(), rows: matrix.rows, banks })
+}
+
+/// Answers of one shadow model to `rows`, of which `members` were trained on, behind each of the systems: what attacks
+/// are learned on where there is no bank.
+///
+/// # Errors
+/// [`FolderError`].
+pub fn learned_from(
+    model: &Path,
+    dataset: &Dataset,
+    (rows, members): (&[usize], &[bool]),
+    asking: &Asking<'_>,
+) -> Result<Vec<LearnedFrom>, FolderError> {
+    let labels: Vec<u32> = rows.iter().map(|&row| dataset.labels()[row]).collect();
+    let raw = ask(model, dataset, rows, asking.batch_rows, 1)?;
+    let of_system = |before: &Before| {
+        let answers = behind_all(before, &raw, &labels, members, asking.fallback, model)?;
+        let shadows: Vec<(Answers, Vec<bool>)> =
+            answers.into_iter().map(|answers| (answers, members.to_vec())).collect();
+        Ok(LearnedFrom::of(&before.0, &shadows, &labels))
+    };
+    asking.systems.iter().map(of_system).collect()
+}
+
+/// All forms of one model behind one system.
+fn behind_all(
+    (name, config): &Before,
+    forms: &[RawScores],
+    labels: &[u32],
+    members: &[bool],
+    fallback: ClassFallback,
+    path: &Path,
+) -> Result<Vec<Answers>, FolderError> {
+    match config {
+        None => Ok(forms.iter().map(undefended).collect()),
+        Some(config) => defended(config, forms, labels, members, fallback).map_err(|error| FolderError::Behind {
+            path: path.to_owned(),
+            system: name.clone(),
+            error,
+        }),
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, FolderError> {

@@ -1,8 +1,9 @@
 //! What a study is given beside answers: shadow models, the lot, a privacy claim; `questions` has what is asked again.
 
+use std::collections::HashSet;
 use std::path::Path;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 
 use super::{Args, Case, questions};
@@ -13,9 +14,11 @@ use crate::audit::report::{Claim, Figure, Settings, Tried};
 use crate::audit::shadow::folder::{self, Asking, Before};
 use crate::audit::shadow::given_forms;
 use crate::audit::shadow::leave_one_out::{self, LeaveOneOutSettings};
-use crate::audit::study::Knowledge;
+use crate::audit::source::sides::Sides;
+use crate::audit::study::{Knowledge, LearnedFrom};
 use crate::audit::system::{Role, SystemKind};
 use crate::audit::temperature::Temperature;
+use crate::data::Split;
 use crate::defence::ClassFallback;
 
 /// Gathers all that the command line asks for.
@@ -29,6 +32,9 @@ pub(super) fn gather(args: &Args, case: &mut Case, settings: &Settings) -> anyho
     }
     if let Some(path) = &args.shadows {
         shadows(args, path, case, settings, &mut knowledge)?;
+    }
+    if let (Some(model), Some(split)) = (&args.shadow_model, &args.shadow_split) {
+        knowledge.learned_from = shadow_model(args, model, split, case)?;
     }
     if args.queries || args.boundary {
         questions::ask(args, case, settings, &mut knowledge)?;
@@ -48,6 +54,39 @@ fn claim(path: &Path) -> anyhow::Result<Claim> {
     record.privacy.with_context(|| format!("{shown}: the record claims no privacy"))
 }
 
+/// What stands before shadow models: each system of the audit that is known, the rival apart.
+fn before(case: &Case) -> anyhow::Result<Vec<Before>> {
+    let known = case.systems.iter().filter_map(|system| match (&system.kind, system.role()) {
+        (SystemKind::Answered { .. }, _) | (_, Role::Rival) => None,
+        (_, Role::Undefended) => Some((system.name.clone(), None)),
+        (_, Role::Served | Role::Floor) => Some((system.name.clone(), system.config().cloned())),
+    });
+    let known: Vec<Before> = known.collect();
+    ensure!(!known.is_empty(), "the answers come from elsewhere, so nobody knows what to put before the shadow models");
+    Ok(known)
+}
+
+/// Answers of one shadow model behind each system, for the attacks that are learned on them.
+fn shadow_model(args: &Args, model: &Path, split: &Path, case: &Case) -> anyhow::Result<Vec<LearnedFrom>> {
+    let before = before(case).context("--shadow-model")?;
+    let dataset = case.dataset.as_ref().context("--shadow-model needs --data, the rows that it was drawn from")?;
+    let split = Split::read(split).with_context(|| split.display().to_string())?;
+    split.check(dataset).context("--shadow-split")?;
+    let sides = Sides::of_split(&split);
+    let rows: Vec<usize> = sides.members().iter().chain(sides.non_members()).copied().collect();
+    let members: Vec<bool> = (0..rows.len()).map(|place| place < sides.members().len()).collect();
+    let own: HashSet<usize> = case.target.dataset_rows().iter().copied().collect();
+    let shared = rows.iter().filter(|row| own.contains(row)).count();
+    ensure!(
+        shared == 0,
+        "--shadow-split: {shared} of its rows are rows of the audit: the shadow's must be its own, or the attack is \
+         learned on what it is judged on"
+    );
+    let batch_rows = args.batch_size as usize;
+    let asking = Asking { systems: &before, fallback: ClassFallback::CorrectRows, batch_rows, n_forms: 1 };
+    Ok(folder::learned_from(model, dataset, (&rows, &members), &asking)?)
+}
+
 /// Asks every model of a bank, each behind each defence, and attacks every system with them.
 fn shadows(
     args: &Args,
@@ -57,18 +96,7 @@ fn shadows(
     knowledge: &mut Knowledge,
 ) -> anyhow::Result<()> {
     let dataset = case.dataset.as_ref().context("--shadows needs --data, the rows that the bank was drawn from")?;
-    let before: Vec<Before> = case
-        .systems
-        .iter()
-        .filter_map(|system| match (&system.kind, system.role()) {
-            (SystemKind::Answered { .. }, _) | (_, Role::Rival) => None,
-            (_, Role::Undefended) => Some((system.name.clone(), None)),
-            (_, Role::Served | Role::Floor) => Some((system.name.clone(), system.config().cloned())),
-        })
-        .collect();
-    if before.is_empty() {
-        bail!("--shadows: the answers come from elsewhere, so nobody knows what to put before the shadow models");
-    }
+    let before = before(case).context("--shadows")?;
     let bar = args.bar(0, "shadows");
     let mut progress = |done: usize, all: usize| {
         bar.set_length(all as u64);
@@ -101,6 +129,7 @@ fn shadows(
         study.records.iter_mut().for_each(|record| record.row = found.rows[record.row]);
         knowledge.leave_one_out.push((name.clone(), study));
     }
+    knowledge.learned_from = found.learned;
     Ok(())
 }
 

@@ -96,8 +96,15 @@ pub struct Args {
     /// shadow models too, and the risk of single records.
     #[arg(long, value_name = "DIR", conflicts_with = "predictions")]
     shadows: Option<PathBuf>,
-    /// Ask again about changed inputs (noise, flips, shifts): label-only attacks, and attacks on the scores around a record;
-    /// some 20 to 30 queries a row.
+    /// One shadow model: attacks are learned on its answers, behind the same defences, and judged on the target (ML-Leaks'
+    /// adversary 1).
+    #[arg(long, value_name = "FILE", requires = "shadow_split", conflicts_with_all = ["shadows", "predictions"])]
+    shadow_model: Option<PathBuf>,
+    /// The split of the shadow model's training: its part `train` it saw, `test` it did not; none of them the audit's rows.
+    #[arg(long, value_name = "FILE", requires = "shadow_model")]
+    shadow_split: Option<PathBuf>,
+    /// Ask again about changed inputs (noise, flips, shifts), mixtures of records and the rows themselves: label-only
+    /// attacks, and attacks on the scores around a record; some 25 to 65 queries a row.
     #[arg(long, conflicts_with = "predictions")]
     queries: bool,
     /// Look for the decision boundary by labels alone (HopSkipJump; for binary tables by turning features over): some

@@ -9,6 +9,7 @@ use ndarray::ArrayD;
 
 use super::{Args, Asker, Case};
 use crate::audit::answers::{Answers, argmax};
+use crate::audit::asked::{self, Asked, Named};
 use crate::audit::attack::{Attack, AttackId, Family};
 use crate::audit::collect;
 use crate::audit::invert::Inversion;
@@ -27,17 +28,15 @@ use crate::pipeline::Pipeline;
 /// Changed forms of a row, for each kind of noise.
 const COPIES: usize = 10;
 /// Deviations of the noise, in shares of the range of the inputs.
-const DEVIATIONS: [f32; 2] = [0.05, 0.1];
+const DEVIATIONS: [f32; 3] = [0.02, 0.05, 0.1];
 /// Shares of binary features that are turned over.
-const FLIPS: [f32; 2] = [0.02, 0.05];
+const FLIPS: [f32; 3] = [0.01, 0.02, 0.05];
 /// Rows whose changed forms are in memory at once.
 const BATCH: usize = 1_024;
 /// Random orders in which binary features are turned over.
 const N_ORDERS: usize = 5;
 /// Rows from which the boundary is looked for.
 const N_STARTS: usize = 100;
-/// Rows that are asked twice, to see whether answers vary.
-const N_REPEATED: usize = 64;
 
 /// Asks what `--queries` and `--boundary` want, within `--query-budget`.
 ///
@@ -59,7 +58,7 @@ pub(super) fn ask(args: &Args, case: &mut Case, settings: &Settings, knowledge: 
     let mut given = Vec::new();
     if args.queries {
         given.extend(subject.neighbourhood(target, systems, asker, &bar)?);
-        origin.doubts.extend(subject.repeated(asker, systems)?);
+        given.extend(subject.again(target, systems, asker, &bar, &mut origin.doubts)?);
     }
     if args.boundary {
         given.extend(subject.boundary(systems, asker, &bar)?);
@@ -122,7 +121,7 @@ impl<'a> Subject<'a> {
     fn n_wanted(&self, args: &Args) -> u64 {
         let n_rows = self.rows.len() as u64;
         let changed: u64 = self.changes().iter().map(Change::queries_per_row).sum();
-        let repeated = 2 * self.rows.len().min(N_REPEATED) as u64;
+        let repeated = asked::QUERIES_PER_ROW * n_rows;
         let starts = if self.is_binary { 0 } else { n_rows.div_ceil(BATCH as u64) * N_STARTS as u64 };
         let of_queries = if args.queries { changed * n_rows + repeated } else { 0 };
         of_queries + if args.boundary { self.boundary_queries() * n_rows + starts } else { 0 }
@@ -140,11 +139,13 @@ impl<'a> Subject<'a> {
         let (calibration, labels) = target.calibration();
         let temperature = Temperature::fit(calibration, labels);
         let scored: Vec<&System> = systems.iter().filter(|system| system.role() != Role::Floor).collect();
+        let inversions: Vec<Inversion> = scored.iter().map(|system| system.inversion(temperature.as_ref())).collect();
         let mut given = Vec::new();
         for change in self.changes() {
             let n_copies = change.queries_per_row() as usize;
             let mut held = vec![0.0; self.rows.len()];
             let mut losses = vec![vec![0.0; self.rows.len()]; scored.len()];
+            let mut recovered = losses.clone();
             for (batch, rows) in self.rows.chunks(BATCH).enumerate() {
                 let (start, inputs) = (batch * BATCH, self.dataset.batch(rows));
                 let labels = &self.labels[start..start + rows.len()];
@@ -157,10 +158,15 @@ impl<'a> Subject<'a> {
                         let kept = answered.predicted[place] == label;
                         held[start + place] += f64::from(u8::from(kept)) / n_copies as f64;
                     }
-                    for (of_system, answers) in losses.iter_mut().zip(&answered.of_systems) {
+                    for (index, answers) in answered.of_systems.iter().enumerate() {
                         let Some(answers) = answers else { continue };
-                        let of_copy = Attack::Loss.scores(answers, labels, &Inversion::as_is());
-                        of_copy.iter().enumerate().for_each(|(n, loss)| of_system[start + n] += loss / n_copies as f64);
+                        for (attack, sums) in
+                            [(Attack::Loss, &mut losses[index]), (Attack::InvertedLoss, &mut recovered[index])]
+                        {
+                            let of_copy = attack.scores(answers, labels, &inversions[index]);
+                            let each = of_copy.iter().enumerate();
+                            each.for_each(|(n, loss)| sums[start + n] += loss / n_copies as f64);
+                        }
                     }
                     bar.inc(rows.len() as u64);
                 }
@@ -168,36 +174,49 @@ impl<'a> Subject<'a> {
             let label_only = AttackId::new(Family::LabelOnly, change.name());
             given.extend(for_all(systems, &label_only, &held));
             let name = format!("mean loss {}", change.name().trim_start_matches("label "));
+            let inverted = AttackId::new(Family::Adaptive, format!("inverted {name}"));
             let adaptive = AttackId::new(Family::Adaptive, name);
             if target.allows().scores {
-                let each = scored.iter().zip(losses);
-                given.extend(each.map(|(system, scores)| GivenScores {
-                    system: system.name.clone(),
-                    attack: adaptive.clone(),
-                    scores,
-                }));
+                for (attack, of_systems) in [(adaptive, losses), (inverted, recovered)] {
+                    let each = scored.iter().zip(of_systems);
+                    given.extend(each.map(|(system, scores)| GivenScores {
+                        system: system.name.clone(),
+                        attack: attack.clone(),
+                        scores,
+                    }));
+                }
             }
         }
         Ok(given)
     }
 
-    /// What repeated questions tell: whether answers vary, so that averaging could help.
-    fn repeated(&self, asker: &mut Asker, systems: &[System]) -> anyhow::Result<Option<String>> {
-        let inputs = self.dataset.batch(&self.rows[..self.rows.len().min(N_REPEATED)]);
-        let floor = floor(systems)?;
-        let ask = |querier: &mut dyn Querier| -> Result<bool, QueryError> {
-            Ok(querier.ask(&inputs)?.probabilities != querier.ask(&inputs)?.probabilities)
-        };
-        Ok(match asker {
-            Asker::Remote(remote) => ask(remote.as_mut())?.then(|| {
-                "the same rows asked twice were answered otherwise: who asks often enough averages that away, which was not \
-                 done here"
-                    .to_owned()
-            }),
-            Asker::Pipeline(pipeline) => ask(&mut PipelineQuerier::new(pipeline, floor, None))?
-                .then(|| "the same rows asked twice were answered otherwise".to_owned()),
-            Asker::Nobody => None,
-        })
+    /// Mixtures of records, and the same question again: averaged where answers vary, which is told among the doubts.
+    fn again(
+        &self,
+        target: &Target,
+        systems: &[System],
+        asker: &mut Asker,
+        bar: &ProgressBar,
+        doubts: &mut Vec<String>,
+    ) -> anyhow::Result<Vec<GivenScores>> {
+        let (calibration, labels) = target.calibration();
+        let temperature = Temperature::fit(calibration, labels);
+        let can_answer = |system: &&System| system.role() != Role::Rival || temperature.is_some();
+        let systems: Vec<&System> = systems.iter().filter(can_answer).collect();
+        let has_scores = |system: &System| system.role() != Role::Floor && target.allows().scores;
+        let named = |system: &&System| Named { name: system.name.clone(), has_scores: has_scores(system) };
+        let named: Vec<Named> = systems.iter().map(named).collect();
+        let inputs = self.dataset.batch(&self.rows);
+        let rows = Asked { inputs: &inputs, labels: &self.labels, n_members: target.n_members(), seed: self.seed };
+        let mut all = AllSystems { asker, systems, temperature };
+        let found = asked::ask_again(&mut all, &named, &rows, &mut |n| bar.inc(n))?;
+        if found.varies {
+            doubts.push(
+                "the same rows asked again were answered otherwise: the attack on the mean of many answers is among those run"
+                    .to_owned(),
+            );
+        }
+        Ok(found.given)
     }
 
     /// How far each row is from another label.
@@ -277,6 +296,25 @@ fn answers(
             let of_systems = of_systems.collect::<Result<Vec<_>, _>>()?;
             Ok(Answered { predicted: logits.rows().into_iter().map(argmax).collect(), of_systems })
         }
+    }
+}
+
+/// Every system that can answer, asked at once.
+struct AllSystems<'a> {
+    asker: &'a mut Asker,
+    systems: Vec<&'a System>,
+    temperature: Option<Temperature>,
+}
+
+impl asked::Systems for AllSystems<'_> {
+    fn ask_all(&mut self, inputs: &ArrayD<f32>) -> Result<Vec<Answers>, QueryError> {
+        // The rows have no side here, and their labels are not looked at.
+        let labels = vec![0; inputs.shape().first().copied().unwrap_or(0)];
+        let refused = |what: String| QueryError::Refused { what };
+        let answered = answers(self.asker, inputs, &labels, &self.systems, self.temperature.as_ref());
+        let answered = answered.map_err(|error| refused(format!("{error:#}")))?;
+        let each = answered.of_systems.into_iter();
+        each.collect::<Option<Vec<_>>>().ok_or_else(|| refused("a system gave no answer".to_owned()))
     }
 }
 

@@ -53,7 +53,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR/NAME.onnx", required_unless_present = "print_recipe")]
     out: Option<PathBuf>,
     /// Rows to train on. Few rows and many epochs overfit, which membership inference lives on.
-    #[arg(long, value_name = "N", required_unless_present_any = ["split", "print_recipe"])]
+    #[arg(long, value_name = "N")]
     train_rows: Option<usize>,
     /// Rows that are measured after each epoch and never fitted on.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -193,7 +193,7 @@ impl Args {
             }
             None => {
                 let sizes = PartSizes {
-                    train: self.train_rows.unwrap_or(0),
+                    train: self.train_rows.context("expected --split FILE, or --train-rows N to draw a split")?,
                     validation: self.validation_rows,
                     calibration: self.calibration_rows,
                     test: self.test_rows,

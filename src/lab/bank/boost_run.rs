@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -133,6 +133,8 @@ impl Boosting<'_> {
             rows,
             strangers,
             checkpoint: self.place.read(&checkpoint_file(round))?,
+            before: None,
+            is_last: true,
         };
         let mut kept = Instant::now();
         let mut keep = |write: &mut dyn FnMut() -> anyhow::Result<Vec<u8>>| {
@@ -148,6 +150,7 @@ impl Boosting<'_> {
                 return Ok(None);
             }
             Sitting::Finished(trained) => *trained,
+            Sitting::Stage(_) => bail!("a round has one stage"),
         };
         let Trained { model, results, history, privacy } = trained;
         let record = MemberRecord {

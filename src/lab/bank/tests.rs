@@ -102,7 +102,7 @@ fn a_plan_comes_back_as_it_was_and_another_plan_does_not_replace_it() {
 
     let error = planned(SHARE, 2).write(&place).unwrap_err().to_string();
     assert!(error.contains("the plan of another bank (its recipe differs, its rows are dealt otherwise)"), "{error}");
-    assert!(planned(Design::Shards { shards: 3 }, 1).write(&place).is_err());
+    assert!(planned(Design::Shards { shards: 3, slices: 1 }, 1).write(&place).is_err());
 }
 
 #[test]

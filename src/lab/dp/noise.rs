@@ -59,13 +59,6 @@ impl NoiseKey {
         Self(hash.chain_update(training).finalize().into())
     }
 
-    /// The key of one model of a bank that shares a secret: no two models draw the same noise.
-    #[must_use]
-    pub fn of_member(&self, member: usize) -> Self {
-        let hash = Sha256::new_with_prefix(b"sordino dp member key 1\n").chain_update(self.0);
-        Self(hash.chain_update((member as u64).to_le_bytes()).finalize().into())
-    }
-
     /// What a recipe may say of a secret key: tells whether a resumed training has the same, and nothing else.
     #[must_use]
     pub fn digest(&self) -> String {

@@ -208,6 +208,28 @@ impl<'a> Trainer<'a> {
         Ok(trainer)
     }
 
+    /// A network that learns these rows with the weights and the optimizer's state that a finished training of other rows
+    /// left: of that task and recipe, in these bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), and when the bytes are no checkpoint of that training.
+    pub fn after(
+        task: Task<'a>,
+        recipe: Recipe,
+        device: &OpenDevice,
+        (known, before, bytes): (&Task<'_>, &Recipe, &[u8]),
+    ) -> anyhow::Result<Self> {
+        let mut trainer = Self::new(task, recipe, device)?;
+        let dataset = known.dataset.digest();
+        let identity = checkpoint::Identity { recipe: before.clone(), dataset, rows: known.digest() };
+        let saved = checkpoint::read(bytes, &identity, device)?;
+        let weights = trainer.network.weights().clone().load_record(saved.weights);
+        trainer.set_weights(weights);
+        trainer.optimizer = trainer.optimizer.load_record(saved.optimizer);
+        Ok(trainer)
+    }
+
     /// Everything needed to go on later.
     ///
     /// # Errors
