@@ -225,7 +225,7 @@ fn damaged_archives_and_tables_are_refused_by_name() {
     let path = dir.path().join("q.npz");
     write_npz(&path, &[("logit_0".to_owned(), vec![1.0; 4]), ("label".to_owned(), vec![1.0; 3])]);
     let uneven = Columns::read(&path).err().unwrap().to_string();
-    assert!(uneven.contains("rows in every column"), "{uneven}");
+    assert!(uneven.contains("label.npy: expected 4 rows"), "{uneven}");
 }
 
 mod endpoint {

@@ -194,7 +194,7 @@ fn mistakes_in_a_plan_are_told_before_anything_is_trained() {
     let words =
         ["shadows", "plan", "--out", "b", "--data", "csv:table.csv", "--split", "target.split.json", "--whole", "2"];
     let stderr = refuse(dir, &[&words[..], &["--recipe", "bad.toml"]].concat());
-    assert!(stderr.contains("the recipe bad.toml") && stderr.contains("hiden"), "{stderr}");
+    assert!(stderr.contains("bad.toml: expected a recipe") && stderr.contains("hiden"), "{stderr}");
 }
 
 fn json(dir: &Path, file: &str) -> serde_json::Value {

@@ -105,7 +105,8 @@ mod tests {
                 let naive = newcombe((counts.true_positives, 150), (counts.false_positives, 150), 0.95);
                 by_newcombe += usize::from(naive.interval().covers(shift));
             }
-            assert!(covered >= 113, "{covered} of 120 at {shift}");
+            // 114 are expected; two and a half standard deviations fewer are chance.
+            assert!(covered >= 108, "{covered} of 120 at {shift}");
             // At its own threshold nothing looks like a leak far too often.
             assert!(shift > 0.0 || by_newcombe < 100, "{by_newcombe}");
         }
