@@ -15,7 +15,7 @@ use rand_chacha::rand_core::SeedableRng;
 use sordino::artifact::centroids::{CentroidFile, read};
 use sordino::data::{DataSource, Dataset, PartSizes, Split};
 use sordino::lab::device::{Device, Kind, OpenDevice};
-use sordino::lab::network::{Activation, Architecture, Normalisation};
+use sordino::lab::network::{About, Activation, Architecture, Normalisation};
 use sordino::lab::onnx;
 use sordino::lab::recipe::{DropoutRates, Normalise, Recipe};
 use sordino::lab::train::{EpochScore, Outcome, StepReport, Task, Trainer, Watcher};
@@ -266,6 +266,32 @@ fn a_checkpoint_of_another_model_or_of_other_rows_is_refused() {
     fs::write(&path, trainer.unwrap().checkpoint().unwrap()).unwrap();
     let message = refused(dir.path(), &["--checkpoint", "m.checkpoint"]);
     assert!(message.contains("the checkpoint is of other rows"), "{message}");
+
+    // Weights that are nearly those of the model, as those behind a late epoch are.
+    let task = Task::of_split(&dataset, &split).unwrap();
+    let trained = Recipe { epochs: 20, seed: 1, ..recipe(cnn()) };
+    let network = Trainer::resume(task, trained.clone(), &Device::Cpu.open().unwrap(), &checkpoint).unwrap().network();
+    let about = About {
+        architecture: trained.network.clone(),
+        row_shape: dataset.row_shape().to_vec(),
+        labels: dataset.class_names().to_vec(),
+        recipe: trained.digest(),
+        epoch: None,
+    };
+    let written = |factor: f32| {
+        let mut bytes = network.to_safetensors(&about).unwrap();
+        // Behind the header all is f32.
+        let values = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        for value in bytes[values..].as_chunks_mut::<4>().0 {
+            *value = (f32::from_le_bytes(*value) * factor).to_le_bytes();
+        }
+        fs::write(dir.path().join("near.safetensors"), bytes).unwrap();
+    };
+    written(1.0);
+    built(dir.path(), "same.safetensors", &["--weights", "near.safetensors"]);
+    written(1.001);
+    let message = refused(dir.path(), &["--weights", "near.safetensors"]);
+    assert!(message.contains("the weights are not of this model: a logit differs by 0."), "{message}");
 
     fs::write(&path, &checkpoint[..checkpoint.len() / 2]).unwrap();
     let message = refused(dir.path(), &["--checkpoint", "m.checkpoint"]);

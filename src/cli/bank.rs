@@ -212,13 +212,7 @@ fn copies(dataset: &Dataset, rows: &[usize]) -> Vec<u32> {
 }
 
 pub(super) fn data_record(source: &DataSource, dataset: &Dataset) -> DataRecord {
-    DataRecord {
-        source: source.to_string(),
-        digest: dataset.digest(),
-        n_rows: dataset.n_rows(),
-        row_shape: dataset.row_shape().to_vec(),
-        labels: dataset.class_names().to_vec(),
-    }
+    DataRecord::of(source.to_string(), dataset)
 }
 
 pub(super) fn part(name: &str) -> anyhow::Result<Part> {
