@@ -62,14 +62,18 @@ pub(super) struct DealFlags {
     #[command(flatten)]
     design: DesignFlags,
     /// The share of the rows of each model of --ensemble.
-    #[arg(long, value_name = "X", default_value_t = 0.6)]
+    #[arg(long, value_name = "X", default_value_t = 0.6, requires = "ensemble")]
     share: f64,
     /// Folds that each model of --folds leaves out: with 2 any two records are unknown to some model.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "folds")]
     leave: usize,
     /// Models that each row trains, of --balanced [default: half].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", requires = "balanced")]
     of: Option<usize>,
+    /// Slices of each shard of --sisa: a shard is trained slice by slice, so that forgetting a row trains only what came behind
+    /// it. Costs a checkpoint a slice.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "sisa")]
+    slices: usize,
     /// Deal class by class, so that each model sees each class in its share.
     #[arg(long)]
     stratified: bool,
@@ -89,7 +93,7 @@ impl DealFlags {
             flags.folds.map(|folds| Design::Folds { folds, leave: self.leave }),
             flags.balanced.map(|models| Design::Balanced { models, of: self.of.unwrap_or(models / 2) }),
             flags.bootstrap.map(|models| Design::Bootstrap { models }),
-            flags.sisa.map(|shards| Design::Shards { shards }),
+            flags.sisa.map(|shards| Design::Shards { shards, slices: self.slices }),
             flags.whole.map(|models| Design::Whole { models }),
         ];
         designs
@@ -208,13 +212,7 @@ fn copies(dataset: &Dataset, rows: &[usize]) -> Vec<u32> {
 }
 
 pub(super) fn data_record(source: &DataSource, dataset: &Dataset) -> DataRecord {
-    DataRecord {
-        source: source.to_string(),
-        digest: dataset.digest(),
-        n_rows: dataset.n_rows(),
-        row_shape: dataset.row_shape().to_vec(),
-        labels: dataset.class_names().to_vec(),
-    }
+    DataRecord::of(source.to_string(), dataset)
 }
 
 pub(super) fn part(name: &str) -> anyhow::Result<Part> {

@@ -340,6 +340,12 @@ impl Dataset {
         &self.row_shape
     }
 
+    /// Whether the values are pixels: [`batch`](Self::batch) divides them by 255.
+    #[must_use]
+    pub fn has_pixels(&self) -> bool {
+        self.rows.are_pixels()
+    }
+
     /// The names of the classes, in the order of the labels.
     #[must_use]
     pub fn class_names(&self) -> &[String] {
