@@ -175,9 +175,9 @@ fn mistakes_in_a_plan_are_told_before_anything_is_trained() {
         (&["--ensemble", "3", "--share", "1.5"], "share: expected a number above 0 and below 1"),
         (&["--ensemble", "3", "--folds", "3"], "cannot be used with"),
         (&["--sisa", "500"], "expected at least 500 rows"),
-        (&["--ensemble", "3", "--of", "2"], "--balanced"),
-        (&["--folds", "3", "--share", "0.5"], "--ensemble"),
-        (&["--balanced", "4", "--leave", "2"], "--folds"),
+        (&["--ensemble", "3", "--of", "2"], "--of is for --balanced"),
+        (&["--folds", "3", "--share", "0.5"], "--share is for --ensemble"),
+        (&["--balanced", "4", "--leave", "2"], "--leave is for --folds"),
         (&["--whole", "2", "--pool", "trains"], "expected parts out of train, validation"),
         (&[], "required"),
     ] {
@@ -407,7 +407,7 @@ fn a_shard_with_slices_goes_back_to_the_stage_before_a_forgotten_row_and_ends_as
     assert!(seen.len() > 1, "all rows were of one slice: {seen:?}");
     let stderr =
         refuse(dir, &[&["shadows", "plan", "--out", "b"], &SOURCE[..], &["--folds", "3", "--slices", "2"]].concat());
-    assert!(stderr.contains("--sisa"), "{stderr}");
+    assert!(stderr.contains("--slices is for --sisa"), "{stderr}");
 }
 
 #[test]

@@ -64,15 +64,14 @@ pub(super) struct DealFlags {
     /// The share of the rows of each model of --ensemble [default: 0.6].
     #[arg(long, value_name = "X")]
     share: Option<f64>,
-    /// Folds that each model of --folds leaves out: with 2 any two records are unknown to some model
-    /// [default: 1].
+    /// Folds that each model of --folds leaves out: with 2 any two records are unknown to some model [default: 1].
     #[arg(long, value_name = "N")]
     leave: Option<usize>,
     /// Models that each row trains, of --balanced [default: half].
     #[arg(long, value_name = "N")]
     of: Option<usize>,
     /// Slices of each shard of --sisa: a shard is trained slice by slice, so that forgetting a row trains only what came behind
-    /// it. Costs a checkpoint a slice [default: 1].
+    /// it [default: 1]. Costs a checkpoint a slice.
     #[arg(long, value_name = "N")]
     slices: Option<usize>,
     /// Deal class by class, so that each model sees each class in its share.
@@ -89,21 +88,21 @@ pub(super) struct DealFlags {
 impl DealFlags {
     fn design(&self) -> anyhow::Result<Design> {
         let flags = &self.design;
-        // clap's `requires` does not look once another flag of the group is given.
-        for (number, given, design, named) in [
-            ("--share", self.share.is_some(), "--ensemble", flags.ensemble.is_some()),
-            ("--leave", self.leave.is_some(), "--folds", flags.folds.is_some()),
-            ("--of", self.of.is_some(), "--balanced", flags.balanced.is_some()),
-            ("--slices", self.slices.is_some(), "--sisa", flags.sisa.is_some()),
+        for (number, design, is_stray) in [
+            ("--share", "--ensemble", self.share.is_some() && flags.ensemble.is_none()),
+            ("--leave", "--folds", self.leave.is_some() && flags.folds.is_none()),
+            ("--of", "--balanced", self.of.is_some() && flags.balanced.is_none()),
+            ("--slices", "--sisa", self.slices.is_some() && flags.sisa.is_none()),
         ] {
-            ensure!(named || !given, "{number} belongs to {design}, which is not given");
+            ensure!(!is_stray, "{number} is for {design}");
         }
+        let (share, leave, slices) = (self.share.unwrap_or(0.6), self.leave.unwrap_or(1), self.slices.unwrap_or(1));
         let designs = [
-            flags.ensemble.map(|models| Design::Share { models, share: self.share.unwrap_or(0.6) }),
-            flags.folds.map(|folds| Design::Folds { folds, leave: self.leave.unwrap_or(1) }),
+            flags.ensemble.map(|models| Design::Share { models, share }),
+            flags.folds.map(|folds| Design::Folds { folds, leave }),
             flags.balanced.map(|models| Design::Balanced { models, of: self.of.unwrap_or(models / 2) }),
             flags.bootstrap.map(|models| Design::Bootstrap { models }),
-            flags.sisa.map(|shards| Design::Shards { shards, slices: self.slices.unwrap_or(1) }),
+            flags.sisa.map(|shards| Design::Shards { shards, slices }),
             flags.whole.map(|models| Design::Whole { models }),
         ];
         designs

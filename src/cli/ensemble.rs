@@ -242,6 +242,12 @@ fn print_ensemble(record: &EnsembleRecord) {
             println!("{name:<34} loss attack: AUC {auc:.4}  advantage {advantage:.4} (up to {noise:.4} is noise)");
         }
     }
+    if let Some(share) = record.pairs_without_model.filter(|share| *share > 0.0) {
+        let share = 100.0 * share;
+        println!(
+            "{share:.1} % of pairs of rows have no model that knows neither: --folds F --leave 2 has one for each"
+        );
+    }
     println!(
         "models that may answer for a row of the pool: {} at least, {:.1} in the mean; none for {} rows",
         record.fewest_models, record.mean_models, record.n_without_model

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What forgetting rows saves on the Location set: banks of shards and slices, and `sordino forget` on each.
 
-    run.py [--seed 1]
+    run.py [--seed 1] [--only whole,s5r1,s5r4]     sSrR: S shards of R slices
 
 Needs `sordino` (built with --features lab) on the path and the Location set as CSV in target/data/bangkok. Only the standard
 library is used. Banks go to target/forget and are not trained twice; README.md and forget.json are written beside this file.
@@ -50,7 +50,9 @@ def forget(bank, rows, out):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="banks, separated by commas")
     args = parser.parse_args()
+    wanted = [name for name in args.only.split(",") if name]
     WORK.mkdir(parents=True, exist_ok=True)
     split, recipe = WORK / "rows.split.json", WORK / "recipe.toml"
     recipe.write_text(RECIPE, encoding="utf-8")
@@ -61,8 +63,10 @@ def main():
     found, record = [], None
     for bank in BANKS:
         name = "whole" if bank is None else f"s{bank[0]}r{bank[1]}"
+        if wanted and name not in wanted:
+            continue
         folder = WORK / name
-        design = ["--whole", 1] if bank is None else ["--sisa", bank[0], "--slices", bank[1]]
+        design = ["--whole", 1] if bank is None else ["--sisa", bank[0], *(["--slices", bank[1]] if bank[1] > 1 else [])]
         if not (folder / "ensemble.json").exists():
             sordino("ensemble", "train", "--data", DATA, "--split", split, "--recipe", recipe, "--seed", args.seed, *design,
                     "--out", folder, "--threads", 1)
@@ -103,8 +107,8 @@ def write(found, record, args):
         lines.append(
             f"| {shards} | {slices} | {percent} | {row['seconds']:.1f} | {statistics.fmean(one):.2f} ± {statistics.stdev(one):.2f} | "
             f"{100 * saved:.0f} % | {together['retrain_seconds']:.1f} | {len(together['retrained'])} | {100 * together['saved']:.0f} % |")
-    lines += ["", "Saved is against training that bank anew. Shards cost accuracy; slices save more for rows of late slices and nothing for "
-              "those of the first, and keep a checkpoint each. Ten rows at once are in nearly as many shards.", ""]
+    lines += ["", "Saved is against training that bank anew. Ten rows at once are in nearly as many shards. Slices save more for rows of late "
+              "slices and nothing for those of the first, and keep a checkpoint each. A bank that is missing here was not run.", ""]
     (HERE / "README.md").write_text("\n".join(lines), encoding="utf-8")
     (HERE / "forget.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print("wrote README.md and forget.json")
