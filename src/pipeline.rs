@@ -2,7 +2,8 @@
 //!
 //! A [`Pipeline`] is an engine, a defence and an identity that belong together; whoever serves it takes one `Arc`
 //! snapshot per request, so a model is never answered for with another model's centroids. It runs on the caller's
-//! thread and knows no sockets. [`Facts`] tell about work done (rows, time per stage), never about scores or inputs.
+//! thread and knows no sockets; where the model runs in another server, [`Pipeline::answer_upstream`] waits for it in the
+//! middle and begins and ends in the same two functions. [`Facts`] tell about work done (rows, time per stage), never about scores or inputs.
 //!
 //! Scores that have not been defended do not leave: the only public result of [`Pipeline::answer`] is encoded from
 //! [`Defended`].
@@ -15,8 +16,10 @@ use crate::artifact::centroids::{self, CentroidFile};
 use crate::artifact::{ArtifactError, ModelDigest};
 use crate::defence::{Defence, DefenceConfig, DefenceError, DefendError, Defended, Form, RawScores, ScoreKind};
 use crate::engine::tract::TractEngine;
-use crate::engine::{Engine, EngineError, LoadOptions};
-use crate::protocol::{Answer, ModelDescription, OutputSpec, Refusal, oip};
+use crate::engine::upstream::Fault;
+use crate::engine::{CallContext, Engine, EngineError, LoadOptions, ModelSpec, RemoteEngine};
+use crate::protocol::oip::ReplyPlan;
+use crate::protocol::{Answer, ModelDescription, OutputSpec, Refusal, RefusalKind, oip};
 use crate::tensor::Inputs;
 
 /// The output name under which every model answers with probabilities.
@@ -124,9 +127,32 @@ pub enum PipelineError {
     Defend(#[from] DefendError),
 }
 
+/// Where the model runs.
+enum Runner {
+    Here(Arc<dyn Engine>),
+    Upstream(Arc<dyn RemoteEngine>),
+}
+
+impl Runner {
+    fn spec(&self) -> &ModelSpec {
+        match self {
+            Self::Here(engine) => engine.spec(),
+            Self::Upstream(engine) => engine.spec(),
+        }
+    }
+
+    /// Asks an engine of this process.
+    fn infer(&self, inputs: &Inputs) -> Result<RawScores, EngineError> {
+        match self {
+            Self::Here(engine) => engine.infer(inputs),
+            Self::Upstream(_) => Err(Fault::Asynchronous.into()),
+        }
+    }
+}
+
 /// An engine, a defence and an identity that belong together.
 pub struct Pipeline {
-    engine: Arc<dyn Engine>,
+    runner: Runner,
     defence: Defence,
     description: ModelDescription,
     model: ModelDigest,
@@ -140,7 +166,19 @@ impl Pipeline {
     /// [`DefenceError`] when the defence was built for another number of classes or kind of scores, or when it may
     /// not be served ([`Defence::check_served`]).
     pub fn new(engine: Arc<dyn Engine>, defence: Defence, identity: Identity) -> Result<Self, DefenceError> {
-        let spec = engine.spec();
+        Self::of(Runner::Here(engine), defence, identity)
+    }
+
+    /// As [`Self::new`], for a model that runs in another server: ask it by [`Self::answer_upstream`].
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn upstream(engine: Arc<dyn RemoteEngine>, defence: Defence, identity: Identity) -> Result<Self, DefenceError> {
+        Self::of(Runner::Upstream(engine), defence, identity)
+    }
+
+    fn of(runner: Runner, defence: Defence, identity: Identity) -> Result<Self, DefenceError> {
+        let spec = runner.spec();
         if spec.n_classes != defence.n_classes() {
             return Err(DefenceError::Classes { model: spec.n_classes, artifact: defence.n_classes() });
         }
@@ -149,8 +187,8 @@ impl Pipeline {
         }
         defence.check_served()?;
         let model = identity.model;
-        let description = describe(engine.as_ref(), &defence, identity);
-        Ok(Self { engine, defence, description, model, max_rows: DEFAULT_MAX_ROWS })
+        let description = describe(&runner, &defence, identity);
+        Ok(Self { runner, defence, description, model, max_rows: DEFAULT_MAX_ROWS })
     }
 
     /// The same pipeline with another limit on the rows of a request, at least 1.
@@ -171,10 +209,25 @@ impl Pipeline {
         self.model
     }
 
-    /// The engine.
+    /// What is known of the model.
     #[must_use]
-    pub fn engine(&self) -> &Arc<dyn Engine> {
-        &self.engine
+    pub fn spec(&self) -> &ModelSpec {
+        self.runner.spec()
+    }
+
+    /// The engine, where it is one of another server.
+    #[must_use]
+    pub fn remote(&self) -> Option<&Arc<dyn RemoteEngine>> {
+        match &self.runner {
+            Runner::Here(_) => None,
+            Runner::Upstream(engine) => Some(engine),
+        }
+    }
+
+    /// Whether a request that comes now can be answered: always, but for a model in another server.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.remote().is_none_or(|engine| engine.is_ready())
     }
 
     /// The defence.
@@ -192,14 +245,57 @@ impl Pipeline {
         (answer, facts)
     }
 
+    /// As [`Self::answer`], for a model in another server: the time that it takes holds no thread.
+    pub async fn answer_upstream(
+        &self,
+        header_length: Option<&str>,
+        body: &[u8],
+        call: &CallContext,
+    ) -> (Result<Answer, Refusal>, Facts) {
+        let mut facts = Facts::default();
+        let answer = async {
+            let (inputs, plan) = self.begin(header_length, body, &mut facts)?;
+            let start = Instant::now();
+            let raw = match &self.runner {
+                Runner::Here(engine) => engine.infer(&inputs),
+                Runner::Upstream(engine) => engine.infer(&inputs, call).await,
+            };
+            facts.infer = start.elapsed();
+            self.finish(raw, plan, &mut facts)
+        };
+        let answer = answer.await;
+        (answer, facts)
+    }
+
     fn journey(&self, header_length: Option<&str>, body: &[u8], facts: &mut Facts) -> Result<Answer, Refusal> {
+        let (inputs, plan) = self.begin(header_length, body, facts)?;
+        let raw = timed(&mut facts.infer, || self.runner.infer(&inputs));
+        self.finish(raw, plan, facts)
+    }
+
+    /// Bytes to checked inputs.
+    fn begin(
+        &self,
+        header_length: Option<&str>,
+        body: &[u8],
+        facts: &mut Facts,
+    ) -> Result<(Inputs, ReplyPlan), Refusal> {
         let (inputs, plan) = timed(&mut facts.decode, || oip::decode_infer(&self.description, header_length, body))?;
         if inputs.n_rows() > self.max_rows {
             let text = format!("expected at most {} rows in a request, got {}", self.max_rows, inputs.n_rows());
             return Err(Refusal::bad_request(text));
         }
         facts.rows = inputs.n_rows();
-        let raw = timed(&mut facts.infer, || self.engine.infer(&inputs));
+        Ok((inputs, plan))
+    }
+
+    /// Raw scores to bytes, by way of the defence: the only way out.
+    fn finish(
+        &self,
+        raw: Result<RawScores, EngineError>,
+        plan: ReplyPlan,
+        facts: &mut Facts,
+    ) -> Result<Answer, Refusal> {
         let raw = raw.map_err(|error| failed(facts, error.into()))?;
         let defended = timed(&mut facts.defend, || self.defence.apply(raw));
         let defended = defended.map_err(|error| failed(facts, error.into()))?;
@@ -211,7 +307,7 @@ impl Pipeline {
     /// # Errors
     /// [`PipelineError`] when the engine or the defence refuses the batch.
     pub fn defend(&self, inputs: &Inputs) -> Result<Defended, PipelineError> {
-        Ok(self.defence.apply(self.engine.infer(inputs)?)?)
+        Ok(self.defence.apply(self.runner.infer(inputs)?)?)
     }
 
     /// Inputs to raw scores, still sealed.
@@ -219,7 +315,7 @@ impl Pipeline {
     /// # Errors
     /// [`EngineError`] when the engine refuses the batch.
     pub fn raw(&self, inputs: &Inputs) -> Result<RawScores, EngineError> {
-        self.engine.infer(inputs)
+        self.runner.infer(inputs)
     }
 }
 
@@ -271,6 +367,47 @@ impl Parts<'_> {
     }
 }
 
+/// What a pipeline in front of another server is put together from.
+#[derive(Debug)]
+pub struct UpstreamParts<'a> {
+    /// The model's name in URLs.
+    pub name: &'a str,
+    /// The one version that is served.
+    pub version: &'a str,
+    /// The server.
+    pub engine: Arc<dyn RemoteEngine>,
+    /// The SHA-256 of the model that the server is said to run; none: the one that the centroid file names.
+    pub model: Option<ModelDigest>,
+    /// The centroid file; none where the defence needs none.
+    pub centroids: Option<CentroidFile>,
+    /// The defence.
+    pub defence: DefenceConfig,
+}
+
+impl UpstreamParts<'_> {
+    /// Checks that the parts belong together, as far as another server lets itself be known, and builds the defence.
+    ///
+    /// # Errors
+    /// [`AssembleError`], which says which part is wrong and why.
+    pub fn assemble(self) -> Result<Pipeline, AssembleError> {
+        let Self { name, version, engine, model, centroids, defence } = self;
+        let artifact = centroids.as_ref().map(|file| file.metadata.model_sha256);
+        if let (Some(model), Some(artifact)) = (model, artifact)
+            && model != artifact
+        {
+            return Err(AssembleError::OtherModel { model, artifact });
+        }
+        // Without either nothing is known of the model; the digest of nothing says so in the same form.
+        let digest = model.or(artifact).unwrap_or_else(|| ModelDigest::of(b""));
+        let spec = engine.spec();
+        let fitted = centroids.as_ref().map(|file| Arc::clone(&file.fitted));
+        let defence = Defence::new(&defence, fitted, spec.score_kind, spec.n_classes)?;
+        let labels = labels(spec.labels.as_deref(), centroids)?;
+        let identity = Identity { name: name.to_owned(), version: version.to_owned(), labels, model: digest };
+        Ok(Pipeline::upstream(engine, defence, identity)?)
+    }
+}
+
 /// Reads a centroid file and checks that it was fitted to this model.
 ///
 /// # Errors
@@ -295,8 +432,12 @@ fn labels(of_model: Option<&[String]>, file: Option<CentroidFile>) -> Result<Vec
     Ok(of_model.map(<[String]>::to_vec).or(of_file).unwrap_or_default())
 }
 
-fn describe(engine: &dyn Engine, defence: &Defence, identity: Identity) -> ModelDescription {
-    let spec = engine.spec();
+fn describe(runner: &Runner, defence: &Defence, identity: Identity) -> ModelDescription {
+    let spec = runner.spec();
+    let platform = match runner {
+        Runner::Here(_) => "onnx_onnxv1",
+        Runner::Upstream(engine) => engine.platform(),
+    };
     let own_form = if spec.score_kind == ScoreKind::Probabilities || spec.score_output == PROBABILITIES {
         Form::Probabilities
     } else {
@@ -313,7 +454,7 @@ fn describe(engine: &dyn Engine, defence: &Defence, identity: Identity) -> Model
     ModelDescription {
         name: identity.name,
         version: identity.version,
-        platform: "onnx_onnxv1".to_owned(),
+        platform: platform.to_owned(),
         inputs: spec.inputs.clone(),
         outputs,
         n_classes: spec.n_classes,
@@ -332,6 +473,12 @@ fn timed<T>(taken: &mut Duration, work: impl FnOnce() -> T) -> T {
 /// What a client is told when the model or the defence fails: a fixed sentence.
 fn failed(facts: &mut Facts, error: PipelineError) -> Refusal {
     let refusal = match error {
+        PipelineError::Engine(EngineError::Upstream(ref fault)) if fault.is_busy() => {
+            Refusal::new(RefusalKind::UpstreamUnavailable, "the model's server takes no requests now; try again later")
+        }
+        PipelineError::Engine(EngineError::Upstream(Fault::Timeout)) => {
+            Refusal::new(RefusalKind::UpstreamTimeout, "the model's server did not answer in time")
+        }
         PipelineError::Engine(_) => Refusal::model_failed(),
         PipelineError::Defend(_) => Refusal::internal(),
     };

@@ -61,15 +61,20 @@ pub(super) struct DesignFlags {
 pub(super) struct DealFlags {
     #[command(flatten)]
     design: DesignFlags,
-    /// The share of the rows of each model of --ensemble.
-    #[arg(long, value_name = "X", default_value_t = 0.6)]
-    share: f64,
-    /// Folds that each model of --folds leaves out: with 2 any two records are unknown to some model.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    leave: usize,
+    /// The share of the rows of each model of --ensemble [default: 0.6].
+    #[arg(long, value_name = "X")]
+    share: Option<f64>,
+    /// Folds that each model of --folds leaves out: with 2 any two records are unknown to some model
+    /// [default: 1].
+    #[arg(long, value_name = "N")]
+    leave: Option<usize>,
     /// Models that each row trains, of --balanced [default: half].
     #[arg(long, value_name = "N")]
     of: Option<usize>,
+    /// Slices of each shard of --sisa: a shard is trained slice by slice, so that forgetting a row trains only what came behind
+    /// it. Costs a checkpoint a slice [default: 1].
+    #[arg(long, value_name = "N")]
+    slices: Option<usize>,
     /// Deal class by class, so that each model sees each class in its share.
     #[arg(long)]
     stratified: bool,
@@ -84,12 +89,21 @@ pub(super) struct DealFlags {
 impl DealFlags {
     fn design(&self) -> anyhow::Result<Design> {
         let flags = &self.design;
+        // clap's `requires` does not look once another flag of the group is given.
+        for (number, given, design, named) in [
+            ("--share", self.share.is_some(), "--ensemble", flags.ensemble.is_some()),
+            ("--leave", self.leave.is_some(), "--folds", flags.folds.is_some()),
+            ("--of", self.of.is_some(), "--balanced", flags.balanced.is_some()),
+            ("--slices", self.slices.is_some(), "--sisa", flags.sisa.is_some()),
+        ] {
+            ensure!(named || !given, "{number} belongs to {design}, which is not given");
+        }
         let designs = [
-            flags.ensemble.map(|models| Design::Share { models, share: self.share }),
-            flags.folds.map(|folds| Design::Folds { folds, leave: self.leave }),
+            flags.ensemble.map(|models| Design::Share { models, share: self.share.unwrap_or(0.6) }),
+            flags.folds.map(|folds| Design::Folds { folds, leave: self.leave.unwrap_or(1) }),
             flags.balanced.map(|models| Design::Balanced { models, of: self.of.unwrap_or(models / 2) }),
             flags.bootstrap.map(|models| Design::Bootstrap { models }),
-            flags.sisa.map(|shards| Design::Shards { shards }),
+            flags.sisa.map(|shards| Design::Shards { shards, slices: self.slices.unwrap_or(1) }),
             flags.whole.map(|models| Design::Whole { models }),
         ];
         designs
@@ -208,13 +222,7 @@ fn copies(dataset: &Dataset, rows: &[usize]) -> Vec<u32> {
 }
 
 pub(super) fn data_record(source: &DataSource, dataset: &Dataset) -> DataRecord {
-    DataRecord {
-        source: source.to_string(),
-        digest: dataset.digest(),
-        n_rows: dataset.n_rows(),
-        row_shape: dataset.row_shape().to_vec(),
-        labels: dataset.class_names().to_vec(),
-    }
+    DataRecord::of(source.to_string(), dataset)
 }
 
 pub(super) fn part(name: &str) -> anyhow::Result<Part> {

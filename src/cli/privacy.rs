@@ -28,7 +28,8 @@ pub(super) struct PrivacyArgs {
     #[arg(long, value_name = "X")]
     dp_delta: Option<f64>,
     /// A file of at least 32 random bytes to draw samples and noise from. Without it they are drawn from --seed, which
-    /// stands in the record: fit for experiments, but whoever knows it can take the noise away.
+    /// stands in the record: fit for experiments, but whoever knows it can take the noise away. Trainings that differ in
+    /// recipe or rows share no noise although they share the file.
     #[arg(long, value_name = "FILE")]
     dp_secret: Option<PathBuf>,
 }

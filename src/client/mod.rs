@@ -13,6 +13,7 @@ pub(crate) mod inference_client;
 pub mod load;
 pub mod payload;
 pub mod report;
+pub mod upstream;
 
 use std::time::Duration;
 

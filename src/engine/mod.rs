@@ -9,6 +9,13 @@ pub mod memory;
 #[cfg(all(test, feature = "lab"))]
 mod tests;
 pub mod tract;
+pub mod upstream;
+mod zipmap;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Instant;
 
 use crate::defence::{RawScores, ScoreKind, ScoresError};
 use crate::tensor::{Inputs, TensorSpec};
@@ -66,6 +73,9 @@ pub enum EngineError {
     /// The answer is no score matrix (R8).
     #[error(transparent)]
     Scores(#[from] ScoresError),
+    /// Another server was asked and gave no answer that can be used.
+    #[error("upstream: {0}")]
+    Upstream(#[from] upstream::Fault),
 }
 
 /// Runs one model.
@@ -78,6 +88,63 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`EngineError`] when the model fails on the batch, answers in another shape, or with non-finite scores (R8).
     fn infer(&self, inputs: &Inputs) -> Result<RawScores, EngineError>;
+}
+
+/// What goes along with a call to another server, beside the inputs: names and times, no values.
+#[derive(Debug, Clone, Default)]
+pub struct CallContext {
+    /// Our id of the request; empty where there is none.
+    pub request_id: String,
+    /// W3C `traceparent`, as the client sent it.
+    pub traceparent: Option<String>,
+    /// W3C `tracestate`, as the client sent it.
+    pub tracestate: Option<String>,
+    /// When nobody waits for the answer any more.
+    pub deadline: Option<Instant>,
+}
+
+/// Raw scores that are on their way.
+pub type ScoresFuture<'a> = Pin<Box<dyn Future<Output = Result<RawScores, EngineError>> + Send + 'a>>;
+
+/// A model that runs in another server: asked without holding a thread.
+pub trait RemoteEngine: Send + Sync {
+    /// What the model takes and gives.
+    fn spec(&self) -> &ModelSpec;
+
+    /// The platform string of its metadata.
+    fn platform(&self) -> &str;
+
+    /// Raw scores of shape `(n_rows, n_classes)` for a batch.
+    fn infer<'a>(&'a self, inputs: &'a Inputs, call: &'a CallContext) -> ScoresFuture<'a>;
+
+    /// Whether a request sent now would have somewhere to go.
+    fn is_ready(&self) -> bool;
+
+    /// What has happened so far, for metrics.
+    fn figures(&self) -> RemoteFigures;
+}
+
+impl fmt::Debug for dyn RemoteEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RemoteEngine({})", self.platform())
+    }
+}
+
+/// Counts of a [`RemoteEngine`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RemoteFigures {
+    /// Servers that are known.
+    pub replicas: usize,
+    /// Servers that requests are sent to at this moment.
+    pub usable: usize,
+    /// Requests under way.
+    pub in_flight: usize,
+    /// Requests that were sent to another server, or again, because the first had not got them.
+    pub retries: u64,
+    /// Times that a server was left out for a while after failures.
+    pub ejections: u64,
+    /// Connections opened.
+    pub connections: u64,
 }
 
 /// What a caller decides about a model in place of its graph.

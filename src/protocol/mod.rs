@@ -91,11 +91,15 @@ pub enum RefusalKind {
     Overloaded,
     /// No compute thread was free in time.
     QueueTimeout,
+    /// The server behind this one cannot be reached, or takes no more requests.
+    UpstreamUnavailable,
+    /// The server behind this one did not answer in time.
+    UpstreamTimeout,
 }
 
 impl RefusalKind {
     /// Every kind, in the order of declaration.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::BadRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -106,6 +110,8 @@ impl RefusalKind {
         Self::Internal,
         Self::Overloaded,
         Self::QueueTimeout,
+        Self::UpstreamUnavailable,
+        Self::UpstreamTimeout,
     ];
 
     /// The one table from kinds of failure to HTTP status codes.
@@ -120,8 +126,8 @@ impl RefusalKind {
             Self::UnsupportedEncoding => 415,
             Self::Internal => 500,
             Self::ModelFailed => 502,
-            Self::Overloaded => 503,
-            Self::QueueTimeout => 504,
+            Self::Overloaded | Self::UpstreamUnavailable => 503,
+            Self::QueueTimeout | Self::UpstreamTimeout => 504,
         }
     }
 
@@ -139,6 +145,8 @@ impl RefusalKind {
             Self::Internal => "internal",
             Self::Overloaded => "overloaded",
             Self::QueueTimeout => "queue_timeout",
+            Self::UpstreamUnavailable => "upstream_unavailable",
+            Self::UpstreamTimeout => "upstream_timeout",
         }
     }
 }

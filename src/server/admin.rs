@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::net::TcpListener as StdListener;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -79,10 +78,14 @@ async fn accept(listener: &tokio::net::TcpListener, shared: &Weak<Shared>) {
 }
 
 fn answer(shared: Option<&Shared>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let ready = shared.is_some_and(|shared| !shared.draining.load(Ordering::Relaxed));
+    let ready = shared.is_some_and(Shared::is_ready);
     let (status, kind, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => {
-            let text = shared.map(|shared| shared.metrics.text(shared.compute.queue_depth())).unwrap_or_default();
+            let text = shared.map(|shared| {
+                let upstream = shared.pipeline.remote().map(|engine| engine.figures());
+                shared.metrics.text(shared.compute.queue_depth(), upstream)
+            });
+            let text = text.unwrap_or_default();
             (StatusCode::OK, prometheus::TEXT_FORMAT, text)
         }
         (&Method::GET, "/health/live") => (StatusCode::OK, "application/json", oip::live_body()),

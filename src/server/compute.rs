@@ -2,12 +2,16 @@
 //!
 //! A job carries the snapshot of the pipeline that its request took, its body, and the body's charge on the
 //! byte budget, so that a client that leaves does not free what is still being worked on. A job whose client
-//! has gone before its turn, or has waited too long for it, is skipped. A panic is caught, answered with a fixed sentence, and the thread goes
+//! has gone before its turn, or has waited too long for it, is skipped. A model in another server takes no thread: its
+//! requests wait where they are, and the bound is the one on requests under way to it. A panic is caught, answered with a fixed sentence, and the thread goes
 //! on.
 
+use std::future::{Future as _, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,6 +23,7 @@ use tokio::time::timeout;
 use super::body::{Charge, ReadBody};
 use super::config::ComputeConfig;
 use super::metrics::Metrics;
+use crate::engine::CallContext;
 use crate::pipeline::{Facts, Pipeline};
 use crate::protocol::{Answer, Refusal, RefusalKind};
 
@@ -27,6 +32,8 @@ pub(super) struct Call {
     pub(super) pipeline: Arc<Pipeline>,
     pub(super) header_length: Option<HeaderValue>,
     pub(super) body: ReadBody,
+    /// What goes along to a model in another server.
+    pub(super) context: CallContext,
 }
 
 /// What became of a call.
@@ -86,6 +93,9 @@ impl Compute {
     /// # Errors
     /// Overloaded, when the queue is full; a queue timeout, when no thread came in time. All that happens later is in [`Done`].
     pub(super) async fn run(&self, call: Call) -> Result<Done, Refusal> {
+        if call.pipeline.remote().is_some() {
+            return Ok(answer_upstream(call, &self.metrics).await);
+        }
         if self.inline {
             return Ok(answer(call, Duration::ZERO, &self.metrics));
         }
@@ -122,19 +132,42 @@ fn work(jobs: &Receiver<Job>, metrics: &Metrics) {
 
 /// The journey of one request through the pipeline, panics caught.
 fn answer(call: Call, queued: Duration, metrics: &Metrics) -> Done {
-    let journey = || {
-        let header_length = match call.header_length.as_ref().map(HeaderValue::to_str).transpose() {
-            Ok(header_length) => header_length,
-            Err(_) => {
-                let refusal = Refusal::bad_request("Inference-Header-Content-Length is not a number");
-                return (Err(refusal), Facts::default());
-            }
-        };
-        call.pipeline.answer(header_length, &call.body.bytes)
+    let journey = || match header_length(&call) {
+        Ok(header_length) => call.pipeline.answer(header_length, &call.body.bytes),
+        Err(refusal) => (Err(refusal), Facts::default()),
     };
-    let (result, facts) = catch_unwind(AssertUnwindSafe(journey)).unwrap_or_else(|_| {
-        metrics.panics.inc();
-        (Err(Refusal::internal()), Facts::default())
-    });
+    let (result, facts) = catch_unwind(AssertUnwindSafe(journey)).unwrap_or_else(|_| panicked(metrics));
     Done { result, facts, queued, charge: call.body.charge }
+}
+
+/// As [`answer`], for a model in another server.
+async fn answer_upstream(call: Call, metrics: &Metrics) -> Done {
+    let (result, facts) = journey_upstream(&call, metrics).await;
+    Done { result, facts, queued: Duration::ZERO, charge: call.body.charge }
+}
+
+async fn journey_upstream(call: &Call, metrics: &Metrics) -> (Result<Answer, Refusal>, Facts) {
+    let journey = async {
+        match header_length(&call) {
+            Ok(header_length) => call.pipeline.answer_upstream(header_length, &call.body.bytes, &call.context).await,
+            Err(refusal) => (Err(refusal), Facts::default()),
+        }
+    };
+    let mut journey = pin!(journey);
+    let guarded = poll_fn(|context| {
+        let turn = catch_unwind(AssertUnwindSafe(|| journey.as_mut().poll(context)));
+        // After a panic it is not polled again.
+        turn.unwrap_or_else(|_| Poll::Ready(panicked(metrics)))
+    });
+    guarded.await
+}
+
+fn header_length(call: &Call) -> Result<Option<&str>, Refusal> {
+    let text = call.header_length.as_ref().map(HeaderValue::to_str).transpose();
+    text.map_err(|_| Refusal::bad_request("Inference-Header-Content-Length is not a number"))
+}
+
+fn panicked(metrics: &Metrics) -> (Result<Answer, Refusal>, Facts) {
+    metrics.panics.inc();
+    (Err(Refusal::internal()), Facts::default())
 }

@@ -19,6 +19,7 @@ use super::compute::{Call, Compute, Done};
 use super::connection::{Activity, AnswerBody, InFlight};
 use super::metrics::Metrics;
 use super::route::{Route, Target};
+use crate::engine::CallContext;
 use crate::pipeline::Pipeline;
 use crate::protocol::oip;
 use crate::protocol::{Answer, Refusal, RefusalKind};
@@ -26,6 +27,8 @@ use crate::protocol::{Answer, Refusal, RefusalKind};
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const HEADER_LENGTH: HeaderName = HeaderName::from_static(oip::HEADER_LENGTH);
 /// Seconds after which a client that was refused for load may try again.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -40,6 +43,13 @@ pub(super) struct Shared {
     /// How long an answer may be left unread.
     pub(super) write_timeout: Duration,
     pub(super) ids: RequestIds,
+}
+
+impl Shared {
+    /// Whether requests that come now will be answered: not while draining, nor while the model's own server is away.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.draining.load(Ordering::Relaxed) && self.pipeline.is_ready()
+    }
 }
 
 /// Numbers requests that bring no id of their own.
@@ -150,7 +160,7 @@ async fn respond(
         let message = format!("this path takes {} only", route.method());
         return Err(Refusal::new(RefusalKind::MethodNotAllowed, message));
     }
-    let ready = !shared.draining.load(Ordering::Relaxed);
+    let ready = shared.is_ready();
     let model = shared.pipeline.description();
     match route {
         Route::ServerMetadata => Ok(json(StatusCode::OK, oip::server_metadata(env!("CARGO_PKG_VERSION")))),
@@ -189,7 +199,8 @@ async fn infer(
 ) -> Result<Reply, Refusal> {
     let header_length = read_head(&head.headers)?;
     let body = shared.limits.read(body).await?;
-    let call = Call { pipeline: Arc::clone(&shared.pipeline), header_length, body };
+    let context = context(&head.headers, id);
+    let call = Call { pipeline: Arc::clone(&shared.pipeline), header_length, body, context };
     let Done { result, facts, queued, charge } = shared.compute.run(call).await?;
     shared.metrics.handled(&facts, queued, started.elapsed(), result.is_ok());
     if let Some(failure) = &facts.failure {
@@ -198,6 +209,19 @@ async fn infer(
     let mut reply = inferred(result?);
     reply.body_mut().held.charge = Some(charge);
     Ok(reply)
+}
+
+/// What goes along to a model in another server: the request's id, and where it stands in a trace.
+fn context(headers: &HeaderMap, id: &str) -> CallContext {
+    let word = |name: HeaderName, max: usize| {
+        let text = headers.get(name)?.to_str().ok()?;
+        (1..=max).contains(&text.len()).then(|| text.to_owned())
+    };
+    // The first stands for the second: a state without a parent says nothing.
+    let is_hex = |text: &String| text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    let traceparent = word(TRACEPARENT, 128).filter(is_hex);
+    let tracestate = traceparent.as_ref().and_then(|_| word(TRACESTATE, 512));
+    CallContext { request_id: id.to_owned(), traceparent, tracestate, deadline: None }
 }
 
 /// What the head of an inference request says about its body.

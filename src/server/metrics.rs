@@ -1,6 +1,7 @@
 //! Counters, gauges and histograms. Label values are fixed words of ours, never a client's, so that no client
 //! can add a time series; and no metric is about scores or inputs.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use prometheus::core::Collector;
@@ -9,6 +10,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use crate::engine::RemoteFigures;
 use crate::pipeline::Facts;
 use crate::protocol::RefusalKind;
 
@@ -121,13 +123,32 @@ impl Metrics {
     }
 
     /// The text that a Prometheus server scrapes.
-    pub(super) fn text(&self, queue_depth: usize) -> Vec<u8> {
+    pub(super) fn text(&self, queue_depth: usize, upstream: Option<RemoteFigures>) -> Vec<u8> {
         self.queue_depth.set(i64::try_from(queue_depth).unwrap_or(i64::MAX));
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics cannot be encoded");
         }
+        if let Some(figures) = upstream {
+            write_upstream(&mut text, &figures);
+        }
         text
+    }
+}
+
+/// The figures of a model in another server, which are counted there and not here.
+fn write_upstream(text: &mut Vec<u8>, figures: &RemoteFigures) {
+    let gauge = |value: usize| value as u64;
+    for (name, kind, help, value) in [
+        ("sordino_upstream_servers", "gauge", "Servers behind this one.", gauge(figures.replicas)),
+        ("sordino_upstream_usable_servers", "gauge", "Servers that requests are sent to now.", gauge(figures.usable)),
+        ("sordino_upstream_in_flight_requests", "gauge", "Requests under way to them.", gauge(figures.in_flight)),
+        ("sordino_upstream_retries_total", "counter", "Requests that had not been sent, sent again.", figures.retries),
+        ("sordino_upstream_ejections_total", "counter", "Times that a server was left out.", figures.ejections),
+        ("sordino_upstream_connections_total", "counter", "Connections opened.", figures.connections),
+    ] {
+        // Writing into a vector does not fail.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     }
 }
 
@@ -145,7 +166,8 @@ mod tests {
         let metrics = Metrics::new("clf", "1", 7).unwrap();
         metrics.answered("infer", None);
         metrics.answered("infer", Some(RefusalKind::BadRequest));
-        let text = String::from_utf8(metrics.text(3)).unwrap();
+        let text =
+            String::from_utf8(metrics.text(3, Some(RemoteFigures { usable: 2, ..RemoteFigures::default() }))).unwrap();
         for line in [
             "sordino_requests_total{outcome=\"ok\",route=\"infer\"} 1",
             "sordino_requests_total{outcome=\"bad_request\",route=\"infer\"} 1",
@@ -154,6 +176,7 @@ mod tests {
             "sordino_in_flight_requests 0",
             "sordino_rows_total 0",
             "sordino_stage_duration_seconds_bucket{stage=\"defend\",le=\"0.00001\"} 0",
+            "sordino_upstream_usable_servers 2",
             "sordino_model_info{model=\"clf\",version=\"1\"} 1",
         ] {
             assert!(text.lines().any(|got| got == line), "{line} is not in\n{text}");

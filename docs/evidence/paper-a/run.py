@@ -252,7 +252,7 @@ def write_table(table, tier, data, runs):
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     keep = {name: [{"seed": r["recipe"]["seed"], "recipe": r["recipe"], "results": r["results"],
                     "wall_seconds": r["wall_seconds"], "model_sha256": r["model"]["sha256"], "split": r["split"],
-                    "privacy": r.get("privacy"), "code": r.get("code"), "machine": r["machine"], "data": r["data"]["digest"]}
+                    "tier": tier, "privacy": r.get("privacy"), "code": r.get("code"), "machine": r["machine"], "data": r["data"]["digest"]}
                    for r in records] for name, records in runs.items()}
     path.with_suffix(".json").write_text(json.dumps(keep, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {path.name} and {path.with_suffix('.json').name}")

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::Args;
+use super::upstream::{UpstreamSettings, WrittenUpstream};
 use crate::defence::{DefenceConfig, Method, ScoreKind};
 use crate::engine::LoadOptions;
 use crate::pipeline::{DEFAULT_MAX_ROWS, bundled};
@@ -39,6 +40,8 @@ pub(super) struct Settings {
     pub(super) version: String,
     /// `None`: the bundled classifier.
     pub(super) model: Option<ModelFiles>,
+    /// A model in another server, in place of `model`.
+    pub(super) upstream: Option<UpstreamSettings>,
     pub(super) load: LoadOptions,
     pub(super) defence: DefenceConfig,
     pub(super) log: LogSettings,
@@ -60,7 +63,7 @@ pub(super) struct LogSettings {
 
 /// Every key of the file, as written.
 #[derive(Debug, Default)]
-struct Written {
+pub(super) struct Written {
     listen: Option<String>,
     metrics_listen: Option<String>,
     io_threads: Option<usize>,
@@ -78,13 +81,14 @@ struct Written {
     queue: Option<usize>,
     queue_timeout_seconds: Option<f64>,
     inline: Option<bool>,
-    model: Option<PathBuf>,
-    centroids: Option<PathBuf>,
+    pub(super) model: Option<PathBuf>,
+    pub(super) centroids: Option<PathBuf>,
     name: Option<String>,
     version: Option<String>,
-    score_output: Option<String>,
-    score_kind: Option<ScoreKind>,
-    defence: Option<DefenceConfig>,
+    pub(super) score_output: Option<String>,
+    pub(super) score_kind: Option<ScoreKind>,
+    pub(super) defence: Option<DefenceConfig>,
+    upstream: WrittenUpstream,
     log_format: Option<String>,
     log_level: Option<String>,
 }
@@ -107,16 +111,31 @@ impl Settings {
             None => Written::default(),
         };
         written.overlay(args);
+        args.kserve.check(&mut mistakes);
         let settings = written.check(&mut mistakes);
         let files = settings.model.as_ref();
         readable("model.path", files.map(|files| files.onnx.as_path()), &mut mistakes);
-        readable("model.centroids", files.and_then(|files| files.centroids.as_deref()), &mut mistakes);
+        let of_upstream = settings.upstream.as_ref().and_then(|upstream| upstream.centroids.as_deref());
+        let centroids = files.and_then(|files| files.centroids.as_deref()).or(of_upstream);
+        readable("model.centroids", centroids, &mut mistakes);
+        if mistakes.is_empty() { Ok(settings) } else { Err(mistakes) }
+    }
+}
+
+impl Settings {
+    /// The settings of a file's text, without flags, whose files are not looked for.
+    ///
+    /// # Errors
+    /// Every mistake there is.
+    pub(super) fn of_text(text: &str) -> Result<Self, Mistakes> {
+        let mut mistakes = Vec::new();
+        let settings = from_file(text, Path::new("the file"), &mut mistakes).check(&mut mistakes);
         if mistakes.is_empty() { Ok(settings) } else { Err(mistakes) }
     }
 }
 
 /// One table of the file, emptied key by key; what is left over is unknown.
-struct Section<'a> {
+pub(super) struct Section<'a> {
     name: &'static str,
     table: Table,
     known: Vec<&'static str>,
@@ -136,7 +155,7 @@ impl<'a> Section<'a> {
         Self { name, table, known: Vec::new(), mistakes }
     }
 
-    fn take<T: DeserializeOwned>(&mut self, key: &'static str) -> Option<T> {
+    pub(super) fn take<T: DeserializeOwned>(&mut self, key: &'static str) -> Option<T> {
         self.known.push(key);
         let value = self.table.remove(key)?;
         match value.try_into() {
@@ -148,7 +167,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    fn seconds(&mut self, key: &'static str) -> Option<f64> {
+    pub(super) fn seconds(&mut self, key: &'static str) -> Option<f64> {
         if let Some(Value::Integer(seconds)) = self.table.get(key) {
             let seconds = *seconds as f64;
             self.table.insert(key.to_owned(), Value::Float(seconds));
@@ -207,6 +226,9 @@ fn from_file(text: &str, path: &Path, mistakes: &mut Mistakes) -> Written {
     written.score_output = model.take("score_output");
     written.score_kind = model.take("score_kind");
     model.close();
+    let mut upstream = Section::open("upstream", &mut file, mistakes);
+    written.upstream.read(&mut upstream);
+    upstream.close();
     let mut log = Section::open("log", &mut file, mistakes);
     written.log_format = log.take("format");
     written.log_level = log.take("level");
@@ -218,7 +240,7 @@ fn from_file(text: &str, path: &Path, mistakes: &mut Mistakes) -> Written {
         }
     }
     for key in file.keys() {
-        mistakes.push(format!("unknown key '{key}'; known: server, compute, model, defence, log"));
+        mistakes.push(format!("unknown key '{key}'; known: server, compute, model, upstream, defence, log"));
     }
     written
 }
@@ -231,6 +253,7 @@ impl Written {
                 slot.clone_from(flag);
             }
         }
+        over(&mut self.listen, &args.kserve.listen());
         over(&mut self.listen, &args.listen);
         over(&mut self.metrics_listen, &args.metrics_listen);
         over(&mut self.io_threads, &args.io_threads);
@@ -245,17 +268,19 @@ impl Written {
         over(&mut self.queue_timeout_seconds, &args.queue_timeout_seconds);
         over(&mut self.model, &args.model);
         over(&mut self.centroids, &args.centroids);
+        over(&mut self.name, &args.kserve.model_name);
         over(&mut self.name, &args.name);
         over(&mut self.version, &args.model_version);
         let scores = args.scores.options();
         over(&mut self.score_output, &scores.score_output);
         over(&mut self.score_kind, &scores.score_kind);
+        self.upstream.overlay(&args.upstream, &args.kserve);
         over(&mut self.log_format, &args.log_format);
         over(&mut self.log_level, &args.log_level);
     }
 
     /// What is meant; meaningless where `mistakes` grew.
-    fn check(self, mistakes: &mut Mistakes) -> Settings {
+    fn check(mut self, mistakes: &mut Mistakes) -> Settings {
         let default = Config::default();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let listen = address("server.listen", self.listen.as_deref().unwrap_or("127.0.0.1:8000"), mistakes);
@@ -317,13 +342,20 @@ impl Written {
                 server.max_buffered_bytes, server.max_body_bytes
             ));
         }
+        let upstream = std::mem::take(&mut self.upstream);
+        let of_upstream = upstream.is_meant().then(|| upstream.model_name().unwrap_or(bundled::NAME).to_owned());
+        let in_upstream = self.name.clone().or_else(|| of_upstream.clone()).unwrap_or_default();
+        let upstream = upstream.check(&self, &in_upstream, mistakes);
         let log = log_settings(self.log_format.as_deref(), self.log_level.as_deref(), mistakes);
-        let defence = self.defence.unwrap_or_default();
+        let defence = self.defence.clone().unwrap_or_default();
         if let Err(wrong) = defence.check() {
             mistakes.extend(wrong.iter().map(ToString::to_string));
         }
-        let model = model_files(self.model, self.centroids, &defence, mistakes);
-        let name = self.name.unwrap_or_else(|| default_name(model.as_ref()));
+        let model = match &upstream {
+            Some(_) => None,
+            None => model_files(self.model, self.centroids, &defence, mistakes),
+        };
+        let name = self.name.or(of_upstream).unwrap_or_else(|| default_name(model.as_ref()));
         plain_word("model.name", &name, mistakes);
         let version = self.version.unwrap_or_else(|| "1".to_owned());
         plain_word("model.version", &version, mistakes);
@@ -336,6 +368,7 @@ impl Written {
             name,
             version,
             model,
+            upstream,
             load: LoadOptions { score_output: self.score_output, score_kind: self.score_kind },
             defence,
             log,
@@ -356,7 +389,7 @@ fn model_files(
         }
         return None;
     };
-    if centroids.is_none() && defence.method != Method::LabelOnly {
+    if centroids.is_none() && !matches!(defence.method, Method::LabelOnly | Method::AsIs) {
         mistakes.push(format!(
             "model.centroids: the defence '{}' needs a centroid file (`sordino centroids build` makes one); \
              only the method \"label-only\" does without",
@@ -391,7 +424,7 @@ fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || "._-".contains(c)
 }
 
-fn plain_word(key: &str, word: &str, mistakes: &mut Mistakes) {
+pub(super) fn plain_word(key: &str, word: &str, mistakes: &mut Mistakes) {
     if word.is_empty() || word.len() > MAX_WORD || !word.chars().all(is_plain) {
         mistakes.push(format!(
             "{key}: expected 1 to {MAX_WORD} letters, digits, '.', '_' or '-' (it stands in URLs), got {word:?}"
@@ -406,7 +439,7 @@ fn address(key: &str, text: &str, mistakes: &mut Mistakes) -> SocketAddr {
     })
 }
 
-fn count(key: &str, value: usize, most: usize, mistakes: &mut Mistakes) -> usize {
+pub(super) fn count(key: &str, value: usize, most: usize, mistakes: &mut Mistakes) -> usize {
     if value == 0 {
         mistakes.push(format!("{key}: must be at least 1"));
     } else if value > most {
@@ -415,7 +448,7 @@ fn count(key: &str, value: usize, most: usize, mistakes: &mut Mistakes) -> usize
     value.clamp(1, most)
 }
 
-fn duration(key: &str, seconds: Option<f64>, default: Duration, mistakes: &mut Mistakes) -> Duration {
+pub(super) fn duration(key: &str, seconds: Option<f64>, default: Duration, mistakes: &mut Mistakes) -> Duration {
     let Some(seconds) = seconds else { return default };
     if (0.0..=MAX_SECONDS).contains(&seconds) {
         return Duration::from_secs_f64(seconds);

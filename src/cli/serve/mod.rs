@@ -1,6 +1,7 @@
 //! `sordino serve`: from flags and a file to a running server.
 
 mod config;
+mod upstream;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -11,8 +12,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use self::config::{LogSettings, Settings};
+use self::upstream::{KserveArgs, UpstreamArgs, UpstreamSettings};
 use super::inspect::ScoreArgs;
-use crate::pipeline::{Parts, Pipeline, bundled};
+use crate::artifact::centroids;
+use crate::client::upstream::connect;
+use crate::pipeline::{Parts, Pipeline, UpstreamParts, bundled};
 use crate::server::{self, Ended, Listeners, Shutdown};
 
 /// Exit code for settings that are wrong.
@@ -48,6 +52,10 @@ pub struct Args {
     model_version: Option<String>,
     #[command(flatten)]
     scores: ScoreArgs,
+    #[command(flatten)]
+    upstream: UpstreamArgs,
+    #[command(flatten)]
+    kserve: KserveArgs,
     /// A TOML file with the tables server, compute, model, defence and log; flags win over it. Paths in it are
     /// taken from its own folder.
     #[arg(long, value_name = "FILE", env = "SORDINO_CONFIG")]
@@ -96,6 +104,14 @@ pub struct Args {
     log_level: Option<String>,
 }
 
+/// Whether a text is a settings file that `serve --config` takes, but for the files that it names.
+///
+/// # Errors
+/// Every mistake there is, one sentence each.
+pub fn check_settings(text: &str) -> Result<(), Vec<String>> {
+    Settings::of_text(text).map(drop)
+}
+
 /// Runs the command until it is told to stop.
 ///
 /// # Errors
@@ -112,13 +128,17 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     };
     start_log(&settings.log);
-    let pipeline = Arc::new(build(&settings)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.io_threads)
         .thread_name("sordino-io")
         .enable_all()
         .build()
         .context("cannot start the I/O threads")?;
+    let pipeline = match &settings.upstream {
+        None => build(&settings)?,
+        Some(upstream) => runtime.block_on(build_upstream(&settings, upstream))?,
+    };
+    let pipeline = Arc::new(pipeline);
     let ended = runtime.block_on(async {
         let shutdown = Shutdown::on_signals().context("cannot listen for signals")?;
         let listeners =
@@ -164,14 +184,50 @@ fn build(settings: &Settings) -> anyhow::Result<Pipeline> {
     };
     let pipeline = parts.assemble().map_err(|error| anyhow::anyhow!("cannot serve {shown}: {error}"))?;
     let pipeline = pipeline.with_max_rows(settings.max_rows);
+    loaded(settings, &pipeline);
+    Ok(pipeline)
+}
+
+fn loaded(settings: &Settings, pipeline: &Pipeline) {
     tracing::info!(
         model = settings.name,
         version = settings.version,
         sha256 = %pipeline.model_digest(),
-        scores = pipeline.engine().spec().how_decided,
+        scores = pipeline.spec().how_decided,
         defence = settings.defence.summary(),
         "loaded"
     );
+}
+
+/// Waits for the server of the model and builds what belongs to it. Needs a runtime.
+async fn build_upstream(settings: &Settings, upstream: &UpstreamSettings) -> anyhow::Result<Pipeline> {
+    let mut config = upstream.config.clone();
+    let file = match &upstream.centroids {
+        None => None,
+        Some(path) => {
+            let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Some(centroids::read(&bytes).with_context(|| path.display().to_string())?)
+        }
+    };
+    if let Some(file) = &file {
+        config.declared.n_classes.get_or_insert(file.fitted.n_classes());
+    }
+    let engine = connect(config).await.context("cannot serve the upstream's model")?;
+    if let (Some(file), None) = (&file, upstream.model_sha256) {
+        let sha256 = file.metadata.model_sha256;
+        tracing::warn!(%sha256, "that the upstream runs the model of the centroid file is taken on trust");
+    }
+    let parts = UpstreamParts {
+        name: &settings.name,
+        version: &settings.version,
+        engine,
+        model: upstream.model_sha256,
+        centroids: file,
+        defence: settings.defence.clone(),
+    };
+    let pipeline = parts.assemble().context("cannot serve the upstream's model")?;
+    let pipeline = pipeline.with_max_rows(settings.max_rows);
+    loaded(settings, &pipeline);
     Ok(pipeline)
 }
 

@@ -85,13 +85,16 @@ pub trait Hook {
 pub struct Pass<'a> {
     /// How much is dropped.
     pub dropout: Dropout,
-    /// Draws what is dropped.
-    pub rng: &'a mut ChaCha8Rng,
+    /// Draw what is dropped: one generator for all rows, or one for each.
+    pub rngs: &'a mut [ChaCha8Rng],
     /// Filled by the pass.
     pub statistics: Vec<Statistics>,
     /// Called behind each operator with weights.
     pub hook: Option<&'a mut dyn Hook>,
 }
+
+/// A step, and what looks at its value.
+pub(super) type Tap<'a> = (ValueId, &'a mut dyn FnMut(Value) -> Value);
 
 impl Network {
     /// The logits of a batch while training: with dropout and the batch's own statistics.
@@ -109,7 +112,18 @@ impl Network {
         &self,
         rows: Tensor<Compute, 2>,
         wanted: ValueId,
+        pass: Option<&mut Pass<'_>>,
+    ) -> Tensor<Compute, 2> {
+        self.run_tapped(rows, wanted, pass, None)
+    }
+
+    /// As [`Network::run`]; what a tap gives back for the value of its step goes on in its place.
+    pub(super) fn run_tapped(
+        &self,
+        rows: Tensor<Compute, 2>,
+        wanted: ValueId,
         mut pass: Option<&mut Pass<'_>>,
+        mut tap: Option<Tap<'_>>,
     ) -> Tensor<Compute, 2> {
         let steps = &self.plan.steps()[..=wanted];
         let mut uses = vec![0usize; steps.len()];
@@ -130,7 +144,10 @@ impl Network {
                     None => self.one(&step.op, value, self.sees(at)),
                 },
             };
-            values[at] = Some(value);
+            values[at] = Some(match &mut tap {
+                Some((tapped, look)) if *tapped == at => look(value),
+                _ => value,
+            });
         }
         values[wanted].take().map(Value::flat).expect("the wanted step was run")
     }
@@ -197,7 +214,7 @@ impl Network {
         // A hook wants to see it; without one the operator may have it to itself.
         let input = pass.hook.is_some().then(|| value.clone());
         let output = match op {
-            Op::Dropout(place) => return drop_out(value, pass.dropout.rate(*place), pass.rng),
+            Op::Dropout(place) => return drop_out(value, pass.dropout.rate(*place), pass.rngs),
             Op::BatchNorm { scale, shift, mean, variance } => {
                 let vector = |id: &ParameterId| self.weights.vectors[*id].val();
                 let (normal, of_batch) = batch_norm(value.image(), vector(scale), vector(shift));
@@ -343,26 +360,28 @@ pub(in crate::lab) fn group_normal(values: Tensor<Compute, 4>, groups: usize) ->
 }
 
 /// What `n_values` values are multiplied with, in their order: 0 with probability `rate`, and what keeps the mean for the
-/// rest; `None` where nothing is dropped. The rate is kept to 1/65,536.
-pub(super) fn mask(rate: f64, n_values: usize, rng: &mut ChaCha8Rng) -> Option<Vec<f32>> {
+/// rest; `None` where nothing is dropped. The rate is kept to 1/65,536. Each generator draws for as many values as any
+/// other.
+pub(super) fn mask(rate: f64, n_values: usize, rngs: &mut [ChaCha8Rng]) -> Option<Vec<f32>> {
     let threshold = (rate * 65_536.0).round() as u32;
     if threshold == 0 {
         return None;
     }
     let kept = 65_536.0 / f64::from(65_536 - threshold.min(65_535));
     let mut bytes = vec![0u8; 2 * n_values];
-    rng.fill_bytes(&mut bytes);
+    let n_bytes = bytes.len().div_ceil(rngs.len().max(1)).max(1);
+    bytes.chunks_mut(n_bytes).zip(rngs).for_each(|(bytes, rng)| rng.fill_bytes(bytes));
     let drawn = bytes.as_chunks::<2>().0.iter().map(|pair| u32::from(u16::from_le_bytes(*pair)));
     Some(drawn.map(|drawn| if drawn < threshold { 0.0 } else { kept as f32 }).collect())
 }
 
 /// Sets values to zero with probability `rate` and scales the rest, so that the mean stays.
-fn drop_out(value: Value, rate: f64, rng: &mut ChaCha8Rng) -> Value {
+fn drop_out(value: Value, rate: f64, rngs: &mut [ChaCha8Rng]) -> Value {
     let n_values = match &value {
         Value::Flat(values) => values.dims().iter().product(),
         Value::Image(values) => values.dims().iter().product(),
     };
-    let Some(mask) = mask(rate, n_values, rng) else { return value };
+    let Some(mask) = mask(rate, n_values, rngs) else { return value };
     match value {
         Value::Flat(values) => {
             let mask = Tensor::from_data(TensorData::new(mask, values.dims()), &values.device());

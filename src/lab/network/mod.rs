@@ -6,6 +6,7 @@
 
 mod convolution;
 mod forward;
+mod grad_cam;
 pub mod plan;
 mod weights;
 pub mod weights_file;

@@ -1,0 +1,247 @@
+//! The Open Inference Protocol v2 over REST, as a client: a request of checked inputs for one output, and the scores out of the answer.
+//!
+//! Tensors travel as raw bytes where the server can (no text of numbers to write and read), whatever the client of ours
+//! speaks; else as JSON.
+
+use std::io::Write as _;
+
+use serde::Deserialize;
+
+use super::numbers::Numbers;
+use super::{Fault, Plan, WireRequest};
+use crate::tensor::{DType, InputTensor, Inputs, Values};
+
+/// Writes a request for the score output alone.
+pub(super) fn write(plan: &Plan, inputs: &Inputs, id: &str) -> Result<WireRequest, Fault> {
+    let mut body = Vec::with_capacity(256 + if plan.binary { n_bytes(inputs) } else { 12 * n_bytes(inputs) / 4 });
+    body.extend_from_slice(b"{\"id\":");
+    write_json(&mut body, id);
+    body.extend_from_slice(b",\"inputs\":[");
+    for (position, tensor) in inputs.tensors().iter().enumerate() {
+        if position > 0 {
+            body.push(b',');
+        }
+        write_input(&mut body, tensor, plan.binary)?;
+    }
+    body.extend_from_slice(b"],\"outputs\":[{\"name\":");
+    write_json(&mut body, plan.spec.score_output.as_str());
+    if plan.binary {
+        body.extend_from_slice(b",\"parameters\":{\"binary_data\":true}");
+    }
+    body.extend_from_slice(b"}]}");
+    let header_length = plan.binary.then_some(body.len());
+    if plan.binary {
+        inputs.tensors().iter().for_each(|tensor| write_raw(&mut body, tensor.values()));
+    }
+    Ok(WireRequest { header_length, body })
+}
+
+fn n_bytes(inputs: &Inputs) -> usize {
+    inputs.tensors().iter().map(|tensor| tensor.values().len() * tensor.values().dtype().size().unwrap_or(1)).sum()
+}
+
+fn write_input(body: &mut Vec<u8>, tensor: &InputTensor, binary: bool) -> Result<(), Fault> {
+    let values = tensor.values();
+    body.extend_from_slice(b"{\"name\":");
+    write_json(body, tensor.name());
+    // Writing into a vector does not fail.
+    let shape = crate::tensor::shape_text(tensor.shape());
+    let _ = write!(body, ",\"shape\":{shape},\"datatype\":\"{}\"", values.dtype());
+    if binary {
+        let size = values.len() * values.dtype().size().unwrap_or(1);
+        let _ = write!(body, ",\"parameters\":{{\"binary_data_size\":{size}}}}}");
+        return Ok(());
+    }
+    body.extend_from_slice(b",\"data\":[");
+    write_list(body, values)?;
+    body.extend_from_slice(b"]}");
+    Ok(())
+}
+
+/// Appends values as a JSON list without its brackets.
+pub(super) fn write_list(body: &mut Vec<u8>, values: &Values) -> Result<(), Fault> {
+    fn list<T: serde::Serialize>(body: &mut Vec<u8>, values: &[T]) {
+        for (position, value) in values.iter().enumerate() {
+            if position > 0 {
+                body.push(b',');
+            }
+            write_json(body, value);
+        }
+    }
+    match values {
+        Values::Bool(v) => list(body, v),
+        Values::U8(v) => list(body, v),
+        Values::U16(v) => list(body, v),
+        Values::U32(v) => list(body, v),
+        Values::U64(v) => list(body, v),
+        Values::I8(v) => list(body, v),
+        Values::I16(v) => list(body, v),
+        Values::I32(v) => list(body, v),
+        Values::I64(v) => list(body, v),
+        Values::F32(v) => list(body, v),
+        Values::F64(v) => list(body, v),
+    }
+    Ok(())
+}
+
+/// Appends values as raw little-endian bytes.
+pub(super) fn write_raw(out: &mut Vec<u8>, values: &Values) {
+    macro_rules! raw {
+        ($values:expr) => {
+            $values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()))
+        };
+    }
+    match values {
+        Values::Bool(v) => out.extend(v.iter().map(|&value| u8::from(value))),
+        Values::U8(v) => out.extend_from_slice(v),
+        Values::U16(v) => raw!(v),
+        Values::U32(v) => raw!(v),
+        Values::U64(v) => raw!(v),
+        Values::I8(v) => raw!(v),
+        Values::I16(v) => raw!(v),
+        Values::I32(v) => raw!(v),
+        Values::I64(v) => raw!(v),
+        Values::F32(v) => raw!(v),
+        Values::F64(v) => raw!(v),
+    }
+}
+
+/// Appends a value as JSON; writing into a vector does not fail.
+pub(super) fn write_json<T: serde::Serialize + ?Sized>(body: &mut Vec<u8>, value: &T) {
+    if serde_json::to_writer(&mut *body, value).is_err() {
+        body.extend_from_slice(b"null");
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
+    model_version: Option<String>,
+    outputs: Vec<Output>,
+}
+
+#[derive(Deserialize)]
+struct Output {
+    name: String,
+    datatype: String,
+    shape: Vec<usize>,
+    #[serde(default)]
+    parameters: Option<Parameters>,
+    #[serde(default)]
+    data: Option<Numbers>,
+}
+
+#[derive(Deserialize)]
+struct Parameters {
+    #[serde(default)]
+    binary_data_size: Option<usize>,
+}
+
+/// Reads the score output of an answer; the others are dropped.
+pub(super) fn read(
+    plan: &Plan,
+    header_length: Option<&str>,
+    body: &[u8],
+    n_rows: usize,
+    id: &str,
+) -> Result<Vec<f32>, Fault> {
+    let (json, raw) = match header_length {
+        None => (body, &[][..]),
+        Some(text) => {
+            let split = text.parse().ok().and_then(|length: usize| body.split_at_checked(length));
+            split.ok_or_else(|| Fault::answer("its header length is no length within the body"))?
+        }
+    };
+    let answer: Answer =
+        serde_json::from_slice(json).map_err(|_| Fault::answer("expected the JSON of an inference answer"))?;
+    if answer.id.as_deref().is_some_and(|got| !got.is_empty() && got != id) {
+        return Err(Fault::answer("it answers another request"));
+    }
+    check_version(plan, answer.model_version.as_deref())?;
+    let mut found = None;
+    let mut start = 0_usize;
+    for output in answer.outputs {
+        let size = output.parameters.as_ref().and_then(|parameters| parameters.binary_data_size);
+        let bytes = match size {
+            None => None,
+            Some(size) => {
+                let end = start.checked_add(size).filter(|&end| end <= raw.len());
+                let end = end.ok_or_else(|| Fault::answer("its raw tensors are longer than the body"))?;
+                Some(&raw[std::mem::replace(&mut start, end)..end])
+            }
+        };
+        if output.name != plan.spec.score_output {
+            continue;
+        }
+        if found.is_some() {
+            return Err(Fault::answer(format!("it has '{}' twice", plan.spec.score_output)));
+        }
+        found = Some(scores(plan, &output.datatype, &output.shape, bytes, output.data, n_rows)?);
+    }
+    if start != raw.len() {
+        return Err(Fault::answer("bytes stand after its last raw tensor"));
+    }
+    found.ok_or_else(|| Fault::answer(format!("'{}' is not in it", plan.spec.score_output)))
+}
+
+/// An answer of another version is of another model than the one that the defence was fitted to.
+pub(super) fn check_version(plan: &Plan, got: Option<&str>) -> Result<(), Fault> {
+    match (&plan.answers_version, got) {
+        (Some(expected), Some(got)) if !got.is_empty() && got != expected => {
+            let got = crate::protocol::quoted(got);
+            Err(Fault::answer(format!("it is of version {got}, expected '{expected}'")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn scores(
+    plan: &Plan,
+    datatype: &str,
+    shape: &[usize],
+    raw: Option<&[u8]>,
+    data: Option<Numbers>,
+    n_rows: usize,
+) -> Result<Vec<f32>, Fault> {
+    plan.check_shape(shape, n_rows)?;
+    let dtype = DType::from_oip_name(datatype).ok_or_else(|| Fault::answer("its scores have an unknown type"))?;
+    let n_values: usize = shape.iter().product();
+    let values = match (raw, data) {
+        (Some(raw), None) => read_floats(dtype, raw)?,
+        (None, Some(numbers)) if !matches!(dtype, DType::F16 | DType::F32 | DType::F64 | DType::Bf16) => {
+            drop(numbers);
+            return Err(not_floats(dtype));
+        }
+        // Flat, or nested as the shape says.
+        (None, Some(numbers)) if numbers.is_tensor && (numbers.shape.len() == 1 || numbers.shape == shape) => {
+            numbers.values
+        }
+        (None, Some(_)) => return Err(Fault::answer("its scores are no array of that shape")),
+        (Some(_), Some(_)) | (None, None) => return Err(Fault::answer("its scores stand in no one place")),
+    };
+    if values.len() != n_values {
+        return Err(Fault::answer(format!("expected {n_values} scores, got {}", values.len())));
+    }
+    Ok(values)
+}
+
+fn not_floats(dtype: DType) -> Fault {
+    Fault::answer(format!("its scores are {dtype}, expected floating-point numbers"))
+}
+
+/// Raw bytes of floating-point numbers as f32.
+pub(super) fn read_floats(dtype: DType, raw: &[u8]) -> Result<Vec<f32>, Fault> {
+    let element = dtype.size().unwrap_or(1);
+    if !raw.len().is_multiple_of(element) {
+        return Err(Fault::answer(format!("{} bytes are no multiple of the {element} of a score", raw.len())));
+    }
+    Ok(match dtype {
+        DType::F32 => raw.as_chunks().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect(),
+        DType::F64 => raw.as_chunks().0.iter().map(|chunk| f64::from_le_bytes(*chunk) as f32).collect(),
+        DType::F16 => raw.as_chunks().0.iter().map(|chunk| half::f16::from_le_bytes(*chunk).to_f32()).collect(),
+        DType::Bf16 => raw.as_chunks().0.iter().map(|chunk| half::bf16::from_le_bytes(*chunk).to_f32()).collect(),
+        _ => return Err(not_floats(dtype)),
+    })
+}
