@@ -4,6 +4,7 @@
 //! and written down in [`ModelSpec::how_decided`]; it is never guessed silently (R2).
 
 pub mod inspect;
+pub mod memory;
 // The test graphs are written with prost, which comes with the lab.
 #[cfg(all(test, feature = "lab"))]
 mod tests;

@@ -28,14 +28,17 @@ use self::thin::Thinned;
 use super::inspect::ScoreArgs;
 use crate::artifact::ModelDigest;
 use crate::artifact::centroids::{CentroidFile, CentroidMetadata, DataOrigin, FORMAT, FORMAT_VERSION, write};
-use crate::data::{DataSource, Dataset, Part, Split, check_writable, is_same_file, write_atomic};
+use crate::data::{DataSource, Dataset, Memory, Part, Split, check_writable, is_same_file, write_atomic};
 use crate::defence::{
     Bank, CentroidSums, Centroids, ClassFallback, DistanceQuantiles, Fitted, N_QUANTILES, offline, quantiles_of,
 };
-use crate::engine::Engine;
 use crate::engine::tract::TractEngine;
+use crate::engine::{Engine, memory};
 #[cfg(feature = "lab")]
 use crate::lab::device::Device;
+
+/// Rows are read once, in order: what lies in files of rows of one width stays there.
+const ROWS_IN_MEMORY: Memory = Memory { max_bytes: 64 << 20 };
 
 /// Build and look at the artifacts that the defence is fitted to.
 #[derive(Debug, clap::Args)]
@@ -128,9 +131,10 @@ struct Fit<'a> {
 
 fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     args.check_out()?;
+    memory::keep_freed();
     let bytes = std::fs::read(&args.model).with_context(|| format!("cannot read {}", args.model.display()))?;
     let engine = TractEngine::load(&bytes, &args.scores.options())?;
-    let dataset = Dataset::load(&args.data)?;
+    let dataset = Dataset::load_within(&args.data, ROWS_IN_MEMORY)?;
     let split = args.split.as_deref().map(|path| read_split(path, &dataset)).transpose()?;
     let all: Vec<usize>;
     let rows = match &split {

@@ -1,13 +1,13 @@
 //! The forward pass: walks over the plan once, for evaluation or for training.
 
 use burn::tensor::activation::{relu, tanh};
-use burn::tensor::module::{avg_pool2d, conv2d, max_pool2d};
-use burn::tensor::ops::ConvOptions;
+use burn::tensor::module::{avg_pool2d, max_pool2d};
 use burn::tensor::{Tensor, TensorData};
 use rand::RngCore;
 use rand_chacha::ChaCha8Rng;
 
 use super::Network;
+use super::convolution::{Sees, convolution};
 use super::plan::{Op, ParameterId, Place, ValueId};
 use crate::lab::Compute;
 
@@ -140,8 +140,8 @@ impl Network {
                 (None, _) => input(rows.take().expect("a plan has one input"), &step.shape),
                 (Some(one), Some(other)) => two(&step.op, one, other),
                 (Some(value), None) => match pass.as_deref_mut() {
-                    Some(pass) => self.train_one(at, &step.op, value, pass),
-                    None => self.one(&step.op, value),
+                    Some(pass) => self.train_one(at, value, pass),
+                    None => self.one(&step.op, value, self.sees(at)),
                 },
             };
             values[at] = Some(match &mut tap {
@@ -152,15 +152,28 @@ impl Network {
         values[wanted].take().map(Value::flat).expect("the wanted step was run")
     }
 
+    /// What the step of that number sees: the rows, where nothing that is learned stands between.
+    fn sees(&self, at: ValueId) -> Sees {
+        let steps = self.plan.steps();
+        let mut behind = at;
+        while let [input] = *steps[behind].inputs {
+            behind = input;
+            if !matches!(steps[behind].op, Op::Input | Op::Normalise { .. } | Op::Dropout(_)) {
+                return Sees::Values;
+            }
+        }
+        Sees::Rows
+    }
+
     /// An operator of one input, in evaluation.
-    fn one(&self, op: &Op, value: Value) -> Value {
+    fn one(&self, op: &Op, value: Value, sees: Sees) -> Value {
         let weights = &self.weights;
         let vector = |id: &ParameterId| weights.vectors[*id].val();
         match op {
             Op::Input | Op::Add | Op::Concatenate => unreachable!("they have no or two inputs"),
             Op::Normalise { mean, deviation } => normalise(value, mean, deviation),
             Op::Convolution { kernel, bias, stride, padding, .. } => {
-                let sums = convolution(value.image(), weights.kernels[*kernel].val(), *stride, *padding);
+                let sums = convolution(value.image(), weights.kernels[*kernel].val(), *stride, *padding, sees);
                 Value::Image(match bias {
                     Some(bias) => scaled(sums, None, vector(bias)),
                     None => sums,
@@ -196,7 +209,8 @@ impl Network {
     }
 
     /// The same while training.
-    fn train_one(&self, at: ValueId, op: &Op, value: Value, pass: &mut Pass<'_>) -> Value {
+    fn train_one(&self, at: ValueId, value: Value, pass: &mut Pass<'_>) -> Value {
+        let op = &self.plan.steps()[at].op;
         // A hook wants to see it; without one the operator may have it to itself.
         let input = pass.hook.is_some().then(|| value.clone());
         let output = match op {
@@ -207,7 +221,7 @@ impl Network {
                 pass.statistics.push(Statistics { mean: (*mean, of_batch.0), variance: (*variance, of_batch.1) });
                 Value::Image(normal)
             }
-            _ => self.one(op, value),
+            _ => self.one(op, value, self.sees(at)),
         };
         let weighted =
             matches!(op, Op::Convolution { .. } | Op::Linear { .. } | Op::GroupNorm { .. } | Op::BatchNorm { .. });
@@ -273,23 +287,6 @@ fn scaled(
         lines = lines * by_line(factor, shape[0]);
     }
     (lines + by_line(offset, shape[0])).reshape(shape)
-}
-
-/// Cross-correlation without bias. One of 1×1 is a product of matrices, whose derivatives are products, too: burn's
-/// derivative by a kernel is a convolution with the outcome as kernel, which for 1×1 is one product a value.
-fn convolution(
-    values: Tensor<Compute, 4>,
-    kernel: Tensor<Compute, 4>,
-    stride: usize,
-    padding: usize,
-) -> Tensor<Compute, 4> {
-    let [n_outputs, n_inputs, side, _] = kernel.dims();
-    if (side, stride, padding) != (1, 1, 0) {
-        return conv2d(values, kernel, None, ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1));
-    }
-    let [n_rows, _, height, width] = values.dims();
-    let values = values.reshape([n_rows, n_inputs, height * width]);
-    kernel.reshape([1, n_outputs, n_inputs]).matmul(values).reshape([n_rows, n_outputs, height, width])
 }
 
 fn normalise(value: Value, mean: &[f32], deviation: &[f32]) -> Value {
