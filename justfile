@@ -55,19 +55,26 @@ units:
 image:
     .ci/image
 
-# The paper's tables 1 to 3 (and the same on Location): `just paper-a table2 --tier ci`; see docs/evidence/paper-a
-paper-a table *options:
+# The paper's tables 1 to 4 and figures 1 to 3 (and the same on Location): `just paper-a table2 --tier ci`, `just paper-a
+# table4`, `just paper-a fig1 --table location`; see docs/evidence/paper-a
+paper-a what *options:
     cargo build {{ cargo_flags }}
-    PATH="${CARGO_TARGET_DIR:-target}/release:$PATH" {{ python }} docs/evidence/paper-a/run.py {{ table }} {{ options }}
+    PATH="${CARGO_TARGET_DIR:-target}/release:$PATH" {{ python }} \
+        docs/evidence/paper-a/{{ if what =~ '^(table4|fig[123])$' { "figures.py" } else { "run.py" } }} {{ what }} {{ options }}
 
-# The paper's table 4 and figures 1 to 3: `just paper-a-figures table4 --tier ci`; figures: table4, fig1, fig2, fig3
-paper-a-figures figure *options:
+# Audits of the bundled model and of the lab's evidence models, written to docs/evidence/audits
+audits *options:
     cargo build {{ cargo_flags }}
-    PATH="${CARGO_TARGET_DIR:-target}/release:$PATH" {{ python }} docs/evidence/paper-a/figures.py {{ figure }} {{ options }}
+    PATH="${CARGO_TARGET_DIR:-target}/release:$PATH" {{ python }} docs/evidence/audits/run.py {{ options }}
+
+# The CS2980 report's table 1, done honestly: `just paper-b table1 --tier ci`; see docs/evidence/paper-b
+paper-b table *options:
+    cargo build {{ cargo_flags }}
+    PATH="${CARGO_TARGET_DIR:-target}/release:$PATH" {{ python }} docs/evidence/paper-b/run.py {{ table }} {{ options }}
 
 # Fuzz every decoder for so many seconds each (needs cargo-fuzz and a nightly toolchain)
-fuzz seconds="30":
-    .ci/fuzz {{ seconds }}
+fuzz seconds="30" *targets:
+    .ci/fuzz {{ seconds }} {{ targets }}
 
 # Criterion benchmarks of the defence
 bench *args:

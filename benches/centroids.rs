@@ -12,10 +12,10 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -38,6 +38,9 @@ struct Args {
     /// Rows per inference, for both.
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
+    /// The same kind of rows, fewer or more of them: how much memory the command takes for these is told beside.
+    #[arg(long)]
+    beside: Option<DataSource>,
     /// Rounds in which both are measured once.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -55,6 +58,16 @@ struct Round {
     bare_tract: f64,
     command_answers: f64,
     command_whole_s: f64,
+    command_peak_mib: f64,
+}
+
+/// One run of the command.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Run {
+    n_rows: usize,
+    answers: f64,
+    whole_s: f64,
+    peak_mib: f64,
 }
 
 #[derive(Serialize)]
@@ -69,6 +82,7 @@ struct Record {
     load_average_at_start: String,
     rounds: Vec<Round>,
     median_share: f64,
+    beside: Option<Run>,
 }
 
 fn main() -> Result<()> {
@@ -83,8 +97,13 @@ fn main() -> Result<()> {
     for round in 0..args.rounds {
         eprintln!("round {} of {}", round + 1, args.rounds);
         let bare_tract = peer.rows_per_s(n_threads)?;
-        let (command_answers, command_whole_s) = command(&args, scratch.path())?;
-        rounds.push(Round { bare_tract, command_answers, command_whole_s });
+        let run = command(&args, "--data", dataset.n_rows(), scratch.path())?;
+        rounds.push(Round {
+            bare_tract,
+            command_answers: run.answers,
+            command_whole_s: run.whole_s,
+            command_peak_mib: run.peak_mib,
+        });
         eprintln!("  {:?}", rounds[round]);
     }
     let shares = rounds.iter().map(|round| round.command_answers / round.bare_tract).collect();
@@ -99,6 +118,7 @@ fn main() -> Result<()> {
         load_average_at_start: load_average_at_start.split(' ').take(3).collect::<Vec<_>>().join(" "),
         median_share: median(shares),
         rounds,
+        beside: args.beside.as_ref().map(|source| beside(&args, source, scratch.path())).transpose()?,
     };
     let page = page(&record)?;
     print!("{page}");
@@ -155,31 +175,52 @@ impl Bare {
     }
 }
 
-/// Runs the command; rows a second of its own clock, and seconds of ours.
-fn command(args: &Args, scratch: &Path) -> Result<(f64, f64)> {
+fn beside(args: &Args, source: &DataSource, scratch: &Path) -> Result<Run> {
+    command(args, "--beside", Dataset::load(source)?.n_rows(), scratch)
+}
+
+/// Runs the command on the source behind a flag of ours: rows a second of its own clock, seconds of ours, and the most
+/// memory that it held.
+fn command(args: &Args, source: &str, n_rows: usize, scratch: &Path) -> Result<Run> {
     let started = Instant::now();
     let out = scratch.join("c.safetensors");
-    let output = Command::new(env!("CARGO_BIN_EXE_sordino"))
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sordino"))
         .args(["centroids", "build", "--quiet", "--class-fallback", "correct-rows", "--model"])
         .arg(&args.model)
         .arg("--data")
-        .arg(source_words(args)?)
+        .arg(source_words(source)?)
         .arg("--out")
         .arg(&out)
         .args(["--batch-size", &args.batch_size.to_string()])
-        .output()?;
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // The kernel keeps the most for as long as the process is there: the last look is close to its end.
+    let mut peak_kib = 0;
+    while child.try_wait()?.is_none() {
+        peak_kib = peak_kib.max(peak_of(child.id()).unwrap_or(0));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let output = child.wait_with_output()?;
     let whole_s = started.elapsed().as_secs_f64();
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout)?;
     let rate = text.split_whitespace().zip(text.split_whitespace().skip(1)).find(|(_, unit)| *unit == "rows/s");
     let (rate, _) = rate.with_context(|| format!("the command told no rate:\n{text}"))?;
-    Ok((rate.parse()?, whole_s))
+    Ok(Run { n_rows, answers: rate.parse()?, whole_s, peak_mib: peak_kib as f64 / 1024.0 })
+}
+
+/// KiB of `VmHWM`.
+fn peak_of(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
 /// The data as it was given: the source's own words drop the path.
-fn source_words(_: &Args) -> Result<String> {
-    let mut words = std::env::args().skip_while(|word| word != "--data");
-    words.nth(1).context("--data")
+fn source_words(flag: &str) -> Result<String> {
+    let mut words = std::env::args().skip_while(|word| word != flag);
+    words.nth(1).with_context(|| flag.to_owned())
 }
 
 fn file_name(path: &Path) -> String {
@@ -217,13 +258,26 @@ fn page(record: &Record) -> Result<String> {
         "Rows a second, batches of {}. *Answers*: from decoded rows to the sums that make",
         record.batch_size
     )?;
-    writeln!(page, "the centroids. *Whole*: seconds of all of the command, with reading the data.\n")?;
-    writeln!(page, "| round | bare tract | answers | share | whole s |\n| ---: | ---: | ---: | ---: | ---: |")?;
+    writeln!(
+        page,
+        "the centroids. *Whole*: seconds of all of the command, with reading the data; *peak*: the most memory it held.\n"
+    )?;
+    writeln!(
+        page,
+        "| round | bare tract | answers | share | whole s | peak MiB |\n| ---: | ---: | ---: | ---: | ---: | ---: |"
+    )?;
     for (number, round) in record.rounds.iter().enumerate() {
         let share = round.command_answers / round.bare_tract;
         let (bare, answers, whole) = (round.bare_tract, round.command_answers, round.command_whole_s);
-        writeln!(page, "| {} | {bare:.0} | {answers:.0} | {share:.3} | {whole:.1} |", number + 1)?;
+        let peak = round.command_peak_mib;
+        writeln!(page, "| {} | {bare:.0} | {answers:.0} | {share:.3} | {whole:.1} | {peak:.0} |", number + 1)?;
     }
     writeln!(page, "\nMedian share: {:.3}", record.median_share)?;
+    if let Some(Run { n_rows, answers, whole_s, peak_mib }) = record.beside {
+        writeln!(
+            page,
+            "\nBeside it {n_rows} rows: {answers:.0} rows a second, {whole_s:.1} s, peak {peak_mib:.0} MiB."
+        )?;
+    }
     Ok(page)
 }

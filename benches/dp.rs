@@ -122,7 +122,13 @@ impl Parts {
     fn ghost(&self) {
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
         let rows = self.tensor(&self.rows, 600);
-        let clipped = clipped_sum(&self.network, rows, self.losses(0, BATCH), 1.0, (Dropout::default(), &mut rng));
+        let clipped = clipped_sum(
+            &self.network,
+            rows,
+            self.losses(0, BATCH),
+            1.0,
+            (Dropout::default(), std::slice::from_mut(&mut rng)),
+        );
         let _ = clipped.norms.into_data();
     }
 

@@ -16,7 +16,7 @@ use sordino::audit::report::{
     self, Figure, Findings, Leak, Origin, Report, Settings, SourceRecord, Standing, SystemFindings,
 };
 use sordino::audit::source::sides::Sides;
-use sordino::audit::system::build_all;
+use sordino::audit::system::{add_grid, build_all};
 use sordino::audit::target::{Target, TargetError};
 use sordino::audit::{roc::Roc, study};
 use sordino::data::{DataSource, Dataset, Part, PartSizes, Split};
@@ -457,7 +457,7 @@ pub(crate) fn small_report() -> Report {
         findings,
         analysis: Figure::missing("not asked for"),
         policy: Figure::missing("no policy was given"),
-        not_tried: report::not_tried(false, false),
+        not_tried: report::not_tried(report::Tried::default()),
     }
 }
 
@@ -507,4 +507,44 @@ fn the_tables_name_every_system_and_what_was_not_tried() {
         let cells: Vec<usize> = block.lines().map(|line| line.matches('|').count()).collect();
         assert!(cells.iter().all(|&n| n == cells[0]), "{block}");
     }
+}
+
+#[test]
+fn the_grid_stands_before_the_floor_and_its_masks_are_audited_alone() {
+    let rows = planted(200, Side { margin: 4.0, errors: 0.1 }, EQUAL, 3);
+    let fitted = rows.fitted();
+    let (mut systems, mut skipped) = build_all(&[], Some(&fitted), ScoreKind::Logits, N_CLASSES).unwrap();
+    let before = systems.len();
+    add_grid(&mut systems, &mut skipped, Some(&fitted), ScoreKind::Logits, N_CLASSES);
+    let names: Vec<&str> = systems.iter().map(|system| system.name.as_str()).collect();
+    assert_eq!((names.len(), names[before + 5]), (before + 6, "label-only"), "{names:?}");
+    for one in
+        ["reweight w=0.5", "reweight w=0", "as-is + top-1 (cannot be served)", "as-is + top-3 (cannot be served)"]
+    {
+        assert!(names.contains(&one), "{one} is not among {names:?}");
+    }
+    // Without centroids the masks are there all the same.
+    let (mut systems, mut skipped) = build_all(&[], None, ScoreKind::Logits, N_CLASSES).unwrap();
+    add_grid(&mut systems, &mut skipped, None, ScoreKind::Logits, N_CLASSES);
+    assert_eq!(systems.iter().filter(|system| system.name.starts_with("as-is")).count(), 3);
+    // One entry a row: the model's own probability of its label.
+    let target = rows.target();
+    let top = systems.iter().find(|system| system.name.contains("top-1")).unwrap();
+    let answers = top.answer(&target, &target.logits(), None).unwrap().unwrap();
+    assert!(answers.probabilities.rows().into_iter().all(|row| row.iter().filter(|p| **p > 0.0).count() == 1));
+}
+
+#[test]
+fn what_was_not_tried_is_told_apart() {
+    use sordino::audit::report::{Tried, not_tried};
+
+    let said = |tried| not_tried(tried).join("\n");
+    let nothing = said(Tried::default());
+    let all = said(Tried { shadows: true, changed: true, boundary: true, learned: true });
+    for word in ["LiRA", "single records", "changed inputs", "repeated", "mix a record", "boundary", "--scores-only"] {
+        assert!(nothing.contains(word) && !all.contains(word), "{word}");
+    }
+    // Labels under noise are no walk to the boundary, and neither plants a record.
+    let queries = said(Tried { changed: true, ..Tried::default() });
+    assert!(!queries.contains("changed inputs") && queries.contains("boundary") && all.contains("canaries"));
 }

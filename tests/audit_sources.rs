@@ -136,6 +136,98 @@ fn what_does_not_fit_is_refused_with_its_place() {
     says(&format!("{with_rows}9,1,0,0.6,0.4\n"), "record 9 is there twice");
 }
 
+/// The numbers of a table of predictions by column.
+fn columns_of(text: &str) -> Vec<(String, Vec<f64>)> {
+    let mut lines = text.lines();
+    let names: Vec<&str> = lines.next().unwrap().split(',').collect();
+    let rows: Vec<Vec<f64>> = lines.map(|line| line.split(',').map(|field| field.parse().unwrap()).collect()).collect();
+    let column = |place: usize| rows.iter().map(|row| row[place]).collect();
+    names.iter().enumerate().map(|(place, name)| ((*name).to_owned(), column(place))).collect()
+}
+
+fn npy(shape: &str, values: &[f64]) -> Vec<u8> {
+    let line = format!("{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n");
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((line.len() as u16).to_le_bytes());
+    bytes.extend(line.as_bytes());
+    values.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
+    bytes
+}
+
+fn write_npz(path: &std::path::Path, columns: &[(String, Vec<f64>)]) {
+    use std::io::Write as _;
+
+    let mut archive = zip::ZipWriter::new(std::fs::File::create(path).unwrap());
+    let mut add = |name: &str, bytes: &[u8]| {
+        let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+        archive.start_file(format!("{name}.npy"), options).unwrap();
+        archive.write_all(bytes).unwrap();
+    };
+    let (scores, others): (Vec<_>, Vec<_>) = columns.iter().partition(|(name, _)| name.starts_with("logit_"));
+    let n_rows = scores[0].1.len();
+    let rows: Vec<f64> = (0..n_rows).flat_map(|row| scores.iter().map(move |(_, column)| column[row])).collect();
+    add("logits", &npy(&format!("({n_rows}, {})", scores.len()), &rows));
+    for (name, column) in others {
+        add(name, &npy(&format!("({n_rows},)"), column));
+    }
+    archive.finish().unwrap();
+}
+
+fn write_parquet(path: &std::path::Path, columns: &[(String, Vec<f64>)]) {
+    use parquet::data_type::DoubleType;
+    use parquet::file::writer::SerializedFileWriter;
+
+    let fields: String = columns.iter().map(|(name, _)| format!("required double {name}; ")).collect();
+    let schema = parquet::schema::parser::parse_message_type(&format!("message t {{ {fields} }}")).unwrap();
+    let file = std::fs::File::create(path).unwrap();
+    let mut writer = SerializedFileWriter::new(file, std::sync::Arc::new(schema), std::sync::Arc::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    for (_, values) in columns {
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<DoubleType>().write_batch(values, None, None).unwrap();
+        column.close().unwrap();
+    }
+    group.close().unwrap();
+    writer.close().unwrap();
+}
+
+#[test]
+fn one_table_tells_the_same_in_every_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = table(LOGITS);
+    let columns = columns_of(&text);
+    let path = |ending: &str| dir.path().join(format!("predictions.{ending}"));
+    std::fs::write(path("csv"), &text).unwrap();
+    write_npz(&path("npz"), &columns);
+    write_parquet(&path("parquet"), &columns);
+    let read = |ending: &str| {
+        let found = Predictions::new(Columns::read(&path(ending)).unwrap(), &Elsewhere::default()).unwrap();
+        let (target, systems, _) = found.study(TakenAs::Undefended).unwrap();
+        let answers = systems[0].answer(&target, &target.logits(), None).unwrap().unwrap();
+        (target.dataset_rows().to_vec(), target.labels().to_vec(), answers.probabilities)
+    };
+    let expected = read("csv");
+    assert_eq!(read("npz"), expected);
+    assert_eq!(read("parquet"), expected);
+}
+
+#[test]
+fn damaged_archives_and_tables_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        Columns::read(&path).err().unwrap().to_string()
+    };
+    assert!(refused("p.npz", b"PK no archive").contains("an archive of arrays"));
+    assert!(refused("p.parquet", b"PAR1").contains("a Parquet table"));
+    assert!(refused("p.txt", b"").contains(".csv, .npz or .parquet"));
+    let path = dir.path().join("q.npz");
+    write_npz(&path, &[("logit_0".to_owned(), vec![1.0; 4]), ("label".to_owned(), vec![1.0; 3])]);
+    let uneven = Columns::read(&path).err().unwrap().to_string();
+    assert!(uneven.contains("label.npy: expected 4 rows"), "{uneven}");
+}
+
 mod endpoint {
     use std::io::{Read as _, Write as _};
     use std::net::{TcpListener, TcpStream};

@@ -175,6 +175,9 @@ fn mistakes_in_a_plan_are_told_before_anything_is_trained() {
         (&["--ensemble", "3", "--share", "1.5"], "share: expected a number above 0 and below 1"),
         (&["--ensemble", "3", "--folds", "3"], "cannot be used with"),
         (&["--sisa", "500"], "expected at least 500 rows"),
+        (&["--ensemble", "3", "--of", "2"], "--of is for --balanced"),
+        (&["--folds", "3", "--share", "0.5"], "--share is for --ensemble"),
+        (&["--balanced", "4", "--leave", "2"], "--leave is for --folds"),
         (&["--whole", "2", "--pool", "trains"], "expected parts out of train, validation"),
         (&[], "required"),
     ] {
@@ -191,7 +194,7 @@ fn mistakes_in_a_plan_are_told_before_anything_is_trained() {
     let words =
         ["shadows", "plan", "--out", "b", "--data", "csv:table.csv", "--split", "target.split.json", "--whole", "2"];
     let stderr = refuse(dir, &[&words[..], &["--recipe", "bad.toml"]].concat());
-    assert!(stderr.contains("the recipe bad.toml") && stderr.contains("hiden"), "{stderr}");
+    assert!(stderr.contains("bad.toml: expected a recipe") && stderr.contains("hiden"), "{stderr}");
 }
 
 fn json(dir: &Path, file: &str) -> serde_json::Value {
@@ -217,6 +220,16 @@ fn an_exclusion_ensemble_is_trained_measured_and_joined_into_graphs_that_the_eng
     // Rows that were trained on are answered no better than others, once their own models are left out.
     let accuracy = |key: &str| record[key]["accuracy"].as_f64().unwrap();
     assert!((accuracy("pool_by_strangers") - accuracy("test")).abs() < 0.2, "{record}");
+    // What that gives away, beside what all models say of their own rows.
+    for (kind, pool, test) in [
+        ("routed", "pool_by_strangers", "test_by_all"),
+        ("routed_alike", "pool_by_strangers", "test"),
+        ("unrouted", "pool_by_all", "test_by_all"),
+    ] {
+        let (leak, attack) = (&record[kind], &record[kind]["loss_attack"]);
+        assert_eq!((&leak["train"], &leak["test"]), (&record[pool], &record[test]), "{kind}");
+        assert_eq!((&attack["n_members"], &attack["n_non_members"]), (&160.into(), &100.into()), "{kind}");
+    }
     for (combine, kind) in [("probabilities", "log_probabilities"), ("logits", "logits"), ("stack", "logits")] {
         let out = format!("joined/{combine}.onnx");
         succeed(dir, &["ensemble", "join", "bank", "--data", "csv:table.csv", "--combine", combine, "--out", &out]);
@@ -263,6 +276,12 @@ fn selena_teaches_a_student_what_models_say_that_never_saw_the_row() {
         .concat(),
     );
     assert!(stderr.contains("--leave-out: expected 1 to 2, got 3"), "{stderr}");
+    // What could not be kept is told before the teachers are trained.
+    fs::write(dir.join("private.toml"), format!("{RECIPE}\n[dp]\nclip = 1.0\nnoise_multiplier = 1.0\n")).unwrap();
+    let private =
+        ["ensemble", "selena", "--data", "csv:table.csv", "--split", "target.split.json", "--recipe", "private.toml"];
+    let stderr = refuse(dir, &[&private[..], &["--bank", "p", "--out", "p.onnx"]].concat());
+    assert!(stderr.contains("does not hold with a teacher") && !dir.join("p").exists(), "{stderr}");
 }
 
 #[test]
@@ -307,6 +326,9 @@ fn boosting_goes_on_from_the_rounds_that_stand_and_leaves_a_bank() {
     ensemble(dir, "boost", &words("killed"));
     assert_eq!(bank_digest(dir, "killed"), bank_digest(dir, "whole"));
     assert!(!dir.join("killed/rounds.json").exists());
+    fs::write(dir.join("rows.txt"), json(dir, "target.split.json")["parts"]["train"][0].to_string()).unwrap();
+    let forget = ["forget", "whole", "--data", "csv:table.csv", "--rows", "rows.txt", "--out", "less"];
+    assert!(refuse(dir, &forget).contains("the bank was boosted"));
     let join = ["ensemble", "join", "whole", "--data", "csv:table.csv", "--combine", "logits", "--out", "boosted.onnx"];
     succeed(dir, &join);
 }
@@ -335,9 +357,104 @@ fn forgetting_a_row_trains_one_shard_anew_and_carries_the_others_over() {
     let holds = |part: &str| new["parts"][part].as_array().unwrap().contains(&row.into());
     assert!(!holds("train") && !holds("test"), "the row is still in the split");
     assert!(succeed(dir, &["shadows", "status", "without"]).contains("4 of 4 models stand"));
+    // A row that would then be looked at while training stays where it is.
+    ensemble(dir, "train", &["--sisa", "2", "--pool", "train,validation", "--out", "wide"]);
+    fs::write(dir.join("validation.txt"), split["parts"]["validation"][0].to_string()).unwrap();
+    let words = ["forget", "wide", "--data", "csv:table.csv", "--rows", "validation.txt", "--out", "narrow"];
+    assert!(refuse(dir, &words).contains("is a validation row"));
+    assert!(!dir.join("narrow").exists());
     // Once forgotten, a row cannot be forgotten again; nor one that was never known.
     let again = ["forget", "without", "--data", "csv:table.csv", "--rows", "rows.txt", "--out", "again"];
     assert!(refuse(dir, &again).contains(&format!("row {row} is not in the bank's pool")));
+}
+
+#[test]
+fn a_shard_with_slices_goes_back_to_the_stage_before_a_forgotten_row_and_ends_as_if_it_had_never_known_it() {
+    let dir = workshop();
+    let dir = dir.path();
+    ensemble(dir, "train", &["--sisa", "2", "--slices", "3", "--out", "bank"]);
+    let kept = |bank: &str, member: usize| -> Vec<bool> {
+        let stands = |stage| dir.join(format!("{bank}/model-{member:05}.after-slice-{stage}.checkpoint")).exists();
+        (1..=3).map(stands).collect()
+    };
+    assert_eq!((kept("bank", 0), kept("bank", 1)), (vec![true, true, false], vec![true, true, false]));
+
+    // One row after the other until one was in a last slice: its model keeps both stages before.
+    let split = json(dir, "bank/split.json");
+    let rows: Vec<u64> = split["parts"]["train"].as_array().unwrap().iter().map(|row| row.as_u64().unwrap()).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    for (place, row) in rows.iter().take(12).enumerate() {
+        let out = format!("less-{place}");
+        fs::write(dir.join("rows.txt"), format!("{row}\n")).unwrap();
+        let plan = ["forget", "bank", "--data", "csv:table.csv", "--rows", "rows.txt", "--out", &out, "--threads", "1"];
+        succeed(dir, &plan);
+        let record = json(dir, &format!("{out}/forget.json"));
+        assert_eq!(record["retrained"].as_array().unwrap().len(), 1);
+        let stage = record["from_stage"][0].as_u64().unwrap();
+        if !seen.insert(stage) {
+            continue;
+        }
+        // The same plan in an empty folder, all stages anew.
+        let whole = format!("whole-{place}");
+        fs::create_dir(dir.join(&whole)).unwrap();
+        for file in ["plan.json", "inclusion.safetensors", "split.json"] {
+            fs::copy(dir.join(&out).join(file), dir.join(&whole).join(file)).unwrap();
+        }
+        succeed(dir, &["shadows", "run", &whole, "--data", "csv:table.csv"]);
+        assert_eq!(bank_digest(dir, &out), bank_digest(dir, &whole), "stage {stage}");
+        assert_ne!(bank_digest(dir, &out), bank_digest(dir, "bank"));
+    }
+    assert!(seen.len() > 1, "all rows were of one slice: {seen:?}");
+    let stderr =
+        refuse(dir, &[&["shadows", "plan", "--out", "b"], &SOURCE[..], &["--folds", "3", "--slices", "2"]].concat());
+    assert!(stderr.contains("--slices is for --sisa"), "{stderr}");
+}
+
+#[test]
+fn a_bank_draws_the_noise_of_each_model_from_one_secret_that_no_file_holds() {
+    let dir = workshop();
+    let dir = dir.path();
+    let secret = "a secret of more than thirty-two bytes for a test";
+    fs::write(dir.join("key"), secret).unwrap();
+    fs::write(dir.join("other"), "another secret of more than thirty-two bytes").unwrap();
+    let recipe = RECIPE.replace("epochs = 8", "epochs = 2");
+    fs::write(dir.join("recipe.toml"), format!("{recipe}\n[dp]\nclip = 1.0\nnoise_multiplier = 1.0\n")).unwrap();
+    let design = ["--ensemble", "2"];
+    plan(dir, "open", &design);
+    plan(dir, "closed", &[&design[..], &["--dp-secret", "key"]].concat());
+    fn run<'a>(bank: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+        [&["shadows", "run", bank, "--data", "csv:table.csv"], more].concat()
+    }
+    succeed(dir, &run("open", &[]));
+    for (more, expected) in [([].as_slice(), "expected that secret"), (&["--dp-secret", "other"], "not the one")] {
+        let stderr = refuse(dir, &run("closed", more));
+        assert!(stderr.contains(expected), "{stderr}");
+    }
+    assert!(refuse(dir, &run("open", &["--dp-secret", "key"])).contains("names no digest"));
+    succeed(dir, &run("closed", &["--dp-secret", "key", "--jobs", "2"]));
+    for member in 0..2 {
+        let record = |bank: &str| json(dir, &format!("{bank}/model-{member:05}.json"));
+        assert_eq!(record("closed")["privacy"]["secret_noise"], true);
+        assert_eq!(record("open")["privacy"]["secret_noise"], false);
+        // The seeds are the same: what differs is the noise.
+        assert_eq!(record("open")["seed"], record("closed")["seed"]);
+        assert_ne!(record("open")["sha256"], record("closed")["sha256"]);
+    }
+    for file in fs::read_dir(dir.join("closed")).unwrap() {
+        let bytes = fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
+    }
+}
+
+#[test]
+fn a_bank_takes_a_recipe_by_its_name_and_says_which_there_are() {
+    let dir = workshop();
+    let words =
+        ["shadows", "plan", "--out", "b", "--data", "csv:table.csv", "--split", "target.split.json", "--whole", "2"];
+    succeed(dir.path(), &[&words[..], &["--recipe", "paper-a/purchase-original"]].concat());
+    assert_eq!(json(dir.path(), "b/plan.json")["recipe"]["network"]["kind"], "mlp");
+    let stderr = refuse(dir.path(), &[&words[..], &["--recipe", "paper-z"]].concat());
+    assert!(stderr.contains("the papers' recipes are cs2980/dropout"), "{stderr}");
 }
 
 #[test]

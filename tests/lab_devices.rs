@@ -15,7 +15,7 @@ use rand_chacha::rand_core::SeedableRng;
 use sordino::artifact::centroids::{CentroidFile, read};
 use sordino::data::{DataSource, Dataset, PartSizes, Split};
 use sordino::lab::device::{Device, Kind, OpenDevice};
-use sordino::lab::network::{Activation, Architecture, Normalisation};
+use sordino::lab::network::{About, Activation, Architecture, Normalisation};
 use sordino::lab::onnx;
 use sordino::lab::recipe::{DropoutRates, Normalise, Recipe};
 use sordino::lab::train::{EpochScore, Outcome, StepReport, Task, Trainer, Watcher};
@@ -221,9 +221,34 @@ fn centroids_from_a_checkpoint_are_those_of_the_graph_on_every_device() {
 }
 
 #[test]
+fn centroids_from_the_weights_of_a_finished_training_need_neither_its_rows_nor_its_split() {
+    let (dir, ..) = images(320);
+    let words = "train --data idx:. --network cnn --channels 4,8 --hidden 16 --learning-rate 0.01 --epochs 30 --early-stopping 20 \
+        --train-rows 200 --validation-rows 60 --test-rows 60 --seed 1 --out m.onnx";
+    let trained = Command::new(env!("CARGO_BIN_EXE_sordino"))
+        .current_dir(dir.path())
+        .args(words.split_whitespace())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+    let without_split = |more: &[&str]| {
+        let words = ["centroids", "build", "--quiet", "--data", "idx:.", "--model", "m.onnx", "--out", "c.safetensors"];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sordino"));
+        command.current_dir(dir.path()).args(words).args(more).stdin(Stdio::null()).output().unwrap()
+    };
+    let built = without_split(&["--weights", "m.weights.safetensors"]);
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    fs::write(dir.path().join("none"), b"nothing").unwrap();
+    let refused = without_split(&["--weights", "none"]);
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && message.contains("expected a safetensors file with weights"), "{message}");
+}
+
+#[test]
 fn a_checkpoint_of_another_model_or_of_other_rows_is_refused() {
     let dir = trained();
-    assert!(refused(dir.path(), &["--device", "cpu"]).contains("--checkpoint"), "a device alone runs nothing");
+    assert!(refused(dir.path(), &["--device", "cpu"]).contains("--weights"), "a device alone runs nothing");
     let path = dir.path().join("m.checkpoint");
     let checkpoint = fs::read(&path).unwrap();
 
@@ -233,7 +258,7 @@ fn a_checkpoint_of_another_model_or_of_other_rows_is_refused() {
     let trainer = Trainer::new(Task::of_split(&dataset, &split).unwrap(), other, &Device::Cpu.open().unwrap());
     fs::write(&path, trainer.unwrap().checkpoint().unwrap()).unwrap();
     let message = refused(dir.path(), &["--checkpoint", "m.checkpoint"]);
-    assert!(message.contains("the checkpoint is not of this model: a logit differs by"), "{message}");
+    assert!(message.contains("the weights are not of this model: a logit differs by"), "{message}");
 
     let sizes = PartSizes { train: 200, ..PartSizes::default() };
     let others = Split::draw(&source, &dataset, sizes, 8).unwrap();
@@ -241,6 +266,32 @@ fn a_checkpoint_of_another_model_or_of_other_rows_is_refused() {
     fs::write(&path, trainer.unwrap().checkpoint().unwrap()).unwrap();
     let message = refused(dir.path(), &["--checkpoint", "m.checkpoint"]);
     assert!(message.contains("the checkpoint is of other rows"), "{message}");
+
+    // Weights that are nearly those of the model, as those behind a late epoch are.
+    let task = Task::of_split(&dataset, &split).unwrap();
+    let trained = Recipe { epochs: 20, seed: 1, ..recipe(cnn()) };
+    let network = Trainer::resume(task, trained.clone(), &Device::Cpu.open().unwrap(), &checkpoint).unwrap().network();
+    let about = About {
+        architecture: trained.network.clone(),
+        row_shape: dataset.row_shape().to_vec(),
+        labels: dataset.class_names().to_vec(),
+        recipe: trained.digest(),
+        epoch: None,
+    };
+    let written = |factor: f32| {
+        let mut bytes = network.to_safetensors(&about).unwrap();
+        // Behind the header all is f32.
+        let values = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        for value in bytes[values..].as_chunks_mut::<4>().0 {
+            *value = (f32::from_le_bytes(*value) * factor).to_le_bytes();
+        }
+        fs::write(dir.path().join("near.safetensors"), bytes).unwrap();
+    };
+    written(1.0);
+    built(dir.path(), "same.safetensors", &["--weights", "near.safetensors"]);
+    written(1.001);
+    let message = refused(dir.path(), &["--weights", "near.safetensors"]);
+    assert!(message.contains("the weights are not of this model: a logit differs by 0."), "{message}");
 
     fs::write(&path, &checkpoint[..checkpoint.len() / 2]).unwrap();
     let message = refused(dir.path(), &["--checkpoint", "m.checkpoint"]);

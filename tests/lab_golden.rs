@@ -170,7 +170,8 @@ fn logits_and_gradients_are_pytorchs() {
         let rows: Vec<f32> = golden.rows.1.iter().map(|&byte| f32::from(byte) / 255.0).collect();
         let rows = Tensor::from_data(TensorData::new(rows, [n_rows, shape.iter().product()]), network.device());
         let mut rng = ChaCha8Rng::seed_from_u64(0);
-        let mut pass = Pass { dropout: Dropout::default(), rng: &mut rng, statistics: vec![], hook: None };
+        let mut pass =
+            Pass { dropout: Dropout::default(), rngs: std::slice::from_mut(&mut rng), statistics: vec![], hook: None };
         let alone = autodiff::one_at_a_time();
         let logits = network.forward_training(rows, &mut pass);
         let loss = mean_loss(logits.clone(), &golden.labels);

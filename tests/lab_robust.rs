@@ -186,6 +186,42 @@ fn a_training_that_diverges_keeps_the_last_good_checkpoint() {
 }
 
 #[test]
+fn weights_that_are_huge_and_finite_are_no_good_checkpoint() {
+    let dir = folder();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sordino"));
+    command
+        .current_dir(dir.path())
+        .args("train --data csv:table.csv --out m.onnx --network mlp --hidden 16,8".split(' '));
+    // One step an epoch: no later step sees the loss of these weights.
+    command.args("--train-rows 120 --batch-size 120 --epochs 1 --learning-rate 1e30 --seed 5".split(' '));
+    let output = command.output().unwrap();
+    let message = words(&output);
+    assert!(!output.status.success() && message.contains("the training diverged"), "{message}");
+    assert!(message.contains("the checkpoint of 0 epochs is kept in m.checkpoint"), "{message}");
+}
+
+#[test]
+fn a_curriculum_of_default_length_goes_on_for_more_epochs() {
+    use std::io::{BufRead, BufReader};
+    let dir = folder();
+    let mut child = train(dir.path(), "m", "--epochs 1000000 --curriculum centroid-distance").spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("epoch 2/")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let told = lines.map_while(Result::ok).filter(|line| line.starts_with("epoch ")).count() + 4;
+    let more = format!("--epochs {} --curriculum centroid-distance --resume", told + 3);
+    finish(train(dir.path(), "m", &more));
+    let recipe = record(dir.path(), "m").recipe;
+    assert_eq!((recipe.epochs, recipe.curriculum.unwrap().epochs), (told + 3, 500_000));
+    // What is said goes before what the checkpoint says.
+    fs::write(dir.path().join("m.checkpoint"), "damaged").unwrap();
+    let refused = train(dir.path(), "m", &more).output().unwrap();
+    let message = words(&refused);
+    assert!(!refused.status.success() && message.contains("m.checkpoint: expected a checkpoint"), "{message}");
+}
+
+#[test]
 fn kept_epochs_export_as_a_training_of_so_many_epochs_would() {
     let dir = folder();
     finish(train(dir.path(), "m", "--epochs 4 --keep-epochs 1,3"));
@@ -202,6 +238,8 @@ fn kept_epochs_export_as_a_training_of_so_many_epochs_would() {
     assert!(model(dir.path(), "e3") == model(dir.path(), "three"));
     assert!(export("m.weights.safetensors", "last.onnx").status.success());
     assert!(model(dir.path(), "last") == model(dir.path(), "m"));
+    let refused = train(dir.path(), "late", "--epochs 4 --keep-epochs 1,5").output().unwrap();
+    assert!(words(&refused).contains("--keep-epochs: expected epochs from 1 to 4, got 5"), "{}", words(&refused));
     let refused = export("table.csv", "none.onnx");
     assert!(!refused.status.success() && words(&refused).contains("table.csv: expected a safetensors file"));
     let refused = export("m.weights.safetensors", "m.weights.safetensors");
@@ -234,6 +272,11 @@ fn rows_that_are_named_are_left_out_of_the_training() {
     command.current_dir(dir.path()).args("train --data csv:table.csv --network mlp --epochs 1".split(' '));
     command.args("--split m.split.json --without rows.txt --out w.onnx".split(' '));
     finish(command);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sordino"));
+    command.current_dir(dir.path()).args("train --data csv:table.csv --network mlp --epochs 1".split(' '));
+    let refused = command.args("--split m.split.json --without rows.txt --out m.onnx".split(' ')).output().unwrap();
+    assert!(!refused.status.success() && words(&refused).contains("m.split.json is an input"), "{}", words(&refused));
+    assert_eq!(sordino::data::Split::read(&dir.path().join("m.split.json")).unwrap(), split);
     let without = sordino::data::Split::read(&dir.path().join("w.split.json")).unwrap();
     assert_eq!(without.removed().len(), 2);
     assert_eq!(record(dir.path(), "w").results.unwrap().train.unwrap().n_rows, 118);

@@ -71,6 +71,14 @@ fn a_secret_stays_out_of_every_file() {
     }
     let record: Value = serde_json::from_slice(&fs::read(dir.path().join("m.json")).unwrap()).unwrap();
     assert_eq!(record["privacy"]["secret_noise"], true);
+    // Its recipe asks for the secret again, before anything is read or written.
+    let again = "train --data csv:table.csv --out again.onnx --train-rows 80 --recipe m.json";
+    let refused = sordino(dir.path(), again);
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && message.contains("--dp-secret: the recipe draws its noise"), "{message}");
+    assert!(!dir.path().join("again.checkpoint").exists());
+    let given = sordino(dir.path(), &format!("{again} --dp-secret key"));
+    assert!(given.status.success(), "{}", String::from_utf8_lossy(&given.stderr));
     fs::write(dir.path().join("key"), "short").unwrap();
     let refused = sordino(dir.path(), &format!("{TRAIN} --dp-noise-multiplier 1 --dp-secret key"));
     assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("at least 32 bytes"));

@@ -73,7 +73,33 @@ class Dense(nn.Module):
         return self.parts(x)
 
 
-NETWORKS = {"fcn": FullyConnected, "cnn": SmallCnn, "densenet-bc": Dense}
+class ResNet9(nn.Module):
+    """Page's nine layers for fast trainings, with pools of 2x2 to the end."""
+
+    row, classes = (3, 32, 32), 10
+
+    def __init__(self, width=64):
+        super().__init__()
+        self.first = self.block(3, width)
+        self.second, self.third, self.fourth = (self.block(n * width, 2 * n * width) for n in (1, 2, 4))
+        self.beside_second = nn.Sequential(self.block(2 * width, 2 * width), self.block(2 * width, 2 * width))
+        self.beside_fourth = nn.Sequential(self.block(8 * width, 8 * width), self.block(8 * width, 8 * width))
+        self.last = nn.Linear(8 * width, 10)
+
+    @staticmethod
+    def block(inputs, outputs):
+        return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+
+    def forward(self, x):
+        x = F.max_pool2d(self.second(self.first(x)), 2)
+        x = x + self.beside_second(x)
+        x = F.max_pool2d(self.third(x), 2)
+        x = F.max_pool2d(self.fourth(x), 2)
+        x = x + self.beside_fourth(x)
+        return self.last(F.max_pool2d(F.max_pool2d(x, 2), 2).flatten(1))
+
+
+NETWORKS = {"fcn": FullyConnected, "cnn": SmallCnn, "densenet-bc": Dense, "resnet-9": ResNet9}
 
 
 def times(name, batch, steps, device):

@@ -20,6 +20,7 @@ use crate::audit::answers::{Answers, argmax};
 use crate::audit::attack::Attack;
 use crate::audit::interval::{Estimate, Interval, Placements, newcombe, two_sided_z};
 use crate::audit::invert::Inversion;
+use crate::audit::pictures::Picture;
 use crate::audit::roc::Ranking;
 use crate::audit::utility::softmax_at;
 
@@ -49,6 +50,9 @@ pub struct Analysis {
     /// A map of the logits; `None` where none was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub embedding: Option<Embedding>,
+    /// Images of the first of [`Analysis::extremes`]: the records themselves, where somebody asked for them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pictures: Vec<Picture>,
     /// What it comes to, in words.
     pub finding: String,
 }
@@ -73,6 +77,9 @@ pub struct Vulnerable {
     /// out; `None` where all or none pass.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distance_auc: Option<Estimate>,
+    /// How well each record's vulnerability over shadow models tells the same; `None` where it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vulnerability_auc: Option<Estimate>,
     /// Numbers in the data set of the members that pass, highest score first.
     pub members: Vec<usize>,
 }
@@ -188,6 +195,7 @@ pub fn analyse(rows: &Rows<'_>, level: f64, seed: u64, map: bool) -> Analysis {
         finding: finding(&vulnerable, &correlations, &quarters),
         extremes: extremes(rows, &scores, &distances, thresholds[0]),
         embedding: map.then(|| embed(rows, &scores, &thresholds, seed)),
+        pictures: Vec::new(),
         vulnerable,
         correlations,
         quarters,
@@ -251,6 +259,7 @@ fn beyond(
         ),
         accuracy: right as f64 / passing.len().max(1) as f64,
         distance_auc: auc(&distances[..rows.n_members], &passes, level),
+        vulnerability_auc: rows.vulnerability.and_then(|given| auc(given.get(..rows.n_members)?, &passes, level)),
         members: passing.iter().map(|&row| rows.dataset_rows[row]).collect(),
     }
 }
@@ -373,6 +382,22 @@ fn finding(vulnerable: &[Vulnerable], correlations: &[Correlation], quarters: &[
             };
             said.push(format!("The members that pass {lie} (AUC {:.3} [{:.3}, {:.3}]).", auc.value, auc.low, auc.high));
         }
+        if let Some(auc) = first.vulnerability_auc {
+            let tells = match (auc.low > 0.5, auc.high < 0.5) {
+                (true, _) => "are those that shadow models call vulnerable, more often than other members",
+                (_, true) => "are called vulnerable by shadow models less often than other members",
+                _ => "are called vulnerable by shadow models no more often than other members",
+            };
+            said.push(format!("They {tells} (AUC {:.3} [{:.3}, {:.3}]).", auc.value, auc.low, auc.high));
+        }
+    }
+    if let Some(over_shadows) = correlations.get(2) {
+        said.push(format!(
+            "Distance goes with a member's vulnerability over shadow models by ρ = {:.2} [{:.2}, {:.2}].",
+            over_shadows.rho.value + 0.0,
+            over_shadows.rho.low + 0.0,
+            over_shadows.rho.high + 0.0
+        ));
     }
     if let (Some(members), Some(control)) = (correlations.first(), correlations.get(1)) {
         said.push(format!(

@@ -47,6 +47,19 @@ impl Answers {
         Self { probabilities, predicted }
     }
 
+    /// One system's answers to several batches, one after the other; no rows where their widths differ.
+    #[must_use]
+    pub fn joined(parts: &[Answers]) -> Self {
+        let views: Vec<_> = parts.iter().map(|part| part.probabilities.view()).collect();
+        match ndarray::concatenate(ndarray::Axis(0), &views) {
+            Ok(probabilities) => Self {
+                probabilities,
+                predicted: parts.iter().flat_map(|part| part.predicted.iter().copied()).collect(),
+            },
+            Err(_) => Self { probabilities: Array2::zeros((0, 0)), predicted: Vec::new() },
+        }
+    }
+
     /// Number of rows.
     #[must_use]
     pub fn n_rows(&self) -> usize {

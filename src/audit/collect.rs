@@ -1,5 +1,7 @@
 //! From a pipeline and the rows of a data set to a [`Target`]: the audit's only contact with a running model.
 
+use ndarray::ArrayD;
+
 use crate::audit::source::sides::Sides;
 use crate::audit::target::{Target, TargetError};
 use crate::data::Dataset;
@@ -58,9 +60,17 @@ fn raw_batches(
 /// # Errors
 /// [`TargetError::Inputs`] where the model takes several, [`TargetError::Rows`] where the rows are not of its shape.
 pub fn inputs_of(pipeline: &Pipeline, dataset: &Dataset, rows: &[usize]) -> Result<Inputs, TargetError> {
+    inputs_of_values(pipeline, dataset.batch(rows))
+}
+
+/// Values of shape (n_rows, row shape…) as the one input of the pipeline's model.
+///
+/// # Errors
+/// As [`inputs_of`].
+pub fn inputs_of_values(pipeline: &Pipeline, values: ArrayD<f32>) -> Result<Inputs, TargetError> {
     let specs = &pipeline.description().inputs;
     let [spec] = specs.as_slice() else {
         return Err(TargetError::Inputs { n_inputs: specs.len() });
     };
-    Ok(Inputs::from_f32(spec, dataset.batch(rows))?)
+    Ok(Inputs::from_f32(spec, values)?)
 }

@@ -15,13 +15,14 @@
 //! - [`thresholds`], [`learned`]: thresholds per class, and classifiers trained on answers (ML-Leaks' adversaries);
 //! - [`shadow`]: LiRA, RMIA and calibrated attacks by models that the attacker trained, the defence before them too;
 //! - [`label_only`], [`adaptive`]: attacks that ask again: changed, repeated, mixed inputs; letters of ties; canaries;
+//! - [`asked`]: mixtures and repeated questions, asked of every system at once;
 //! - [`lot`]: whether members and non-members differ without any model;
 //! - [`exact`], [`spread`]: exact bounds, predictive values, a lower bound on ε; figures over several targets;
-//! - [`roc`], [`null`], [`fixed`], [`interval`]: the statistics of R12, exact under ties, seeded, with intervals;
+//! - [`roc`], [`null`], [`band`], [`fixed`], [`interval`]: the statistics of R12, exact under ties, seeded, with intervals;
 //! - [`utility`], [`temperature`]: accuracy, NLL, ECE, labels kept;
 //! - [`study`]: all of it put together on the rows of [`rows`] (R17), against the label-only floor (R14);
 //! - [`duplicates`]: rows that stand on both sides;
-//! - [`analysis`]: the paper's figures 2 and 3, with their controls;
+//! - [`analysis`], [`pictures`]: the paper's figures 2 and 3, with their controls;
 //! - [`records`]: a line for each record;
 //! - [`policy`]: limits, held against the intervals of a report;
 //! - [`report`], [`render`], [`html`]: what was found, as JSON, as tables and as a page, with what was *not* tried.
@@ -33,7 +34,9 @@
 pub mod adaptive;
 pub mod analysis;
 pub mod answers;
+pub mod asked;
 pub mod attack;
+pub mod band;
 pub mod collect;
 pub mod duplicates;
 pub mod exact;
@@ -46,6 +49,7 @@ pub mod learned;
 pub mod lot;
 pub mod null;
 mod parallel;
+pub mod pictures;
 pub mod policy;
 pub mod records;
 pub mod render;

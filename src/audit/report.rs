@@ -360,8 +360,8 @@ pub struct AttackFindings {
     pub fixed_minus_floor: Estimate,
     /// AUC minus the floor's, with DeLong's paired interval.
     pub auc_minus_floor: Estimate,
-    /// Newcombe's interval of (a) at its own threshold: too narrow, since the threshold is chosen on these rows. Its
-    /// null says whether (a) means anything.
+    /// Interval of (a) that allows for its threshold having been chosen on these rows: a bootstrap of the largest error
+    /// over all thresholds. Its null says whether (a) means anything.
     pub widest_interval: Interval,
     /// What the fixed rule of (b) says.
     pub calls: Calls,
@@ -490,6 +490,8 @@ pub struct Headline {
     pub widest_attack: AttackId,
     /// The largest (a).
     pub widest: f64,
+    /// Its interval, which allows for the threshold and the attack having been chosen on these rows.
+    pub widest_interval: Interval,
     /// The permutation null of that maximum over all attacks that count: its p-value is corrected for having tried
     /// so many.
     pub widest_null: Figure<Null>,
@@ -625,23 +627,36 @@ pub const NOT_TRIED: [&str; 7] = [
     "other paths around the proxy: timing, caches, logs, the model's own endpoint",
 ];
 
-/// What is not tried unless the study is given what it needs: the sentence, and what is needed.
-pub const NEEDS_MORE: [(&str, &str); 5] = [
-    ("likelihood-ratio attacks (LiRA), RMIA and difficulty calibration", "a bank of shadow models"),
-    ("the risk of single records", "a bank of shadow models"),
-    ("label-only attacks by changed inputs, distance to the boundary", "a system that can be asked again"),
-    ("repeated, perturbed and mixed queries", "a system that can be asked again"),
-    ("planted records (canaries)", "a model that was trained with them"),
-];
+/// What a study had beside one answer a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tried {
+    /// Shadow models.
+    pub shadows: bool,
+    /// Answers to changed rows, and to the same rows again.
+    pub changed: bool,
+    /// The way to the decision boundary.
+    pub boundary: bool,
+    /// Thresholds per class, and classifiers.
+    pub learned: bool,
+}
 
-/// What was not tried by a study that had shadow models, or not, and that asked further questions, or not.
+/// What was not tried by a study that had this much.
 #[must_use]
-pub fn not_tried(shadows: bool, queries: bool) -> Vec<String> {
-    let lacking = NEEDS_MORE.iter().filter(|(_, needs)| match *needs {
-        "a bank of shadow models" => !shadows,
-        "a system that can be asked again" => !queries,
-        _ => true,
-    });
-    let lacking = lacking.map(|(what, needs)| format!("{what}: needs {needs}"));
+pub fn not_tried(tried: Tried) -> Vec<String> {
+    let shadows = "needs a bank of shadow models (--shadows)";
+    let lacking = [
+        (tried.learned, "attacks learned on answers, thresholds per class: left out (--scores-only)".to_owned()),
+        (tried.shadows, format!("likelihood-ratio attacks (LiRA), RMIA and difficulty calibration: {shadows}")),
+        (tried.shadows, format!("the risk of single records: {shadows}")),
+        (
+            tried.changed,
+            "label-only attacks by changed inputs: need a system that can be asked again (--queries)".to_owned(),
+        ),
+        (tried.changed, "repeated and perturbed queries: need a system that can be asked again (--queries)".to_owned()),
+        (tried.boundary, "distance to the decision boundary: needs some hundred queries a row (--boundary)".to_owned()),
+        (tried.changed, "queries that mix a record with another (against routing): need a system that can be asked again (--queries)".to_owned()),
+        (false, "planted records (canaries): need a model that was trained with them".to_owned()),
+    ];
+    let lacking = lacking.into_iter().filter_map(|(was, what)| (!was).then_some(what));
     lacking.chain(NOT_TRIED.iter().map(|&what| what.to_owned())).collect()
 }

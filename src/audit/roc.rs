@@ -104,6 +104,18 @@ impl Ranking {
             .map(|((start, end), &score)| (score, &self.order[start as usize..end as usize]))
     }
 
+    /// The largest absolute sum of `weights`, one a row, over the rows above any threshold.
+    pub(crate) fn largest_sum(&self, weights: &[f64]) -> f64 {
+        let (mut sum, mut position, mut largest) = (0.0_f64, 0_usize, 0.0_f64);
+        for &end in &self.block_ends {
+            let end = end as usize;
+            sum += self.order[position..end].iter().map(|&row| weights[row as usize]).sum::<f64>();
+            position = end;
+            largest = largest.max(sum.abs());
+        }
+        largest
+    }
+
     /// `max over thresholds of |TPR − FPR|` for other memberships of the same rows, given as 0 and 1: the inner
     /// loop of the permutation null. Both sides must have at least one row.
     pub(crate) fn two_sided_advantage(&self, memberships: &[u8], n_members: u64) -> f64 {

@@ -85,6 +85,35 @@ pub fn standard_defences() -> Vec<DefenceConfig> {
     ]
 }
 
+/// Adds what stands beside the standard defences where the whole grid is wanted, before the label-only one: the paper's
+/// method at other weights (skipped with the reason where there are no centroids), and masks and a rounding with no
+/// method before them.
+pub fn add_grid(
+    systems: &mut Vec<System>,
+    skipped: &mut Vec<Skipped>,
+    fitted: Option<&Arc<Fitted>>,
+    kind: ScoreKind,
+    n_classes: usize,
+) {
+    let plain = |method| DefenceConfig { method, top_k: None, digits: None };
+    let reweight = |weight| plain(Method::Reweight { weight, when: Gate::Always });
+    let masked = |top_k, digits| DefenceConfig { top_k, digits, ..plain(Method::AsIs) };
+    let masks = [masked(Some(1), None), masked(Some(3), None), masked(None, Some(2))];
+    let mut more = Vec::new();
+    for config in [1.0, 0.5, 0.0].map(reweight).into_iter().chain(masks) {
+        match Defence::new(&config, fitted.cloned(), kind, n_classes) {
+            Ok(defence) => more.push(System {
+                name: summary(&defence),
+                kind: SystemKind::Defended(Box::new(defence)),
+                fitted: fitted.cloned(),
+            }),
+            Err(error) => skipped.push(Skipped { name: config.summary(), reason: error.to_string() }),
+        }
+    }
+    let floor = systems.iter().position(|system| system.role() == Role::Floor).unwrap_or(systems.len());
+    systems.splice(floor..floor, more);
+}
+
 /// Builds the systems of an audit: undefended, the rival, the standard defences, `given` ones (name and settings),
 /// label-only. A standard defence that cannot be built (no centroids, no inlier rows) is skipped with its reason.
 ///

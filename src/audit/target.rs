@@ -127,6 +127,29 @@ impl Target {
         Ok(Self { batches, kind, calibration_logits, calibration_labels, ..rows })
     }
 
+    /// Rows without sides: answers of systems to them can be computed, and no attack can be judged on them.
+    ///
+    /// # Errors
+    /// [`TargetError::Mismatch`] where there is not a label for each row of scores.
+    pub fn unsided(batches: Vec<RawScores>, labels: Vec<u32>) -> Result<Self, TargetError> {
+        let n_rows: usize = batches.iter().map(RawScores::n_rows).sum();
+        if n_rows != labels.len() {
+            return Err(TargetError::Mismatch { what: format!("{n_rows} rows of scores, {} labels", labels.len()) });
+        }
+        let (kind, n_classes) = batches.first().map_or((ScoreKind::Logits, 0), |raw| (raw.kind(), raw.n_classes()));
+        Ok(Self {
+            n_classes,
+            kind,
+            calibration_logits: Array2::zeros((0, n_classes)),
+            batches,
+            dataset_rows: (0..labels.len()).collect(),
+            labels,
+            n_members: 0,
+            allows: Allows { logits: true, ..Allows::SCORES },
+            calibration_labels: Vec::new(),
+        })
+    }
+
     /// Rows whose answers come from elsewhere (an endpoint, a file): members first, with `labels` for each row. The
     /// model's own scores are not there, whatever `allows` says of queries and shadows.
     ///

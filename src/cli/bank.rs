@@ -15,7 +15,8 @@ use tract_onnx::pb::ModelProto;
 use tract_onnx::pb::tensor_proto::DataType;
 
 use super::origin::{Commit, Machine};
-use super::train::Stop;
+use super::privacy::read_secret;
+use super::train::{Stop, read_recipe};
 use crate::data::{DataError, DataSource, Dataset, Part, Split, check_writable, hex, write_atomic};
 use crate::lab::bank::inclusion::{Design, Inclusion, Pool};
 use crate::lab::bank::member::MemberRecord;
@@ -25,8 +26,9 @@ use crate::lab::bank::plan::Planned;
 use crate::lab::bank::run::{Ended, Event, Run, Shard};
 use crate::lab::bank::trainer::MemberTrainer;
 use crate::lab::device::Device;
+use crate::lab::dp::{NoiseKey, with_private_norm};
 use crate::lab::onnx;
-use crate::lab::recipe::{Recipe, presets};
+use crate::lab::recipe::Recipe;
 use crate::lab::record::{self, CodeRecord, DataRecord, MachineRecord, ModelRecord, RunRecord, SplitRecord, Status};
 use crate::lab::train::Score;
 
@@ -59,15 +61,19 @@ pub(super) struct DesignFlags {
 pub(super) struct DealFlags {
     #[command(flatten)]
     design: DesignFlags,
-    /// The share of the rows of each model of --ensemble.
-    #[arg(long, value_name = "X", default_value_t = 0.6)]
-    share: f64,
-    /// Folds that each model of --folds leaves out: with 2 any two records are unknown to some model.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    leave: usize,
+    /// The share of the rows of each model of --ensemble [default: 0.6].
+    #[arg(long, value_name = "X")]
+    share: Option<f64>,
+    /// Folds that each model of --folds leaves out: with 2 any two records are unknown to some model [default: 1].
+    #[arg(long, value_name = "N")]
+    leave: Option<usize>,
     /// Models that each row trains, of --balanced [default: half].
     #[arg(long, value_name = "N")]
     of: Option<usize>,
+    /// Slices of each shard of --sisa: a shard is trained slice by slice, so that forgetting a row trains only what came behind
+    /// it [default: 1]. Costs a checkpoint a slice.
+    #[arg(long, value_name = "N")]
+    slices: Option<usize>,
     /// Deal class by class, so that each model sees each class in its share.
     #[arg(long)]
     stratified: bool,
@@ -82,12 +88,21 @@ pub(super) struct DealFlags {
 impl DealFlags {
     fn design(&self) -> anyhow::Result<Design> {
         let flags = &self.design;
+        for (number, design, is_stray) in [
+            ("--share", "--ensemble", self.share.is_some() && flags.ensemble.is_none()),
+            ("--leave", "--folds", self.leave.is_some() && flags.folds.is_none()),
+            ("--of", "--balanced", self.of.is_some() && flags.balanced.is_none()),
+            ("--slices", "--sisa", self.slices.is_some() && flags.sisa.is_none()),
+        ] {
+            ensure!(!is_stray, "{number} is for {design}");
+        }
+        let (share, leave, slices) = (self.share.unwrap_or(0.6), self.leave.unwrap_or(1), self.slices.unwrap_or(1));
         let designs = [
-            flags.ensemble.map(|models| Design::Share { models, share: self.share }),
-            flags.folds.map(|folds| Design::Folds { folds, leave: self.leave }),
+            flags.ensemble.map(|models| Design::Share { models, share }),
+            flags.folds.map(|folds| Design::Folds { folds, leave }),
             flags.balanced.map(|models| Design::Balanced { models, of: self.of.unwrap_or(models / 2) }),
             flags.bootstrap.map(|models| Design::Bootstrap { models }),
-            flags.sisa.map(|shards| Design::Shards { shards }),
+            flags.sisa.map(|shards| Design::Shards { shards, slices }),
             flags.whole.map(|models| Design::Whole { models }),
         ];
         designs
@@ -110,7 +125,7 @@ pub(super) struct SourceFlags {
     /// How each model is trained: a recipe's file (.toml or .json), the name of one that this program carries (such as
     /// paper-a/cifar-original), or the run record of a model that `sordino train` wrote (NAME.json), whose recipe is taken.
     #[arg(long, value_name = "FILE|NAME")]
-    recipe: PathBuf,
+    recipe: String,
     /// Decides the deal and the seed of each model [default: the recipe's].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -140,9 +155,19 @@ pub(super) struct Source {
 }
 
 impl SourceFlags {
-    pub(super) fn load(&self) -> anyhow::Result<Source> {
+    /// Rows, split and recipe; a private recipe draws from the secret where one is given.
+    pub(super) fn load(&self, secret: Option<&NoiseKey>) -> anyhow::Result<Source> {
         let recipe = read_recipe(&self.recipe)?;
-        let recipe = Recipe { seed: self.seed.unwrap_or(recipe.seed), ..recipe };
+        let mut recipe = Recipe { seed: self.seed.unwrap_or(recipe.seed), ..recipe };
+        if let Some(secret) = secret {
+            let dp = recipe.dp.as_mut().context("--dp-secret: expected a private recipe, with an entry dp")?;
+            dp.key_digest = Some(secret.digest());
+        }
+        if recipe.dp.is_some() {
+            let (private, note) = with_private_norm(recipe);
+            note.iter().for_each(|note| eprintln!("{note}"));
+            recipe = private;
+        }
         recipe.check()?;
         let split = Split::read(&self.split)?;
         let dataset = Dataset::load(&self.data.source)?;
@@ -196,13 +221,7 @@ fn copies(dataset: &Dataset, rows: &[usize]) -> Vec<u32> {
 }
 
 pub(super) fn data_record(source: &DataSource, dataset: &Dataset) -> DataRecord {
-    DataRecord {
-        source: source.to_string(),
-        digest: dataset.digest(),
-        n_rows: dataset.n_rows(),
-        row_shape: dataset.row_shape().to_vec(),
-        labels: dataset.class_names().to_vec(),
-    }
+    DataRecord::of(source.to_string(), dataset)
 }
 
 pub(super) fn part(name: &str) -> anyhow::Result<Part> {
@@ -210,24 +229,6 @@ pub(super) fn part(name: &str) -> anyhow::Result<Part> {
         let names = Part::ALL.map(Part::name).join(", ");
         format!("expected parts out of {names}, got '{}'", name.escape_debug())
     })
-}
-
-/// A recipe by name, out of a TOML or JSON file, or out of a run record.
-fn read_recipe(path: &Path) -> anyhow::Result<Recipe> {
-    let shown = path.display();
-    if let Some(text) = path.to_str().and_then(presets::preset) {
-        return Recipe::from_toml(text).with_context(|| format!("the recipe {shown}"));
-    }
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the recipe {shown}"))?;
-    if path.extension().is_some_and(|ending| ending == "toml") {
-        return Recipe::from_toml(&text).with_context(|| format!("the recipe {shown}"));
-    }
-    let value: serde_json::Value = serde_json::from_str(&text).with_context(|| format!("the recipe {shown}"))?;
-    if value.get("format").is_some() {
-        let record: RunRecord = serde_json::from_value(value).with_context(|| format!("the run record {shown}"))?;
-        return Ok(record.recipe);
-    }
-    serde_json::from_value(value).with_context(|| format!("the recipe {shown}"))
 }
 
 /// The source that this program was built from.
@@ -362,6 +363,10 @@ pub(super) struct WorkFlags {
     /// Where to compute: cpu, vulkan[:N] or cuda[:N].
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
     pub(super) device: Device,
+    /// The file that a private recipe's samples and noise are drawn from, as in `sordino train`; each model draws from a
+    /// key of its own.
+    #[arg(long, value_name = "FILE")]
+    dp_secret: Option<PathBuf>,
     /// Stop as at SIGTERM when standard input ends.
     #[arg(long, hide = true)]
     until_eof: bool,
@@ -378,6 +383,11 @@ pub(super) enum Trained {
 }
 
 impl WorkFlags {
+    /// The key of --dp-secret.
+    pub(super) fn secret(&self) -> anyhow::Result<Option<NoiseKey>> {
+        self.dp_secret.as_deref().map(read_secret).transpose()
+    }
+
     /// Trains what is missing of a bank, telling of each model on standard error.
     pub(super) fn train(
         &self,
@@ -427,7 +437,7 @@ impl WorkFlags {
         stop: &Stop,
     ) -> anyhow::Result<Ended> {
         let device = self.device.open()?;
-        let worker = MemberTrainer::new(dataset, planned, &device)?;
+        let worker = MemberTrainer::new(dataset, planned, &device, self.secret()?)?;
         let run = Run { place, planned, worker: &worker, shard, threads, code: code(), machine: machine() };
         let lines = Lines::new(shard.members(planned.plan.n_models()).count());
         run.run(&stop.flag, &|event| lines.tell(&event))
@@ -440,6 +450,9 @@ impl WorkFlags {
         command.args(["shadows", "run"]).arg(place.to_string()).args(["--data", &rows.words]);
         command.args(["--shard", &shard.to_string(), "--threads", &threads.to_string()]);
         command.args(["--device", &self.device.to_string(), "--until-eof"]);
+        if let Some(secret) = &self.dp_secret {
+            command.arg("--dp-secret").arg(secret);
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         command.spawn().context("cannot start a process for a part of the models")
     }

@@ -1,5 +1,6 @@
 //! `sordino ensemble`: many models as one classifier, or as the teachers of one.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -25,7 +26,7 @@ use crate::lab::bank::place::Place;
 use crate::lab::bank::plan::Planned;
 use crate::lab::bank::run::{Assignment, Shard};
 use crate::lab::bank::stack;
-use crate::lab::bank::trainer::{Ended, MemberTrainer, export, train_member};
+use crate::lab::bank::trainer::{Ended, Finished, MemberTrainer, export, train_member};
 use crate::lab::onnx::join::{Combine, join};
 use crate::lab::recipe::{Distillation, Recipe};
 use crate::lab::record::{MadeFrom, Results};
@@ -34,7 +35,7 @@ use crate::lab::train::{RowScores, Score, Task};
 /// The file that says how good a bank is as one classifier.
 const RECORD_FILE: &str = "ensemble.json";
 /// The checkpoint of a student, beside its model.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(20);
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// Rows on which a joined graph is held against its members.
 const PARITY_ROWS: usize = 64;
 /// How far a probability of the joined graph may be from that of its members.
@@ -130,6 +131,12 @@ struct SelenaArgs {
     /// Models that never see a row (L).
     #[arg(long, value_name = "L", default_value_t = 10)]
     leave_out: usize,
+    /// Deal class by class, so that each model sees each class in its share.
+    #[arg(long)]
+    stratified: bool,
+    /// Give rows with equal values to the same models: else a row may be answered for by a model that knows its copy.
+    #[arg(long)]
+    group_copies: bool,
     /// Where the K models go: a folder or a URL.
     #[arg(long, value_name = "BANK")]
     bank: String,
@@ -186,7 +193,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn train(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let place = Place::open(&args.out)?;
     expect_no_input(&place, &args.source.data)?;
-    let source = args.source.load()?;
+    let source = args.source.load(args.work.secret()?.as_ref())?;
     let planned = source.plan(&args.deal)?;
     planned.write(&place)?;
     match args.work.train(&place, &planned, (&args.source.data, &source.dataset), Shard::ALL)? {
@@ -224,6 +231,23 @@ fn print_ensemble(record: &EnsembleRecord) {
     if let Some(accuracy) = record.test_by_one {
         println!("{:<34} accuracy {accuracy:.4} (mean)", "test, by one model");
     }
+    let leaks = [
+        ("pool by its strangers, test by all", &record.routed),
+        ("the same, test by as many", &record.routed_alike),
+        ("pool and test by all models", &record.unrouted),
+    ];
+    for (name, leak) in leaks {
+        if let Some(attack) = leak.as_ref().and_then(|leak| leak.loss_attack) {
+            let (auc, advantage, noise) = (attack.auc, attack.advantage, attack.null_q95);
+            println!("{name:<34} loss attack: AUC {auc:.4}  advantage {advantage:.4} (up to {noise:.4} is noise)");
+        }
+    }
+    if let Some(share) = record.pairs_without_model.filter(|share| *share > 0.0) {
+        let share = 100.0 * share;
+        println!(
+            "{share:.1} % of pairs of rows have no model that knows neither: --folds F --leave 2 has one for each"
+        );
+    }
     println!(
         "models that may answer for a row of the pool: {} at least, {:.1} in the mean; none for {} rows",
         record.fewest_models, record.mean_models, record.n_without_model
@@ -243,10 +267,10 @@ fn join_bank(args: &JoinArgs) -> anyhow::Result<ExitCode> {
     let model = join(&models, &combine)?;
     check_joined(&model, &combine, (&place, &bank), &dataset)?;
     let answers = Answerer::load(&model)?;
-    let evaluate = |part: Part| -> anyhow::Result<RowScores> {
-        let rows = bank.planned.split.part(part);
+    let pool = bank.planned.inclusion.rows();
+    let evaluate = |rows: Vec<usize>| -> anyhow::Result<RowScores> {
         let labels: Vec<u32> = rows.iter().map(|&row| dataset.labels()[row]).collect();
-        Ok(crate::lab::bank::answers::row_scores(&answers.probabilities(&dataset, rows, 1.0)?, &labels))
+        Ok(crate::lab::bank::answers::row_scores(&answers.probabilities(&dataset, &rows, 1.0)?, &labels))
     };
     let made_from = MadeFrom::Joined {
         bank: bank.manifest.digest.clone(),
@@ -257,12 +281,19 @@ fn join_bank(args: &JoinArgs) -> anyhow::Result<ExitCode> {
     let plan = &bank.planned.plan;
     let mut record = run_record(&files, plan.recipe.clone(), plan.data.clone(), &bank.planned.split, &model)?;
     record.made_from = Some(made_from);
-    let scores =
-        [evaluate(Part::Train)?, evaluate(Part::Validation)?, evaluate(Part::Calibration)?, evaluate(Part::Test)?];
+    let [train, validation, calibration, test] = learned_and_others(&bank.planned.split, pool);
+    let scores = [evaluate(train)?, evaluate(validation)?, evaluate(calibration)?, evaluate(test)?];
     record.results = Some(Results::of(scores, plan.recipe.seed)?);
     record.wall_seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
     files.write(&model, &record, &bank.planned.split)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The rows that were learned, whatever part they are of, and those of validation, calibration and test that were not.
+fn learned_and_others(split: &Split, learned: &[usize]) -> [Vec<usize>; 4] {
+    let known: HashSet<usize> = learned.iter().copied().collect();
+    let others = |part| split.part(part).iter().copied().filter(|row| !known.contains(row)).collect();
+    [learned.to_vec(), others(Part::Validation), others(Part::Calibration), others(Part::Test)]
 }
 
 /// The way of joining, with its words for the record.
@@ -330,7 +361,7 @@ fn check_joined(
 fn boost(args: &BoostArgs) -> anyhow::Result<ExitCode> {
     let place = Place::open(&args.out)?;
     expect_no_input(&place, &args.source.data)?;
-    let source = args.source.load()?;
+    let source = args.source.load(args.work.secret()?.as_ref())?;
     let rows = source.split.part(Part::Train).to_vec();
     // As it would be with every row in every round: the rows of a round follow from the rounds before.
     let design = Design::Recorded { models: args.rounds };
@@ -341,7 +372,7 @@ fn boost(args: &BoostArgs) -> anyhow::Result<ExitCode> {
     let recipe = Recipe { distillation: None, ..source.recipe.clone() };
     let planned = Planned::new(recipe, data, source.split.clone(), pool, inclusion)?;
     let device = args.work.device.open()?;
-    let worker = MemberTrainer::new(&source.dataset, &planned, &device)?;
+    let worker = MemberTrainer::new(&source.dataset, &planned, &device, args.work.secret()?)?;
     let boosting = Boosting {
         place: &place,
         planned: &planned,
@@ -375,7 +406,8 @@ fn selena(args: &SelenaArgs) -> anyhow::Result<ExitCode> {
     let files = ModelFiles::beside(&args.out, &args.source.data)?;
     let place = Place::open(&args.bank)?;
     expect_no_input(&place, &args.source.data)?;
-    let source = args.source.load()?;
+    let source = args.source.load(args.work.secret()?.as_ref())?;
+    expect_no_promise(&source.recipe)?;
     // The members learn labels; the recipe's distillation is the student's.
     ensure!(
         args.leave_out >= 1 && args.leave_out < args.models,
@@ -384,7 +416,7 @@ fn selena(args: &SelenaArgs) -> anyhow::Result<ExitCode> {
         args.leave_out
     );
     let design = Design::Balanced { models: args.models, of: args.models - args.leave_out };
-    let planned = source.plan_with(design, &[Part::Train], false, false)?;
+    let planned = source.plan_with(design, &[Part::Train], args.stratified, args.group_copies)?;
     planned.write(&place)?;
     let manifest = match args.work.train(&place, &planned, (&args.source.data, &source.dataset), Shard::ALL)? {
         Trained::Interrupted(code) => return Ok(code),
@@ -401,7 +433,8 @@ fn selena(args: &SelenaArgs) -> anyhow::Result<ExitCode> {
 
 fn distil(args: &DistilArgs) -> anyhow::Result<ExitCode> {
     let files = ModelFiles::beside(&args.out, &args.source.data)?;
-    let mut source = args.source.load()?;
+    let mut source = args.source.load(args.work.secret()?.as_ref())?;
+    expect_no_promise(&source.recipe)?;
     let given = source.recipe.distillation.unwrap_or_default();
     let distillation = Distillation {
         temperature: args.temperature.unwrap_or(given.temperature),
@@ -428,6 +461,15 @@ fn distil(args: &DistilArgs) -> anyhow::Result<ExitCode> {
     teach(&source, rows, taught, &files, &args.work)
 }
 
+/// Stops before the teachers are trained where the student's recipe promises what it could not keep.
+fn expect_no_promise(recipe: &Recipe) -> anyhow::Result<()> {
+    ensure!(
+        recipe.dp.is_none(),
+        "differential privacy does not hold with a teacher: its answers were learned from rows without noise"
+    );
+    Ok(())
+}
+
 /// Trains a student on soft targets, from its checkpoint where there is one, and writes it.
 fn teach(
     source: &Source,
@@ -447,8 +489,15 @@ fn teach(
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", files.checkpoint.display())),
     };
-    let assignment =
-        Assignment { member: 0, recipe: source.recipe.clone(), rows: vec![], strangers: vec![], checkpoint };
+    let assignment = Assignment {
+        member: 0,
+        recipe: source.recipe.clone(),
+        rows: vec![],
+        strangers: vec![],
+        checkpoint,
+        before: None,
+        is_last: true,
+    };
     let stop = Stop::listen()?;
     let mut kept = Instant::now();
     let mut keep = |write: &mut dyn FnMut() -> anyhow::Result<Vec<u8>>| {
@@ -458,23 +507,26 @@ fn teach(
         }
         Ok(())
     };
-    let ended = train_member(task, &assignment, &device, &mut keep, &stop.flag)
+    let ended = train_member(task, (&assignment, None), &device, &mut keep, &stop.flag)
         .with_context(|| format!("the student (checkpoint: {})", files.checkpoint.display()))?;
-    let (network, history, privacy) = match ended {
+    let Finished { network, history, privacy, best_epoch } = match ended {
         Ended::Interrupted(checkpoint) => {
             files.keep(&checkpoint)?;
             eprintln!("interrupted; the same command goes on");
             return Ok(ExitCode::from(stop.exit_code.load(Ordering::Relaxed)));
         }
-        Ended::Finished(finished) => (finished.network, finished.history, finished.privacy),
+        Ended::Stage(_) => bail!("a student has one stage"),
+        Ended::Finished(finished) => *finished,
     };
     let model = export(&network, dataset, &rows)?;
     let mut record = run_record(files, source.recipe.clone(), source.data.clone(), split, &model)?;
     record.made_from = Some(MadeFrom::Taught(teacher));
     record.privacy = privacy;
     record.history = history;
-    let parts = [Part::Train, Part::Validation, Part::Calibration, Part::Test];
-    let scores = parts.map(|part| crate::lab::train::score(&network, dataset, split.part(part)));
+    record.best_epoch = best_epoch;
+    record.device = Some(device.device());
+    let parts = learned_and_others(split, &rows);
+    let scores = parts.map(|rows| crate::lab::train::score(&network, dataset, &rows));
     record.results = Some(Results::of(scores, source.recipe.seed)?);
     record.wall_seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
     files.write(&model, &record, split)?;

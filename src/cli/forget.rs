@@ -7,7 +7,7 @@ use anyhow::{bail, ensure};
 
 use super::bank::{Rows, Trained, WorkFlags, expect_no_input, print_bank};
 use crate::data::{Dataset, read_row_numbers};
-use crate::lab::bank::forget::{FORGET_FILE, Forgetting};
+use crate::lab::bank::forget::{FORGET_FILE, ForgetRecord, Forgetting};
 use crate::lab::bank::merge::Bank;
 use crate::lab::bank::place::Place;
 use crate::lab::bank::run::Shard;
@@ -61,13 +61,19 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     bytes.push(b'\n');
     to.write(FORGET_FILE, &bytes)?;
     print_bank(&to, &manifest);
+    let (n, seconds, full) = (record.retrained.len(), record.retrain_seconds, record.full_seconds);
     println!(
-        "{} of {} models trained anew in {} s; all of them took {} s: {:.0} % saved",
-        record.retrained.len(),
+        "{n} of {} models trained anew in {seconds} s; all of them took {full} s{}",
         record.n_models,
-        record.retrain_seconds,
-        record.full_seconds,
-        100.0 * record.saved
+        saved(&record)
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// What that is less than all, where the clock can tell.
+fn saved(record: &ForgetRecord) -> String {
+    if record.full_seconds < 0.1 {
+        return " (too short to compare)".to_owned();
+    }
+    format!(": {:.0} % saved", 100.0 * record.saved)
 }

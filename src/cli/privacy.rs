@@ -1,6 +1,6 @@
 //! The options of a private training, and the file of its secret.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
@@ -28,7 +28,8 @@ pub(super) struct PrivacyArgs {
     #[arg(long, value_name = "X")]
     dp_delta: Option<f64>,
     /// A file of at least 32 random bytes to draw samples and noise from. Without it they are drawn from --seed, which
-    /// stands in the record: fit for experiments, but whoever knows it can take the noise away.
+    /// stands in the record: fit for experiments, but whoever knows it can take the noise away. Trainings that differ in
+    /// recipe or rows share no noise although they share the file.
     #[arg(long, value_name = "FILE")]
     dp_secret: Option<PathBuf>,
 }
@@ -85,13 +86,19 @@ impl PrivacyArgs {
     }
 
     fn secret(&self) -> anyhow::Result<Option<NoiseKey>> {
-        use std::io::Read as _;
-        let Some(path) = &self.dp_secret else { return Ok(None) };
-        let mut bytes = Vec::new();
-        let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        file.take(MAX_SECRET_BYTES)
-            .read_to_end(&mut bytes)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Some(NoiseKey::of_secret(&bytes).with_context(|| path.display().to_string())?))
+        self.dp_secret.as_deref().map(read_secret).transpose()
     }
+}
+
+/// The key of a file's bytes.
+///
+/// # Errors
+///
+/// When the file cannot be read, or is short.
+pub(super) fn read_secret(path: &Path) -> anyhow::Result<NoiseKey> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    file.take(MAX_SECRET_BYTES).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", path.display()))?;
+    NoiseKey::of_secret(&bytes).with_context(|| path.display().to_string())
 }

@@ -1,10 +1,12 @@
 //! `sordino shadows`: a bank of models with a recorded inclusion matrix, on one machine or shard by shard.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
 use super::bank::{DealFlags, Rows, SourceFlags, Trained, WorkFlags, expect_no_input, print_bank};
+use super::privacy::read_secret;
 use crate::data::Dataset;
 use crate::lab::bank::member::{State, state};
 use crate::lab::bank::merge::{merge, seal};
@@ -49,6 +51,10 @@ struct PlanArgs {
     /// Where the bank goes: a folder or a URL.
     #[arg(long, value_name = "BANK")]
     out: String,
+    /// The file that a private recipe's samples and noise will be drawn from: the plan names its digest, `run` takes the
+    /// same file.
+    #[arg(long, value_name = "FILE")]
+    dp_secret: Option<PathBuf>,
 }
 
 /// Train what is missing of a bank.
@@ -114,7 +120,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let place = Place::open(&args.out)?;
     expect_no_input(&place, &args.source.data)?;
-    let planned = args.source.load()?.plan(&args.deal)?;
+    let secret = args.dp_secret.as_deref().map(read_secret).transpose()?;
+    let planned = args.source.load(secret.as_ref())?.plan(&args.deal)?;
     planned.write(&place)?;
     let n_rows = planned.inclusion.rows().len();
     println!(

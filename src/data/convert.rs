@@ -75,9 +75,10 @@ fn convert_table(path: &Path, scan: &mut Scan<'_>, dir: &Path, values: Values) -
         labels.push(label);
         array.write(&values.encode(path, place, numbers)?)
     })?;
-    array.finish(values.descr(), &[labels.n_rows(), n_features])?;
     let n_rows = labels.n_rows();
     let (names, labels) = labels.finish();
+    check_names(path, &names)?;
+    array.finish(values.descr(), &[n_rows, n_features])?;
     if names.len() < 2 {
         let got = format!("{n_rows} rows of {} classes", names.len());
         return Err(DataError::bad_file(path, "rows of at least 2 classes", got));
@@ -87,9 +88,10 @@ fn convert_table(path: &Path, scan: &mut Scan<'_>, dir: &Path, values: Values) -
 
 fn convert_dataset(source: &DataSource, dir: &Path, values: Values) -> Result<Written, DataError> {
     let dataset = Dataset::load_within(source, Memory::NONE)?;
+    let shown = source.to_string();
+    check_names(Path::new(&shown), dataset.class_names())?;
     let path = dir.join(FEATURES_FILE);
     let mut array = Array::create(&path)?;
-    let shown = source.to_string();
     for row in 0..dataset.n_rows() {
         let batch = dataset.try_batch(&[row])?;
         let numbers = batch.as_slice().unwrap_or_default();
@@ -103,6 +105,17 @@ fn convert_dataset(source: &DataSource, dir: &Path, values: Values) -> Result<Wr
     let shape = [&[dataset.n_rows()], dataset.row_shape()].concat();
     array.finish(values.descr(), &shape)?;
     Ok((dataset.row_shape, dataset.class_names, dataset.labels))
+}
+
+/// Names are written one a line: one that has a line break would read back as two.
+fn check_names(path: &Path, names: &[String]) -> Result<(), DataError> {
+    match names.iter().position(|name| name.contains(['\n', '\r'])) {
+        None => Ok(()),
+        Some(class) => {
+            let expected = format!("names of classes without line breaks, to write to {CLASSES_FILE}");
+            Err(DataError::bad_file(path, expected, format!("one in that of class {class}")))
+        }
+    }
 }
 
 impl Values {
@@ -197,6 +210,19 @@ mod tests {
             assert!(after.check_names(before.class_names()).is_ok());
             assert_eq!(after.batch(&[1, 0]), before.batch(&[1, 0]));
             assert_eq!(Dataset::load(&arrays).unwrap().digest(), before.digest());
+        }
+    }
+
+    #[test]
+    fn a_name_with_a_line_break_is_refused_and_not_written_as_two() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = dir.path().join("t.csv");
+        for break_ in ["\n", "\r"] {
+            std::fs::write(&table, format!("\"ca{break_}t\",1\nant,2\n")).unwrap();
+            let table = source(format!("csv:{}", table.display()));
+            let error = convert(&table, dir.path(), Values::Floats).unwrap_err().to_string();
+            assert!(error.contains("without line breaks") && error.contains("class 1"), "{error}");
+            assert!(Dataset::load(&source(format!("npy:{}", dir.path().display()))).is_err());
         }
     }
 

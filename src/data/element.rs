@@ -79,6 +79,32 @@ impl Element {
         }
     }
 
+    /// Appends the values in `bytes` in f64, which holds each of them but the largest integers. A byte is a number, no
+    /// pixel.
+    pub(super) fn decode_wide(self, bytes: &[u8], into: &mut Vec<f64>) {
+        macro_rules! numbers {
+            ($type:ty, $to_f64:expr) => {{
+                let from: fn([u8; size_of::<$type>()]) -> $type =
+                    if self.is_big_endian { <$type>::from_be_bytes } else { <$type>::from_le_bytes };
+                into.extend(bytes.as_chunks().0.iter().map(|&bytes| $to_f64(from(bytes))))
+            }};
+        }
+        match self.kind {
+            Kind::Bool => into.extend(bytes.iter().map(|&byte| f64::from(u8::from(byte != 0)))),
+            Kind::Pixel | Kind::U8 => into.extend(bytes.iter().map(|&byte| f64::from(byte))),
+            Kind::I8 => numbers!(i8, f64::from),
+            Kind::U16 => numbers!(u16, f64::from),
+            Kind::I16 => numbers!(i16, f64::from),
+            Kind::U32 => numbers!(u32, f64::from),
+            Kind::I32 => numbers!(i32, f64::from),
+            Kind::U64 => numbers!(u64, |number| number as f64),
+            Kind::I64 => numbers!(i64, |number| number as f64),
+            Kind::F16 => numbers!(f16, f16::to_f64),
+            Kind::F32 => numbers!(f32, f64::from),
+            Kind::F64 => numbers!(f64, |number| number),
+        }
+    }
+
     /// Appends the whole numbers in `bytes`; `None` at the place of a value that is not whole or too large.
     pub(super) fn decode_whole(self, bytes: &[u8], into: &mut Vec<Option<i64>>) {
         let whole = |number: f64| (number.fract() == 0.0 && number.abs() < 9e15).then_some(number as i64);
@@ -116,6 +142,10 @@ mod tests {
             let (mut floats, mut whole) = (Vec::new(), Vec::new());
             Element { kind, is_big_endian }.decode(bytes, &mut floats);
             Element { kind, is_big_endian }.decode_whole(bytes, &mut whole);
+            let mut wide = Vec::new();
+            Element { kind, is_big_endian }.decode_wide(bytes, &mut wide);
+            let narrow: Vec<f32> = wide.into_iter().map(|number| number as f32).collect();
+            assert!(kind == Kind::Pixel || narrow == floats, "{kind:?}: {narrow:?}");
             (floats, whole)
         };
         assert_eq!(read(Kind::I16, false, &[0xfe, 0xff, 1, 0]), (vec![-2.0, 1.0], vec![Some(-2), Some(1)]));

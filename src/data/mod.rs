@@ -25,8 +25,8 @@ mod idx;
 mod labels;
 mod look_alike;
 mod near;
-mod npy;
-mod parquet;
+pub mod npy;
+pub mod parquet;
 mod published;
 mod source;
 mod split;
@@ -338,6 +338,12 @@ impl Dataset {
     #[must_use]
     pub fn row_shape(&self) -> &[usize] {
         &self.row_shape
+    }
+
+    /// Whether the values are pixels: [`batch`](Self::batch) divides them by 255.
+    #[must_use]
+    pub fn has_pixels(&self) -> bool {
+        self.rows.are_pixels()
     }
 
     /// The names of the classes, in the order of the labels.

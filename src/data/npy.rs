@@ -96,6 +96,34 @@ pub fn parse_npz(bytes: &[u8]) -> Result<Dataset, DataError> {
     join(Entry::find(path, &mut archive, &features)?.array(MAX_BYTES, None)?, labels, Memory::default())
 }
 
+/// An array as it lies in an archive.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedArray {
+    /// Its name, without `.npy`.
+    pub name: String,
+    /// Its sizes.
+    pub shape: Vec<usize>,
+    /// Its values, row-major.
+    pub values: Vec<f64>,
+}
+
+/// Reads every array of numbers of an archive, in f64.
+///
+/// # Errors
+///
+/// [`DataError`] for what cannot be read, or holds anything but numbers.
+pub fn read_arrays(path: &Path) -> Result<Vec<NamedArray>, DataError> {
+    let file = File::open(path).map_err(|error| DataError::io(path, error))?;
+    let mut archive = archive(path, file)?;
+    let names: Vec<String> = archive.file_names().map(str::to_owned).collect();
+    let mut arrays = Vec::with_capacity(names.len());
+    for entry in names {
+        let (shape, values) = Entry::find(path, &mut archive, &entry)?.array(MAX_UNPACKED_BYTES, None)?.numbers()?;
+        arrays.push(NamedArray { name: entry.trim_end_matches(".npy").to_owned(), shape, values });
+    }
+    Ok(arrays)
+}
+
 /// Puts rows and labels together.
 fn join(features: Array<'_>, labels: (Classes, Vec<u32>), memory: Memory) -> Result<Dataset, DataError> {
     let (classes, labels) = labels;
@@ -182,6 +210,19 @@ impl<'a> Array<'a> {
         let header = Header::read(&mut bytes).map_err(|error| error.in_file(&shown))?;
         let place = place.map(|(file, start)| (file, start + header.n_bytes));
         Ok(Self { shown, header, values: bytes, place })
+    }
+
+    /// All values in f64, with their shape. Memory grows with the bytes that come, whatever the header promises.
+    fn numbers(mut self) -> Result<(Vec<usize>, Vec<f64>), DataError> {
+        let shape = self.header.shape.clone();
+        let n_rows = shape.first().copied().unwrap_or(1);
+        let width: usize = shape.iter().skip(1).product();
+        let mut values = Vec::new();
+        for row in 0..n_rows {
+            let bytes = self.next(row, width * self.header.element.n_bytes())?;
+            self.header.element.decode_wide(&bytes, &mut values);
+        }
+        Ok((shape, values))
     }
 
     /// The rows: their shape, how many there are, their values.

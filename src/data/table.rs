@@ -1,7 +1,8 @@
 //! Tables: one row a line, a label and numbers. Quoted or not, with a header line or without, plain or gzip.
 
+use std::cell::Cell;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::Path;
 
 use csv::{ReaderBuilder, StringRecord};
@@ -12,6 +13,13 @@ use super::{DataError, Dataset, Place};
 
 /// More than this many bytes are not unpacked from one gzip file (it can grow a thousandfold).
 const MAX_UNPACKED_BYTES: u64 = 1 << 34;
+
+/// No line, and nothing between two quotes, is longer.
+const MAX_LINE_BYTES: u64 = 64 << 20;
+
+/// Put behind the last line. A reader of CSV takes the end of a file for a closing quote; where a quote stands open, this
+/// ends up in its field.
+const END: &str = "\n\u{3}end of the table\u{3}\n";
 
 /// Where the label stands in a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,53 +77,72 @@ fn read(path: &Path, bytes: impl Read, label: Column<'_>) -> Result<Dataset, Dat
     gathered.finish(path, n_features)
 }
 
+/// Bytes that are counted, and refused where a line takes too many.
+struct Bounded<'a, R> {
+    bytes: R,
+    /// Since the last line ended, but for what is read ahead.
+    of_line: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.of_line.get() > MAX_LINE_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a line is too long"));
+        }
+        let n_bytes = self.bytes.read(into)?;
+        self.of_line.set(self.of_line.get() + n_bytes as u64);
+        Ok(n_bytes)
+    }
+}
+
 /// What is known after the first line.
 struct Shape {
     n_fields: usize,
     /// The place of the label.
     label: Option<usize>,
+    /// Of a header line, what stands in the label's place, which no row may bear; nothing where it was asked for by name.
+    header: Option<String>,
 }
 
-/// Hands every row to `take`. The first line is a header where none of its fields but the label's is a number. Labels
-/// are whole numbers or names.
+/// Hands every row to `take`. Labels are whole numbers or names.
+///
+/// The first line is a header where the label's column is found by its name in it; else where no field is like a number,
+/// that of the label included, and no row has the label that it has.
 fn scan(path: &Path, bytes: impl Read, label: Column<'_>, take: &mut Take<'_>) -> Result<usize, DataError> {
+    let of_line = Cell::new(0);
+    let bytes = Bounded { bytes, of_line: &of_line }.chain(END.as_bytes());
     let mut reader = ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
     let mut record = StringRecord::new();
     let mut shape: Option<Shape> = None;
     let mut numbers = Vec::new();
     loop {
         let line = reader.position().line();
-        let more = reader.read_record(&mut record).map_err(|error| {
-            let line = error.position().map_or(line, csv::Position::line);
-            match error.into_kind() {
-                csv::ErrorKind::Io(error) => DataError::io(path, error),
-                _ => DataError::bad_row(
-                    path,
-                    Place::Line(line),
-                    "a line of comma-separated UTF-8 text",
-                    "something else",
-                ),
-            }
-        })?;
-        if !more {
+        let more = reader.read_record(&mut record);
+        let more = more.map_err(|error| unreadable(path, line, error, of_line.get() > MAX_LINE_BYTES))?;
+        of_line.set(0);
+        if !more || (record.len() == 1 && record[0] == *END.trim_matches('\n')) {
             break;
         }
         let line = Place::Line(record.position().map_or(line, csv::Position::line));
+        if record.iter().next_back().is_some_and(|field| field.ends_with(END)) {
+            return Err(DataError::bad_row(path, line, "a closing quote", "none up to the end"));
+        }
         let is_first = shape.is_none();
         if is_first {
-            shape = Some(Shape { n_fields: record.len(), label: label_column(path, &record, label)? });
+            shape = Some(Shape::of(path, &record, label)?);
         }
-        let Some(Shape { n_fields, label }) = shape else { continue };
+        let Some(Shape { n_fields, label, header }) = &shape else { continue };
+        let (n_fields, label) = (*n_fields, *label);
         let fewest = if label.is_some() { 2 } else { 1 };
         if record.len() != n_fields || n_fields < fewest {
             let n_numbers = n_fields.max(fewest) - (fewest - 1);
             let expected = format!("{}{n_numbers} numbers", if label.is_some() { "a label and " } else { "" });
             return Err(DataError::bad_row(path, line, expected, format!("{} fields", record.len())));
         }
-        let is_number = |at| label != Some(at);
-        if is_first && record.iter().enumerate().filter(|(at, _)| is_number(*at)).all(|(_, f)| number(f).is_none()) {
+        if is_first && header.is_some() {
             continue;
         }
+        let is_number = |at| label != Some(at);
         numbers.clear();
         for (at, field) in record.iter().enumerate().filter(|(at, _)| is_number(*at)) {
             numbers.push(number(field).ok_or_else(|| {
@@ -123,9 +150,39 @@ fn scan(path: &Path, bytes: impl Read, label: Column<'_>, take: &mut Take<'_>) -
                 DataError::bad_row(path, line, format!("a finite number in column {}", at + 1), got)
             })?);
         }
-        take(line, label.map_or("", |at| &record[at]), &numbers)?;
+        let label = label.map_or("", |at| record[at].trim());
+        if header.as_deref().is_some_and(|header| !header.is_empty() && header == label) {
+            let got = "a class that a row has too, and no number";
+            return Err(DataError::bad_row(path, Place::Line(1), "a header line, or a row of numbers", got));
+        }
+        take(line, label, &numbers)?;
     }
     Ok(shape.map_or(0, |shape| shape.n_fields - usize::from(shape.label.is_some())))
+}
+
+/// What is wrong with a line that could not be read.
+fn unreadable(path: &Path, line: u64, error: csv::Error, is_too_long: bool) -> DataError {
+    let place = Place::Line(error.position().map_or(line, csv::Position::line));
+    match error.into_kind() {
+        csv::ErrorKind::Io(_) if is_too_long => {
+            let expected = format!("a line of at most {} MiB", MAX_LINE_BYTES >> 20);
+            DataError::bad_row(path, place, expected, "a longer one, or a quote that is not closed")
+        }
+        csv::ErrorKind::Io(error) => DataError::io(path, error),
+        _ => DataError::bad_row(path, place, "a line of comma-separated UTF-8 text", "something else"),
+    }
+}
+
+impl Shape {
+    fn of(path: &Path, first: &StringRecord, label: Column<'_>) -> Result<Self, DataError> {
+        let place = label_column(path, first, label)?;
+        let is_named = matches!(label, Column::Named(name) if name.parse::<usize>().is_err());
+        let of_label = place.map_or("", |at| first[at].trim());
+        let mut others = first.iter().enumerate().filter(|(at, _)| place != Some(*at));
+        let has_no_number = others.all(|(_, field)| !is_like_a_number(field)) && !is_like_a_number(of_label);
+        let header = (is_named || has_no_number).then(|| if is_named { String::new() } else { of_label.to_owned() });
+        Ok(Self { n_fields: first.len(), label: place, header })
+    }
 }
 
 /// The place of the label, from the first line.
@@ -144,6 +201,11 @@ fn label_column(path: &Path, first: &StringRecord, label: Column<'_>) -> Result<
 
 fn number(field: &str) -> Option<f32> {
     field.trim().parse().ok().filter(|number: &f32| number.is_finite())
+}
+
+/// Whether somebody meant a number: one that is not finite or too large for an `f32`, too.
+fn is_like_a_number(field: &str) -> bool {
+    field.trim().parse::<f64>().is_ok()
 }
 
 #[cfg(test)]
@@ -170,6 +232,44 @@ mod tests {
         let data = parse("label,x,y\ncat,1,2\nant,3,4\n").unwrap();
         assert_eq!((data.n_rows(), data.class_names()), (2, ["ant".to_owned(), "cat".to_owned()].as_slice()));
         assert_eq!(data.labels(), [1, 0]);
+    }
+
+    #[test]
+    fn a_first_row_with_a_wrong_number_is_no_header() {
+        for (text, expected) in [
+            ("a,x\na,1\nb,2\n", "line 1: expected a header line, or a row of numbers"),
+            ("a,\nb,2\na,1\n", "line 1: expected a header line, or a row of numbers"),
+            ("5,1e999\n5,1\n6,2\n", "line 1: expected a finite number in column 2"),
+            ("5,x\n6,1\n7,2\n", "line 1: expected a finite number in column 2"),
+            ("a,nan\na,1\nb,2\n", "line 1: expected a finite number in column 2"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text:?}: {error}");
+        }
+        assert_eq!(parse("kind,x\na,1\nb,2\n").unwrap().n_rows(), 2);
+        let named = read(Path::new("t.csv"), &b"1,kind\n1,b\n2,kind\n"[..], Column::Named("kind")).unwrap();
+        assert_eq!((named.n_rows(), named.class_names()), (2, ["b".to_owned(), "kind".to_owned()].as_slice()));
+    }
+
+    #[test]
+    fn a_quote_that_is_not_closed_is_told() {
+        for text in ["a,1\nb,2\n\"a,3", "a,1\nb,2\n\"a,3\n", "a,1\nb,\"2", "a,1\nb,\"2\n", "\"", "a,1\nb,\"\"\"\n"] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains("expected a closing quote, got none up to the end"), "{text:?}: {error}");
+        }
+        for text in ["a,1\nb,2", "a,1\r\nb,2\r\n", "a,1\n\"b\",\"2\"", "a,1\n\n\nb,2\n\n"] {
+            assert_eq!(parse(text).unwrap().n_rows(), 2, "{text:?}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_line_without_an_end_is_not_read_to_its_end() {
+        let error = load(Path::new("/dev/zero"), Column::First).unwrap_err().to_string();
+        assert!(error.contains("line 1: expected a line of at most 64 MiB"), "{error}");
+        let quoted = io::Cursor::new(b"a,1\n\"").chain(io::repeat(b'\n'));
+        let error = read(Path::new("t.csv"), quoted, Column::First).unwrap_err().to_string();
+        assert!(error.contains("or a quote that is not closed"), "{error}");
     }
 
     #[test]

@@ -62,6 +62,7 @@ enum Step {
     Reweight { fitted: Arc<Fitted>, weight: f64, gates: Option<Vec<f64>> },
     Inlier { index: InlierIndex, weight: f64 },
     LabelOnly,
+    AsIs,
 }
 
 /// A checked defence for one model: settings, what they were fitted to, the kind and number of scores.
@@ -86,7 +87,7 @@ thread_local! {
 
 impl Defence {
     /// Builds a defence for scores of this kind over `n_classes` classes. `fitted` may be missing only for
-    /// [`Method::LabelOnly`].
+    /// [`Method::LabelOnly`] and [`Method::AsIs`].
     ///
     /// # Errors
     /// The first [`DefenceError`] of the settings, or a mismatch between model and artifact.
@@ -107,6 +108,7 @@ impl Defence {
         }
         let step = match config.method {
             Method::LabelOnly => Step::LabelOnly,
+            Method::AsIs => Step::AsIs,
             Method::Reweight { weight, when } => {
                 let fitted = fitted.ok_or(DefenceError::NeedsArtifact { method: "reweight" })?;
                 let gates = match when {
@@ -137,13 +139,14 @@ impl Defence {
     ///
     /// # Errors
     /// [`DefenceError::LetsRowsPass`] for a gate without rounding, [`DefenceError::KeepsScores`] for a weight above
-    /// [`MAX_SERVED_WEIGHT`](super::MAX_SERVED_WEIGHT). Both can be audited all the same. Passing is no promise that
+    /// [`MAX_SERVED_WEIGHT`](super::MAX_SERVED_WEIGHT), [`DefenceError::MovesNothing`] for [`Method::AsIs`]. All can be audited all the same. Passing is no promise that
     /// the answers tell little: that is what the audit is for.
     pub fn check_served(&self) -> Result<(), DefenceError> {
         let (weight, gated) = match &self.step {
             Step::Reweight { weight, gates, .. } => (*weight, gates.is_some()),
             Step::Inlier { weight, .. } => (*weight, false),
             Step::LabelOnly => (0.0, false),
+            Step::AsIs => return Err(DefenceError::MovesNothing),
         };
         if gated && self.config.digits.is_none() {
             return Err(DefenceError::LetsRowsPass);
@@ -236,7 +239,7 @@ impl Defence {
                 let cosine = cosine(z, inlier, super::reweight::norm(inlier));
                 blend(z, inlier, share(*weight, cosine), out);
             }
-            Step::LabelOnly => blend(z, z, 1.0, out),
+            Step::LabelOnly | Step::AsIs => blend(z, z, 1.0, out),
         }
     }
 }

@@ -54,6 +54,8 @@ pub enum Method {
     },
     /// Probability 1 for the label, 0 for the rest.
     LabelOnly,
+    /// The model's own logits, so that a mask or rounding alone can be audited beside the other methods. Never served.
+    AsIs,
 }
 
 /// Which rows R4 touches.
@@ -117,6 +119,12 @@ pub enum DefenceError {
         /// Kind of the artifact.
         artifact: ScoreKind,
     },
+    /// The model's own scores without a mask or rounding are no defence.
+    #[error("defence: the method as-is needs top_k or digits: without them nothing is defended")]
+    Nothing,
+    /// The model's own scores behind a mask or rounding alone.
+    #[error("defence: the method as-is moves no score: it can be audited, not served")]
+    MovesNothing,
     /// A gate leaves rows as they are and no rounding follows: such answers are undefended (a mask alone can be
     /// inverted, or tells what it keeps).
     #[error(
@@ -171,6 +179,11 @@ impl DefenceConfig {
                 }
             }
             Method::LabelOnly => {}
+            Method::AsIs => {
+                if self.top_k.is_none() && self.digits.is_none() {
+                    wrong.push(DefenceError::Nothing);
+                }
+            }
         }
         if self.top_k == Some(0) {
             wrong.push(DefenceError::TopK);
@@ -191,6 +204,7 @@ impl DefenceConfig {
             }
             Method::Inlier { weight, quantile } => format!("inlier w={weight} q={quantile}"),
             Method::LabelOnly => "label-only".to_owned(),
+            Method::AsIs => "as-is".to_owned(),
         };
         if let Some(k) = self.top_k {
             text.push_str(&format!(" + top-{k}"));

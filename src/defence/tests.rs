@@ -339,6 +339,8 @@ fn what_leaves_rows_as_they_are_is_not_served() {
     let inlier = Method::Inlier { weight: 1.0, quantile: 0.5 };
     assert_eq!(served(inlier, None, None), Err(DefenceError::KeepsScores { weight: 1.0 }));
     assert_eq!(served(Method::LabelOnly, None, None), Ok(()));
+    assert_eq!(served(Method::AsIs, Some(1), Some(1)), Err(DefenceError::MovesNothing));
+    assert_eq!(config(Method::AsIs, None, None).check(), Err(vec![DefenceError::Nothing]));
 }
 
 #[test]
@@ -387,9 +389,13 @@ fn any_config() -> impl Strategy<Value = DefenceConfig> {
         3 => (0.0..=1.0, gate).prop_map(|(weight, when)| Method::Reweight { weight, when }),
         2 => (0.0..=1.0, 0.01..=1.0).prop_map(|(weight, quantile)| Method::Inlier { weight, quantile }),
         1 => Just(Method::LabelOnly),
+        1 => Just(Method::AsIs),
     ];
-    (method, prop::option::of(1_usize..14), prop::option::of(1..=MAX_DIGITS))
-        .prop_map(|(method, top_k, digits)| DefenceConfig { method, top_k, digits })
+    (method, prop::option::of(1_usize..14), prop::option::of(1..=MAX_DIGITS)).prop_map(|(method, top_k, digits)| {
+        // The model's own scores want a mask or rounding.
+        let top_k = if method == Method::AsIs && digits.is_none() { top_k.or(Some(2)) } else { top_k };
+        DefenceConfig { method, top_k, digits }
+    })
 }
 
 fn argmax_of(row: &[f32]) -> usize {

@@ -4,11 +4,13 @@
 //! and written down in [`ModelSpec::how_decided`]; it is never guessed silently (R2).
 
 pub mod inspect;
+pub mod memory;
 // The test graphs are written with prost, which comes with the lab.
 #[cfg(all(test, feature = "lab"))]
 mod tests;
 pub mod tract;
 pub mod upstream;
+mod zipmap;
 
 use std::fmt;
 use std::future::Future;

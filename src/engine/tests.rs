@@ -142,6 +142,20 @@ fn an_operator_that_does_not_tell_is_an_error_that_asks() {
 }
 
 #[test]
+fn a_list_of_maps_is_served_as_the_matrix_that_it_was_made_of() {
+    let softmax = axis(node("Softmax", &["logits"], "p"), -1);
+    let mut zip = node("ZipMap", &["p"], "maps");
+    zip.domain = "ai.onnx.ml".into();
+    let engine = load(Graph::new(vec![linear(), softmax.clone(), zip.clone()], &["maps"])).unwrap();
+    let spec = engine.spec();
+    assert_eq!((spec.score_output.as_str(), spec.score_kind, spec.n_classes), ("maps", ScoreKind::Probabilities, 3));
+    // A matrix that is an output of its own is the one to name.
+    let both = Graph::new(vec![linear(), softmax, zip], &["maps", "p"]);
+    let error = load(both).map(|_| ()).unwrap_err();
+    assert!(matches!(error, EngineError::Output(_)), "{error}");
+}
+
+#[test]
 fn what_is_linear_in_probabilities_is_no_logit() {
     let softmax = |output| axis(node("Softmax", &["logits"], output), -1);
     let average = vec![linear(), softmax("p"), softmax("q"), node("Add", &["p", "q"], "y")];

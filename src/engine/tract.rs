@@ -16,7 +16,7 @@ use tract_onnx::tract_core::internal::TDim;
 use tract_onnx::{Onnx, pb};
 
 use super::inspect::{self, GraphFacts};
-use super::{Engine, EngineError, LoadOptions, ModelSpec};
+use super::{Engine, EngineError, LoadOptions, ModelSpec, zipmap};
 use crate::defence::{RawScores, ScoresError};
 use crate::tensor::{DType, Dim, InputTensor, Inputs, TensorSpec, Values, shape_text};
 
@@ -133,7 +133,8 @@ fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
 fn read(bytes: &[u8]) -> Result<(Onnx, pb::ModelProto), EngineError> {
     let onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
     let proto = onnx.proto_model_for_read(&mut Cursor::new(bytes));
-    let proto = proto.map_err(|error| EngineError::NotOnnx(format!("{error:#}")))?;
+    let mut proto = proto.map_err(|error| EngineError::NotOnnx(format!("{error:#}")))?;
+    zipmap::take_off(&mut proto);
     Ok((onnx, proto))
 }
 

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::record::{RunRecord, Status};
+use super::onnx::join::LOG_PROBABILITIES;
+use super::record::{MadeFrom, RunRecord, Status};
 
 impl RunRecord {
     /// The model card: what the model is for, what it was made from, how good it is, and what it gives away.
@@ -17,13 +18,18 @@ impl RunRecord {
              ## Intended use\n\nExamples, tests and measurements of membership inference and of defences against it. \
              It is no product: it was not made to decide anything about anybody.\n\n\
              ## Input and output\n\nInput `{}`: `f32`, shape `[N{}]`{}. Output `{}`: `f32`, shape `[N, {n_classes}]`, \
-             logits in this order: {}.\n\n",
+             {} in this order: {}.\n\n",
             self.model.n_parameters,
             self.sordino,
             self.model.input,
             self.data.row_shape.iter().map(|size| format!(", {size}")).collect::<String>(),
-            if self.data.row_shape.len() == 3 { ", pixels divided by 255" } else { "" },
+            match (self.data.row_shape.len(), self.data.pixels) {
+                (3, Some(false)) => ", values as they are",
+                (3, _) => ", pixels divided by 255",
+                _ => "",
+            },
             self.model.output,
+            if self.model.output == LOG_PROBABILITIES { "logarithms of probabilities" } else { "logits" },
             self.data.labels.join(", "),
         );
         let sizes = &self.split.sizes;
@@ -123,6 +129,10 @@ impl RunRecord {
         }
         match &self.privacy {
             Some(privacy) => text.push_str(&privacy.card()),
+            None if self.recipe.dp.is_some() && matches!(self.made_from, Some(MadeFrom::Joined { .. })) => text.push_str(
+                "Each of its models was trained with differential privacy: the records of their bank state the epsilon of \
+                 each. A row in several of them has spent what these spend together; no figure for that is given here.\n",
+            ),
             None => text.push_str(
                 "The training gives no differential privacy, and the weights themselves are not protected: a defence \
                  in front of the model protects its answers, not this file.\n",
@@ -150,6 +160,31 @@ mod tests {
         let card = record().card();
         assert!(card.contains("Adam (learning rate 0.002)") && card.contains("No defence was trained in."), "{card}");
         assert!(!card.contains("AUC") && !card.contains("of at most"), "{card}");
+    }
+
+    #[test]
+    fn a_card_says_what_goes_in_and_what_comes_out() {
+        let mut record = record();
+        assert!(record.card().contains("pixels divided by 255. Output `logits`"), "{}", record.card());
+        assert!(record.card().contains("logits in this order"));
+        record.data.pixels = Some(false);
+        record.model.output = LOG_PROBABILITIES.to_owned();
+        let card = record.card();
+        assert!(card.contains("values as they are") && !card.contains("255"), "{card}");
+        assert!(card.contains("logarithms of probabilities in this order") && !card.contains("logits"), "{card}");
+    }
+
+    #[test]
+    fn a_graph_of_private_models_is_not_said_to_have_no_privacy() {
+        let mut record = record();
+        record.recipe.dp = Some(crate::lab::dp::Privacy::new(1.0, 1.0));
+        assert!(record.card().contains("gives no differential privacy"));
+        let design = crate::lab::bank::inclusion::Design::Whole { models: 2 };
+        let (bank, combine) = (String::new(), String::new());
+        record.made_from = Some(MadeFrom::Joined { bank, n_models: 2, design, combine });
+        let card = record.card();
+        assert!(card.contains("Each of its models was trained with differential privacy"), "{card}");
+        assert!(!card.contains("gives no differential privacy"), "{card}");
     }
 
     #[test]

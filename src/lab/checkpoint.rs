@@ -84,6 +84,18 @@ pub fn recipe(bytes: &[u8]) -> anyhow::Result<Recipe> {
     Ok(identity.recipe)
 }
 
+/// Whether bytes say that they are a checkpoint, of any version.
+#[must_use]
+pub fn is_checkpoint(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"sordino.checkpoint ")
+}
+
+/// Whether bytes are a checkpoint of this version with the digest that it names.
+#[must_use]
+pub fn is_whole(bytes: &[u8]) -> bool {
+    payload(bytes).is_ok()
+}
+
 /// What is behind the format's name and the digest.
 fn payload(bytes: &[u8]) -> anyhow::Result<&[u8]> {
     let Some((digest, payload)) = bytes.strip_prefix(MAGIC).and_then(|rest| rest.split_at_checked(DIGEST_BYTES)) else {

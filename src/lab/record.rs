@@ -14,7 +14,7 @@ use super::train::{EpochScore, Score};
 use crate::audit::interval::Placements;
 use crate::audit::null::Permutations;
 use crate::audit::roc::{Ranking, Roc};
-use crate::data::PartSizes;
+use crate::data::{Dataset, PartSizes};
 
 /// The format that a run record names.
 pub const FORMAT: &str = "sordino.run";
@@ -131,8 +131,28 @@ pub struct DataRecord {
     pub n_rows: usize,
     /// Shape of a row.
     pub row_shape: Vec<usize>,
+    /// `false` for images whose values are taken as they are; absent for others, whose pixels are divided by 255, and for
+    /// rows that are no images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pixels: Option<bool>,
     /// Names of the classes, in the order of the logits.
     pub labels: Vec<String>,
+}
+
+impl DataRecord {
+    /// Of these rows, which came from `source`, in words.
+    #[must_use]
+    pub fn of(source: String, dataset: &Dataset) -> Self {
+        let is_raw_image = dataset.row_shape().len() == 3 && !dataset.has_pixels();
+        Self {
+            source,
+            digest: dataset.digest(),
+            n_rows: dataset.n_rows(),
+            row_shape: dataset.row_shape().to_vec(),
+            pixels: is_raw_image.then_some(false),
+            labels: dataset.class_names().to_vec(),
+        }
+    }
 }
 
 /// The split of a run.
@@ -163,7 +183,7 @@ pub struct ModelRecord {
     pub n_parameters: usize,
     /// Name of the input.
     pub input: String,
-    /// Name of the output, which holds logits.
+    /// Name of the output, which holds logits, or where it says so the logarithms of probabilities.
     pub output: String,
 }
 

@@ -236,13 +236,16 @@ pub fn train_and_write(
 }
 
 fn begin_training<'a>(job: &Job<'a>, files: &Files, begin: Begin) -> anyhow::Result<Trainer<'a>> {
+    if let Some(dp) = &job.recipe.dp {
+        dp.key(job.recipe.seed, job.secret.clone())?;
+    }
     let (task, recipe) = (job.task()?, job.recipe.clone());
     let trainer = if begin == Begin::Anew || !files.checkpoint.exists() {
         Trainer::new(task, recipe, job.device)?
     } else {
         let bytes = std::fs::read(&files.checkpoint)
             .with_context(|| format!("cannot read the checkpoint {}", files.checkpoint.display()))?;
-        Trainer::resume(task, recipe, job.device, &bytes)?
+        Trainer::resume(task, recipe, job.device, &bytes).with_context(|| files.checkpoint.display().to_string())?
     };
     match job.secret.clone() {
         Some(secret) => trainer.with_secret(secret),
@@ -373,13 +376,7 @@ fn write_files(
         sordino: env!("CARGO_PKG_VERSION").to_owned(),
         status,
         recipe: job.recipe.clone(),
-        data: DataRecord {
-            source: job.source.clone(),
-            digest: job.split.dataset_digest().to_owned(),
-            n_rows: job.dataset.n_rows(),
-            row_shape: job.dataset.row_shape().to_vec(),
-            labels: job.dataset.class_names().to_vec(),
-        },
+        data: DataRecord::of(job.source.clone(), job.dataset),
         split: SplitRecord {
             file: name(&files.split),
             digest: job.split.digest(),

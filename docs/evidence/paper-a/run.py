@@ -2,10 +2,12 @@
 """Trains the rows of the tables 1 to 3 of "Membership Inference Attacks Beyond Overfitting" and writes the tables.
 
     run.py table1|table2|table3|location [--tier ci|cpu|gpu] [--seeds 3] [--device cpu] [--only original,l2-5e-4]
+    run.py table3 --write      nothing is trained: the table of the records that are there
 
 Tiers: `ci` takes seconds and proves that it runs, `cpu` is what two cores train in an hour, `gpu` has the paper's
 sizes and epochs. A run whose record is there is not done again, so that the command may be stopped and started; a
-training that was stopped is resumed. Needs `sordino` (built with --features lab) on the path; table 3 reads CIFAR-10
+training that was stopped is resumed. `--only` says what is trained; the table has every row of which a record is
+there, so that more seeds may be given to some rows than to others. Needs `sordino` (built with --features lab) on the path; table 3 reads CIFAR-10
 as an image folder from target/data/cifar10, `location` the Location set as CSV from target/data/bangkok. Table 2
 runs on a seeded look-alike of Purchase-100, since the original is not free to fetch.
 Only the standard library is used. Models and records go to target/paper-a, tables to docs/evidence/paper-a.
@@ -108,9 +110,21 @@ def rows(table, base):
         "regdrop-50": {"weight_decay": 5e-4, "dropout": {"hidden": 0.5}},
         "label-smoothing": {"label_smoothing": {"epsilon": smoothing}},
         "dp": private,
-        # Of five models each row trains four; the student learns what the fifth says. (SELENA's paper: 25 and 10.)
+        # Of five models each row trains four. A training row is answered by the fifth; other rows by the mean of all
+        # (`folds`), or by as few models as a training row is (`folds-alike`: nobody can count the models behind an answer).
+        "folds": {},
+        "folds-alike": {},
+        # The student learns, of the same five models, what the fifth says. (SELENA's paper: 25 and 10.)
         "selena": {},
     }
+
+
+# What is read out of the measured bank for each row that is answered by several models.
+ROUTED = {"folds": "routed", "folds-alike": "routed_alike"}
+
+
+# Seeds that are looked for when a table is written.
+MAX_SEEDS = 9
 
 
 def toml(value):
@@ -131,38 +145,64 @@ def sordino(*arguments, log):
         sys.exit(f"sordino {arguments[0]} failed ({done.returncode}), see {log}:\n" + "\n".join(tail))
 
 
+def folder_of(table, tier, seed):
+    return WORK / tier / table / f"seed{seed}"
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def found(table, tier, name, seed):
+    """The record of one model that is done, else None."""
+    folder = folder_of(table, tier, seed)
+    bank, plan, measured = (read(folder / "selena-bank" / f"{file}.json") for file in ("bank", "plan", "ensemble"))
+    if name in ROUTED:
+        if not (bank and plan and measured and ROUTED[name] in measured):
+            return None
+        member = read(folder / "selena-bank" / "model-00000.json")
+        return {"recipe": plan["recipe"], "data": plan["data"], "split": {"digest": plan["split"]}, "privacy": None,
+                "results": measured[ROUTED[name]], "wall_seconds": bank["train_seconds"], "code": member["code"],
+                "machine": member["machine"], "model": {"sha256": bank["digest"]}}
+    record = read(folder / f"{name}.json")
+    if not record or record["status"]["is"] != "finished":
+        return None
+    if name == "selena":  # It takes its teachers too.
+        record["wall_seconds"] += bank["train_seconds"]
+    return record
+
+
 def train(table, tier, name, change, seed, device):
-    """One model; gives its record."""
+    """One model, unless its record is there."""
+    if found(table, tier, name, seed):
+        return
     data, (n_train, n_validation, n_calibration, n_test), base = SETS[table, tier]
-    folder = WORK / tier / table / f"seed{seed}"
+    folder = folder_of(table, tier, seed)
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / f"{name}.onnx"
-    record = out.with_suffix(".json")
-    if not (record.exists() and json.loads(record.read_text())["status"]["is"] == "finished"):
-        split = folder / "rows.split.json"
-        if not split.exists():
-            sordino("split", "--data", data, "--train", str(n_train), "--validation", str(n_validation),
-                    "--calibration", str(n_calibration), "--test", str(n_test), "--seed", str(seed),
-                    "--out", str(split), log=folder / "split.log")
-        recipe = {**base, **change}
-        if tier == "ci":
-            recipe["epochs"] = base["epochs"]
-        if table == "table1" and tier != "gpu":
-            recipe["epochs"] = 1
-        text = "".join(f"{key} = {toml(value)}\n" for key, value in recipe.items())
-        recipe_file = folder / f"{name}.toml"
-        recipe_file.write_text(text, encoding="utf-8")
-        if name == "selena":
-            print(f"{table} {tier} seed {seed}: {name}", flush=True)
-            sordino("ensemble", "selena", "--data", data, "--split", str(split), "--recipe",
-                    str(folder / "original.json"), "--seed", str(seed), "--models", "5", "--leave-out", "1", "--bank",
-                    str(folder / "selena-bank"), "--out", str(out), "--device", device, log=folder / f"{name}.log")
-            return json.loads(record.read_text())
+    split = folder / "rows.split.json"
+    if not split.exists():
+        sordino("split", "--data", data, "--train", str(n_train), "--validation", str(n_validation),
+                "--calibration", str(n_calibration), "--test", str(n_test), "--seed", str(seed),
+                "--out", str(split), log=folder / "split.log")
+    recipe = {**base, **change}
+    if tier == "ci":
+        recipe["epochs"] = base["epochs"]
+    if table == "table1" and tier != "gpu":
+        recipe["epochs"] = 1
+    recipe_file = folder / ("original.toml" if name in (*ROUTED, "selena") else f"{name}.toml")
+    recipe_file.write_text("".join(f"{key} = {toml(value)}\n" for key, value in recipe.items()), encoding="utf-8")
+    source = ["--data", data, "--split", str(split), "--recipe", str(recipe_file), "--seed", str(seed), "--device", device]
+    print(f"{table} {tier} seed {seed}: {name}", flush=True)
+    if name in ROUTED:
+        sordino("ensemble", "train", *source, "--balanced", "5", "--of", "4", "--out", str(folder / "selena-bank"),
+                log=folder / "folds.log")
+    elif name == "selena":
+        sordino("ensemble", "selena", *source, "--models", "5", "--leave-out", "1", "--bank", str(folder / "selena-bank"),
+                "--out", str(out), log=folder / f"{name}.log")
+    else:
         resume = ["--resume"] if out.with_suffix(".checkpoint").exists() else []
-        print(f"{table} {tier} seed {seed}: {name}", flush=True)
-        sordino("train", "--recipe", str(recipe_file), "--data", data, "--split", str(split), "--seed", str(seed),
-                "--device", device, "--out", str(out), *resume, log=folder / f"{name}.log")
-    return json.loads(record.read_text())
+        sordino("train", *source, "--out", str(out), *resume, log=folder / f"{name}.log")
 
 
 def figures(record):
@@ -182,15 +222,15 @@ def write_table(table, tier, data, runs):
     """`runs`: by name, the records of all seeds."""
     first = next(iter(runs.values()))[0]
     n_members, n_others = figures(first)[5:7]
-    code = first.get("code")
+    any_dirty = any((r.get("code") or {}).get("dirty") for records in runs.values() for r in records)
     commits = sorted({(r.get("code") or {}).get("commit", "unknown")[:12] for records in runs.values() for r in records})
     lines = [
         f"# {table}, tier {tier}", "",
         f"Data `{first['data']['source']}`, {n_members} members, {n_others} non-members that no fit has seen; "
         f"{max(map(len, runs.values()))} seed(s), mean ± standard deviation over seeds. In percent, as the paper: the loss "
         "attack, all rows against all, threshold on the same rows (two-sided). *Gap* is train minus test accuracy: what "
-        "the label alone gives away. Runtime on this machine.", "",
-        f"Commit {', '.join(commits)}{' (changed since)' if code and code.get('dirty') else ''}; "
+        "the label alone gives away. Runtime on this machine; of the rows with several models, that of all of them.", "",
+        f"Commit {', '.join(commits)}{' (changed since)' if any_dirty else ''}; "
         f"{first['machine']['cpu']}, {first['machine']['n_cores']} cores. Made by `just paper-a {table} --tier {tier}`.", "",
         "| row | train | test | gap | AUC | advantage | adv − gap | runtime, s | seeds | *paper*: train | test | gap | AUC "
         "| adv |",
@@ -212,7 +252,7 @@ def write_table(table, tier, data, runs):
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     keep = {name: [{"seed": r["recipe"]["seed"], "recipe": r["recipe"], "results": r["results"],
                     "wall_seconds": r["wall_seconds"], "model_sha256": r["model"]["sha256"], "split": r["split"],
-                    "privacy": r.get("privacy"), "code": r.get("code"), "machine": r["machine"], "data": r["data"]["digest"]}
+                    "tier": tier, "privacy": r.get("privacy"), "code": r.get("code"), "machine": r["machine"], "data": r["data"]["digest"]}
                    for r in records] for name, records in runs.items()}
     path.with_suffix(".json").write_text(json.dumps(keep, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {path.name} and {path.with_suffix('.json').name}")
@@ -224,16 +264,18 @@ def main():
     parser.add_argument("--tier", choices=["ci", "cpu", "gpu"], default="cpu")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from 1 on")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", default="", help="names of rows, separated by commas")
+    parser.add_argument("--only", default="", help="names of rows to train, separated by commas")
+    parser.add_argument("--write", action="store_true", help="train nothing")
     args = parser.parse_args()
     base = SETS[args.table, args.tier][2]
     wanted = [name for name in args.only.split(",") if name]
     chosen = {name: change for name, change in rows(args.table, base).items() if not wanted or name in wanted}
-    runs = {}
-    for seed in range(1, args.seeds + 1):
+    for seed in range(1, 1 + (0 if args.write else args.seeds)):
         for name, change in chosen.items():
-            runs.setdefault(name, []).append(train(args.table, args.tier, name, change, seed, args.device))
-    write_table(args.table, args.tier, SETS[args.table, args.tier][0], runs)
+            train(args.table, args.tier, name, change, seed, args.device)
+    runs = {name: [record for seed in range(1, MAX_SEEDS + 1) if (record := found(args.table, args.tier, name, seed))]
+            for name in rows(args.table, base)}
+    write_table(args.table, args.tier, SETS[args.table, args.tier][0], {name: own for name, own in runs.items() if own})
 
 
 if __name__ == "__main__":

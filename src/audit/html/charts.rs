@@ -38,7 +38,7 @@ pub(super) fn gains(findings: &Findings) -> Markup {
     let high = found.iter().map(|(_, headline)| headline.fixed.high).fold(0.1, f64::max);
     let height = 52.0 + ROW * found.len() as f64;
     let x = Scale::Linear(low - 0.01, (high + 0.02).min(1.0));
-    let frame = Frame { width: 860.0, height, room: [310.0, 70.0, 8.0, 40.0], x, y: Scale::Linear(0.0, 1.0) };
+    let frame = Frame { width: 860.0, height, room: [320.0, 70.0, 8.0, 40.0], x, y: Scale::Linear(0.0, 1.0) };
     let [left, right, top, bottom] = frame.edges();
     let noise =
         found.iter().filter_map(|(_, headline)| headline.widest_null.value).map(|null| null.q95).fold(0.0, f64::max);
@@ -56,7 +56,7 @@ pub(super) fn gains(findings: &Findings) -> Markup {
             @for (place, (system, headline)) in found.iter().enumerate() {
                 @let estimate = &headline.fixed;
                 @let y = row(place);
-                text .row x=(left - 10.0) y=(y) dy="0.35em" text-anchor="end" { (shortened(&system.name, 48)) }
+                text .row x=(left - 10.0) y=(y) dy="0.35em" text-anchor="end" { (shortened(&system.name.replace(" (cannot be served)", " †"), 46)) }
                 g .(class(system.role)) {
                     line .whisker x1=(frame.x(estimate.low)) x2=(frame.x(estimate.high)) y1=(y) y2=(y) {}
                     circle .dot cx=(frame.x(estimate.value)) cy=(y) r="4.5" {}

@@ -10,6 +10,8 @@ mod tests;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use crate::audit::analysis::Extreme;
+use crate::audit::policy::{Stands, Verdict};
 use crate::audit::render::tables::{self, Table, estimate, known_or_reason, signed_estimate};
 use crate::audit::report::{Findings, Headline, Leak, Report, Standing, SystemFindings};
 use crate::audit::system::Role;
@@ -42,11 +44,13 @@ pub fn page(report: &Report) -> String {
                     (systems(&report.findings))
                     (frontier(&report.findings))
                     (map(report))
+                    (pictures(report))
                     @for table in tables::all(report) { (tabled(&table)) }
                     details {
                         summary { h2 { "Every attack on every system" } }
                         @for table in tables::battery(&report.findings) { (tabled(&table)) }
                     }
+                    p .onpaper { "The table of every attack on every system is in the page on a screen, and in the Markdown and JSON reports." }
                     (lists(report))
                     (again(report))
                     (glossary())
@@ -69,6 +73,8 @@ fn summary(report: &Report) -> Markup {
     html! {
         section .summary {
             h2 { "What was found" }
+            @for warning in &findings.warnings { p .alarm { strong { "In doubt: " } (warning) } }
+            @if let Some(verdict) = &report.policy.value { (policy(verdict)) }
             div .tiles {
                 (tile("Rows judged", &format!("{} + {}", rows.verdict_members, rows.verdict_non_members),
                     "members and non-members that no attack was fitted on"))
@@ -94,6 +100,16 @@ fn summary(report: &Report) -> Markup {
             }
         }
     }
+}
+
+/// How the policy stands, in a line; its table says more.
+fn policy(verdict: &Verdict) -> Markup {
+    let (class, words) = match verdict.stands {
+        Stands::Held => ("held", "every limit of the policy is held"),
+        Stands::Violated => ("violated", "a limit of the policy is violated"),
+        Stands::Undecided => ("undecided", "no limit is violated, but these rows cannot decide all of them"),
+    };
+    html! { p .policy .(class) { strong { (class) } ": " (words) "." } }
 }
 
 fn tile(name: &str, value: &str, note: &str) -> Markup {
@@ -149,7 +165,8 @@ fn gain(report: &Report) -> Markup {
             (charts::gains(&report.findings))
             p .note {
                 "TPR − FPR of the strongest attack, chosen with its threshold and sign on other rows, with its interval. "
-                "The dashed line is the floor: what the label alone gives away. The shaded band is what chance gives."
+                "The dashed line is the floor: what the label alone gives away. The shaded band is what chance gives. † is audited, "
+                "and not served."
             }
         }
     }
@@ -221,6 +238,50 @@ fn map(report: &Report) -> Markup {
                     "Circles: members that pass the threshold; diamonds: non-members that pass it. " (embedding.how)
                     ". A map by t-SNE keeps neighbours and no distances (the paper’s figure 2, which shows no non-members)."
                 }
+            }
+        }
+    }
+}
+
+/// The paper's figure 3: members near to and far from their centroid, and where the network looks.
+fn pictures(report: &Report) -> Markup {
+    let Some(found) = report.analysis.value.as_ref().filter(|found| !found.pictures.is_empty()) else {
+        return html! {};
+    };
+    let picture = |one: &Extreme| {
+        let drawn = found.pictures.iter().find(|picture| picture.row == one.row);
+        html! {
+            @if let Some(picture) = drawn {
+                figure .thumb .vulnerable[one.vulnerable] {
+                    @for png in std::iter::once(&picture.png).chain(&picture.heat) {
+                        img src=(format!("data:image/png;base64,{png}")) alt=(format!("row {}", one.row));
+                    }
+                    figcaption { (one.row) @if one.vulnerable { "*" } br; (format!("{:.3}", one.distance)) }
+                }
+            }
+        }
+    };
+    let has_heat = found.pictures.iter().any(|picture| picture.heat.is_some());
+    html! {
+        section .pictures {
+            h2 { "Near to the centroid, and far from it" }
+            table {
+                thead { tr { th scope="col" { "class" } th scope="col" { "nearest members" } th scope="col" { "farthest members" } } }
+                tbody { @for one in &found.extremes {
+                    tr {
+                        td { (one.class) }
+                        td { div .thumbs { @for one in &one.nearest { (picture(one)) } } }
+                        td { div .thumbs { @for one in &one.farthest { (picture(one)) } } }
+                    }
+                } }
+            }
+            p .note {
+                "Row and cosine distance; * passes the threshold of the vulnerable. The paper shows the farthest as “vulnerable "
+                "samples”; no membership score is in that choice. "
+                @if has_heat {
+                    "Below each image Grad-CAM of the true class at the last convolution: where the network sees the class. "
+                }
+                "This page holds records of the training set: share it as you would share those."
             }
         }
     }

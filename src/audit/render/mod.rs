@@ -1,5 +1,6 @@
 //! A report as text: aligned tables for a terminal, or Markdown for a file.
 
+mod more;
 pub(super) mod tables;
 
 use std::fmt::Write as _;
@@ -88,6 +89,12 @@ fn origin(report: &Report, layout: Layout) -> String {
         Layout::Terminal => format!("Audit of {}\n", report.origin.model),
         Layout::Markdown => format!("# Audit of {}\n\n", report.origin.model),
     };
+    for warning in &report.findings.warnings {
+        let _ = match layout {
+            Layout::Terminal => writeln!(text, "  WARNING: {warning}"),
+            Layout::Markdown => writeln!(text, "**Warning:** {warning}\n"),
+        };
+    }
     for (name, value) in tables::facts(report) {
         let _ = match layout {
             Layout::Terminal => writeln!(text, "  {name:<12}  {value}"),

@@ -1,5 +1,6 @@
 //! What a report says in tables, facts and lists, for every layout.
 
+use super::more;
 use crate::audit::analysis::{Analysis, Correlation, Extreme, Extremes, Quarter, Vulnerable};
 use crate::audit::duplicates::Duplicates;
 use crate::audit::interval::Estimate;
@@ -23,13 +24,15 @@ pub(in crate::audit) fn all(report: &Report) -> Vec<Table> {
     let policy = report.policy.value.as_ref().map(policy);
     let all = [
         headlines(findings),
+        more::low_rates(findings),
         before_and_after(report),
         utility(findings),
         calls(findings),
         epsilon(findings),
         classes(findings),
     ];
-    policy.into_iter().chain(all).chain(report.analysis.value.iter().flat_map(analysis)).collect()
+    let all = policy.into_iter().chain(all).chain(more::shadows(findings)).chain(more::lot(findings));
+    all.chain(report.analysis.value.iter().flat_map(analysis)).collect()
 }
 
 /// The paper's analysis, in tables.
@@ -43,6 +46,7 @@ fn analysis(found: &Analysis) -> Vec<Table> {
             signed_estimate(&one.difference),
             format!("{:.4}", one.accuracy),
             interval(one.distance_auc),
+            interval(one.vulnerability_auc),
         ]
     };
     let correlation = |one: &Correlation| vec![one.what.clone(), one.n_rows.to_string(), signed_estimate(&one.rho)];
@@ -65,11 +69,20 @@ fn analysis(found: &Analysis) -> Vec<Table> {
             title: "Vulnerable rows",
             note: format!(
                 "By the {}; a row passes with a score above the threshold. Distance AUC: how well distance to the class \
-                 centroid tells the members that pass from the other members (above .5: they lie farther out).\n{}",
+                 centroid tells the members that pass from the other members (above .5: they lie farther out); LiRA AUC: how \
+                 well their vulnerability over shadow models does.\n{}",
                 found.score, found.finding
             ),
             n_word_columns: 1,
-            header: words(&["threshold", "members", "non-members", "share above chance", "accuracy", "distance AUC"]),
+            header: words(&[
+                "threshold",
+                "members",
+                "non-members",
+                "share above chance",
+                "accuracy",
+                "distance AUC",
+                "LiRA AUC",
+            ]),
             rows: found.vulnerable.iter().map(vulnerable).collect(),
         },
         Table {
@@ -437,7 +450,7 @@ fn tpr_words(at: &TprAt) -> String {
     }
 }
 
-fn words(words: &[&str]) -> Vec<String> {
+pub(super) fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 

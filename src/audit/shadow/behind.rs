@@ -107,7 +107,7 @@ pub fn answers(
     fallback: ClassFallback,
 ) -> Result<Answers, BehindError> {
     let fitted = match config.method {
-        Method::LabelOnly => None,
+        Method::LabelOnly | Method::AsIs => None,
         Method::Reweight { .. } | Method::Inlier { .. } => Some(fit(raw, labels, members, fallback)?),
     };
     let defence = Defence::new(config, fitted, raw.kind(), raw.n_classes())?;

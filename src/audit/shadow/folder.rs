@@ -2,17 +2,21 @@
 //! the lab writes them.
 //!
 //! Each model answers every row of the pool once, undefended; then each of the audit's defences is fitted to the model's
-//! own members and applied to those answers. So one pass gives a [`Bank`] for every system.
+//! own members and applied to those answers. So one pass gives a [`Bank`] for every system. Of images, changed forms
+//! (the mirror image, shifts) may be asked too, as LiRA does; the defence stays fitted to the rows themselves. The answers
+//! of the first models are kept whole: attacks are learned on them ([`LearnedFrom`]).
 
 use std::path::{Path, PathBuf};
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayD};
 
 use crate::artifact::inclusion::{InclusionError, InclusionMatrix};
 use crate::audit::answers::Answers;
+use crate::audit::label_only::{Change, Range};
+use crate::audit::study::LearnedFrom;
 use crate::audit::utility::softmax_at;
 use crate::data::Dataset;
-use crate::defence::{ClassFallback, DefenceConfig, RawScores, ScoresError, offline};
+use crate::defence::{ClassFallback, Defence, DefenceConfig, Method, RawScores, ScoresError, offline};
 use crate::engine::tract::TractEngine;
 use crate::engine::{Engine, EngineError, LoadOptions};
 use crate::tensor::{InputError, Inputs};
@@ -108,52 +112,152 @@ pub struct FolderBanks {
     pub rows: Vec<usize>,
     /// For each system its bank.
     pub banks: Vec<(String, Bank)>,
+    /// For each system the first models' answers to the pool.
+    pub learned: Vec<LearnedFrom>,
 }
 
-/// Asks every model of the folder about its pool, `batch_rows` at a time; `progress` is told the models done.
+/// Rows whose answers are kept for the learned attacks, about: one model's at least.
+const MAX_LEARNED: usize = 20_000;
+
+/// How the models of a folder are asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking<'a> {
+    /// What stands before them.
+    pub systems: &'a [Before],
+    /// What is done for a class without a centroid (R3).
+    pub fallback: ClassFallback,
+    /// Rows of one inference.
+    pub batch_rows: usize,
+    /// Forms of each row: 1 is the row itself; [`form`] makes the others.
+    pub n_forms: usize,
+}
+
+/// The `number`-th form of images (n_rows, channels, height, width): 0 as they are, 1 the mirror image, then shifts by
+/// two pixels in eight directions.
+#[must_use]
+pub fn form(inputs: &ArrayD<f32>, number: usize) -> ArrayD<f32> {
+    // Neither a range nor a seed is looked at by a shift.
+    Change::Shifts { pixels: 2 }.form(inputs, number, Range { low: 0.0, high: 0.0 }, 0)
+}
+
+/// Asks every model of the folder about its pool; `progress` is told the models done.
 ///
 /// # Errors
 /// [`FolderError`].
 pub fn collect(
     folder: &Path,
     dataset: &Dataset,
-    systems: &[Before],
-    fallback: ClassFallback,
-    batch_rows: usize,
+    asking: &Asking<'_>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<FolderBanks, FolderError> {
+    let systems = asking.systems;
+    let n_forms = asking.n_forms.max(1);
     let path = folder.join(INCLUSION_FILE);
     let matrix = InclusionMatrix::read(&read(&path)?).map_err(|error| FolderError::Inclusion { path, error })?;
     if let Some(&row) = matrix.rows.iter().find(|&&row| row >= dataset.n_rows()) {
         return Err(FolderError::OtherData { row, n_rows: dataset.n_rows() });
     }
     let labels: Vec<u32> = matrix.rows.iter().map(|&row| dataset.labels()[row]).collect();
-    let empty = || Bank::new(matrix.rows.len(), 1, Shadowing::AsTarget);
+    let empty = || Bank::new(matrix.rows.len(), n_forms, Shadowing::AsTarget);
     let mut banks: Vec<(String, Bank)> = systems.iter().map(|(name, _)| (name.clone(), empty())).collect();
+    let n_learned = (MAX_LEARNED / matrix.rows.len().max(1)).max(1);
+    let mut learned: Vec<Vec<(Answers, Vec<bool>)>> = systems.iter().map(|_| Vec::new()).collect();
     for model in 0..matrix.n_models() {
         progress(model, matrix.n_models());
         let path = folder.join(format!("model-{model:05}.onnx"));
-        let raw = ask(&path, dataset, &matrix.rows, batch_rows)?;
+        let raw = ask(&path, dataset, &matrix.rows, asking.batch_rows, n_forms)?;
         let members = matrix.trained.row(model).to_vec();
-        for ((name, config), (_, bank)) in systems.iter().zip(&mut banks) {
-            let answers = match config {
-                None => Answers::new(softmax_at(&offline::logits(offline::copy(&raw)), 1.0)),
-                Some(config) => behind::answers(config, &raw, &labels, &members, fallback)
-                    .map_err(|error| FolderError::Behind { path: path.clone(), system: name.clone(), error })?,
-            };
-            bank.push(scaled_logits(&[&answers], &labels)?.view(), &members)?;
+        for ((before, (_, bank)), learned) in systems.iter().zip(&mut banks).zip(&mut learned) {
+            let answers = behind_all(before, &raw, &labels, &members, asking.fallback, &path)?;
+            let forms: Vec<&Answers> = answers.iter().collect();
+            bank.push(scaled_logits(&forms, &labels)?.view(), &members)?;
+            if model < n_learned {
+                learned.extend(answers.into_iter().next().map(|answers| (answers, members.clone())));
+            }
         }
     }
     progress(matrix.n_models(), matrix.n_models());
-    Ok(FolderBanks { rows: matrix.rows, banks })
+    let learned = systems.iter().zip(learned).map(|((name, _), shadows)| LearnedFrom::of(name, &shadows, &labels));
+    Ok(FolderBanks { learned: learned.collect(), rows: matrix.rows, banks })
+}
+
+/// Answers of one shadow model to `rows`, of which `members` were trained on, behind each of the systems: what attacks
+/// are learned on where there is no bank.
+///
+/// # Errors
+/// [`FolderError`].
+pub fn learned_from(
+    model: &Path,
+    dataset: &Dataset,
+    (rows, members): (&[usize], &[bool]),
+    asking: &Asking<'_>,
+) -> Result<Vec<LearnedFrom>, FolderError> {
+    let labels: Vec<u32> = rows.iter().map(|&row| dataset.labels()[row]).collect();
+    let raw = ask(model, dataset, rows, asking.batch_rows, 1)?;
+    let of_system = |before: &Before| {
+        let answers = behind_all(before, &raw, &labels, members, asking.fallback, model)?;
+        let shadows: Vec<(Answers, Vec<bool>)> =
+            answers.into_iter().map(|answers| (answers, members.to_vec())).collect();
+        Ok(LearnedFrom::of(&before.0, &shadows, &labels))
+    };
+    asking.systems.iter().map(of_system).collect()
+}
+
+/// All forms of one model behind one system.
+fn behind_all(
+    (name, config): &Before,
+    forms: &[RawScores],
+    labels: &[u32],
+    members: &[bool],
+    fallback: ClassFallback,
+    path: &Path,
+) -> Result<Vec<Answers>, FolderError> {
+    match config {
+        None => Ok(forms.iter().map(undefended).collect()),
+        Some(config) => defended(config, forms, labels, members, fallback).map_err(|error| FolderError::Behind {
+            path: path.to_owned(),
+            system: name.clone(),
+            error,
+        }),
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, FolderError> {
     std::fs::read(path).map_err(|error| FolderError::Io { path: path.to_owned(), error })
 }
 
-/// One model's scores of the pool's rows, as one batch.
-fn ask(path: &Path, dataset: &Dataset, rows: &[usize], batch_rows: usize) -> Result<RawScores, FolderError> {
+fn undefended(raw: &RawScores) -> Answers {
+    Answers::new(softmax_at(&offline::logits(offline::copy(raw)), 1.0))
+}
+
+/// All forms behind one defence, which is fitted to the members as they are: the first form.
+fn defended(
+    config: &DefenceConfig,
+    forms: &[RawScores],
+    labels: &[u32],
+    members: &[bool],
+    fallback: ClassFallback,
+) -> Result<Vec<Answers>, BehindError> {
+    let [first, ..] = forms else { return Ok(Vec::new()) };
+    let fitted = match config.method {
+        Method::LabelOnly | Method::AsIs => None,
+        Method::Reweight { .. } | Method::Inlier { .. } => Some(behind::fit(first, labels, members, fallback)?),
+    };
+    let defence = Defence::new(config, fitted, first.kind(), first.n_classes())?;
+    let answer = |raw: &RawScores| -> Result<Answers, BehindError> {
+        Ok(Answers::new(defence.apply(offline::copy(raw))?.probabilities().mapv(f64::from)))
+    };
+    forms.iter().map(answer).collect()
+}
+
+/// One model's scores of the pool's rows: one batch for each form.
+fn ask(
+    path: &Path,
+    dataset: &Dataset,
+    rows: &[usize],
+    batch_rows: usize,
+    n_forms: usize,
+) -> Result<Vec<RawScores>, FolderError> {
     let failed = |error| FolderError::Model { path: path.to_owned(), error };
     let engine = TractEngine::load(&read(path)?, &LoadOptions::default()).map_err(failed)?;
     let spec = engine.spec();
@@ -162,18 +266,25 @@ fn ask(path: &Path, dataset: &Dataset, rows: &[usize], batch_rows: usize) -> Res
         return Err(other(format!("{} classes", dataset.n_classes()), spec.n_classes.to_string()));
     }
     let [input] = &spec.inputs[..] else { return Err(other("one input".to_owned(), spec.inputs.len().to_string())) };
-    let mut values = Vec::with_capacity(rows.len() * spec.n_classes);
+    let mut values = vec![Vec::with_capacity(rows.len() * spec.n_classes); n_forms];
     for batch in rows.chunks(batch_rows.max(1)) {
-        let inputs = Inputs::from_f32(input, dataset.batch(batch))
-            .map_err(|error| FolderError::Rows { path: path.to_owned(), error })?;
-        values.extend(offline::logits(engine.infer(&inputs).map_err(failed)?));
+        let batch = dataset.batch(batch);
+        for (number, values) in values.iter_mut().enumerate() {
+            let changed = if number == 0 { batch.clone() } else { form(&batch, number) };
+            let inputs =
+                Inputs::from_f32(input, changed).map_err(|error| FolderError::Rows { path: path.to_owned(), error })?;
+            values.extend(offline::logits(engine.infer(&inputs).map_err(failed)?));
+        }
     }
-    let shape = (rows.len(), spec.n_classes);
-    let logits = Array2::from_shape_vec(shape, values)
-        .map_err(|_| other(format!("{} rows of scores", rows.len()), "another number".to_owned()))?;
-    // Logits of R2 whatever the model ends in: sealed as such, so that a defence is built for them alike.
-    RawScores::new(logits, crate::defence::ScoreKind::Logits)
-        .map_err(|error| FolderError::Scores { path: path.to_owned(), error })
+    let sealed = |values| {
+        let shape = (rows.len(), spec.n_classes);
+        let logits = Array2::from_shape_vec(shape, values)
+            .map_err(|_| other(format!("{} rows of scores", rows.len()), "another number".to_owned()))?;
+        // Logits of R2 whatever the model ends in: sealed as such, so that a defence is built for them alike.
+        RawScores::new(logits, crate::defence::ScoreKind::Logits)
+            .map_err(|error| FolderError::Scores { path: path.to_owned(), error })
+    };
+    values.into_iter().map(sealed).collect()
 }
 
 #[cfg(test)]
@@ -185,10 +296,11 @@ mod tests {
     fn a_folder_without_a_matrix_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let data = parse_table(b"0,1\n1,2\n").unwrap();
-        let error = collect(dir.path(), &data, &[], ClassFallback::Refuse, 8, &mut |_, _| {}).err().unwrap();
+        let asking = Asking { systems: &[], fallback: ClassFallback::Refuse, batch_rows: 8, n_forms: 1 };
+        let error = collect(dir.path(), &data, &asking, &mut |_, _| {}).err().unwrap();
         assert!(error.to_string().contains("inclusion.safetensors"), "{error}");
         std::fs::write(dir.path().join(INCLUSION_FILE), b"{}").unwrap();
-        let error = collect(dir.path(), &data, &[], ClassFallback::Refuse, 8, &mut |_, _| {}).err().unwrap();
+        let error = collect(dir.path(), &data, &asking, &mut |_, _| {}).err().unwrap();
         assert!(error.to_string().contains("expected an inclusion matrix"), "{error}");
     }
 }

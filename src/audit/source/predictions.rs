@@ -23,6 +23,8 @@ use crate::audit::answers::{Allows, Answers, argmax};
 use crate::audit::invert::Inversion;
 use crate::audit::system::{Role, Skipped, System, SystemKind, build_all};
 use crate::audit::target::{Target, TargetError};
+use crate::data::npy::{self, NamedArray};
+use crate::data::{DataError, parquet};
 use crate::defence::{RawScores, ScoreKind, ScoresError};
 
 /// Why a file of predictions cannot be audited.
@@ -31,6 +33,9 @@ pub enum PredictionError {
     /// The file could not be read.
     #[error("cannot read it: {0}")]
     Io(#[from] std::io::Error),
+    /// The archive or the table is damaged, or holds anything but numbers.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// The file as a whole, or its columns together, are not as they must be.
     #[error("expected {expected}, got {got}")]
     Wrong {
@@ -134,8 +139,41 @@ impl Columns {
         let ending = path.extension().map_or_else(String::new, |ending| ending.to_string_lossy().to_ascii_lowercase());
         match ending.as_str() {
             "csv" => Self::parse_csv(&std::fs::read(path)?),
-            _ => Err(wrong("a file whose name ends in .csv", format!("{ending:?}"))),
+            "npz" => Self::of_arrays(npy::read_arrays(path)?),
+            "parquet" => {
+                let mut all = Self::default();
+                parquet::read_columns(path)?.into_iter().try_for_each(|(name, values)| all.add(name, values))?;
+                Ok(all)
+            }
+            _ => Err(wrong("a file whose name ends in .csv, .npz or .parquet", format!("{ending:?}"))),
         }
+    }
+
+    /// Columns of the arrays of an archive: one of two sizes gives a column for each class, one of one size a column.
+    ///
+    /// # Errors
+    /// [`PredictionError::Wrong`] for an array of another number of sizes, or another number of rows.
+    pub fn of_arrays(arrays: Vec<NamedArray>) -> Result<Self, PredictionError> {
+        let mut all = Self::default();
+        for NamedArray { name, shape, values } in arrays {
+            match shape[..] {
+                [_] | [_, 1] => all.add(name, values)?,
+                [n_rows, width] => {
+                    let stem =
+                        SCORES.iter().find(|(stems, _)| stems.contains(&name.as_str())).map(|(stems, _)| stems[0]);
+                    let stem = stem.ok_or_else(|| {
+                        let known = "arrays of two sizes named logits, probabilities or log_probabilities";
+                        wrong(known, format!("{name:?} of sizes {shape:?}"))
+                    })?;
+                    for class in 0..width {
+                        let column = (0..n_rows).map(|row| values[row * width + class]).collect();
+                        all.add(format!("{stem}_{class}"), column)?;
+                    }
+                }
+                _ => return Err(wrong("arrays of one or two sizes", format!("{name:?} of sizes {shape:?}"))),
+            }
+        }
+        Ok(all)
     }
 
     /// Reads a table with a header line.

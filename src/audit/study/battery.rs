@@ -8,7 +8,7 @@ use crate::audit::answers::Answers;
 use crate::audit::attack::{Attack, AttackId, Family};
 use crate::audit::fixed::FixedThreshold;
 use crate::audit::invert::Inversion;
-use crate::audit::learned::{LearnedAttack, Learner, Rows};
+use crate::audit::learned::{LearnedAttack, Learner, Rows, View};
 use crate::audit::parallel;
 use crate::audit::system::System;
 use crate::audit::thresholds::PerClass;
@@ -30,16 +30,47 @@ pub struct GivenScores {
 }
 
 /// Answers of rows whose membership the attacker knows because it trained the model itself, behind the same
-/// defence as the system's.
+/// defence as the system's: what ML-Leaks' adversary learns on.
 pub struct LearnedFrom {
     /// Name of the system.
     pub system: String,
-    /// Answers of the shadow model on its own rows.
+    /// Answers of the shadow models on their rows.
     pub answers: Answers,
     /// True label of each row.
     pub labels: Vec<u32>,
-    /// Whether the shadow was trained on the row.
+    /// Whether the shadow that answered was trained on the row.
     pub memberships: Vec<bool>,
+}
+
+impl LearnedFrom {
+    /// Of several shadows, each with its answers to the same rows, whose true labels are `labels`, and who was trained on
+    /// which.
+    #[must_use]
+    pub fn of(system: &str, shadows: &[(Answers, Vec<bool>)], labels: &[u32]) -> Self {
+        let answers: Vec<Answers> = shadows.iter().map(|(answers, _)| answers.clone()).collect();
+        Self {
+            system: system.to_owned(),
+            answers: Answers::joined(&answers),
+            labels: shadows.iter().flat_map(|_| labels.iter().copied()).collect(),
+            memberships: shadows.iter().flat_map(|(_, members)| members.iter().copied()).collect(),
+        }
+    }
+}
+
+/// What is learned on shadows: ML-Leaks' adversary as in its code and as in its paper, then two that see more.
+const FROM_SHADOW: [LearnedAttack; 4] = [
+    LearnedAttack { learner: Learner::Logistic, view: View::Top3 },
+    LearnedAttack { learner: Learner::Network, view: View::Top3 },
+    LearnedAttack { learner: Learner::Network, view: View::Vector },
+    LearnedAttack { learner: Learner::Network, view: View::Sorted },
+];
+
+fn name_from_shadow(attack: LearnedAttack) -> String {
+    match (attack.learner, attack.view) {
+        (Learner::Logistic, View::Top3) => "ML-Leaks adversary 1, softmax on top 3".to_owned(),
+        (_, View::Top3) => "ML-Leaks adversary 1, network on top 3".to_owned(),
+        _ => format!("{}, learned on shadows", attack.name()),
+    }
 }
 
 /// By which label a class is told.
@@ -54,6 +85,7 @@ enum Planned<'a> {
     Score(Attack),
     PerClass(Attack, ClassBy),
     Learned(LearnedAttack),
+    FromShadow(LearnedAttack, &'a LearnedFrom),
     Given(&'a GivenScores),
 }
 
@@ -80,6 +112,7 @@ impl Planned<'_> {
                 AttackId::new(Family::Adaptive, learned.name())
             }
             Planned::Learned(learned) => AttackId::new(Family::Learned, learned.name()),
+            Planned::FromShadow(learned, _) => AttackId::new(Family::Learned, name_from_shadow(*learned)),
             Planned::Given(given) => given.attack.clone(),
         }
     }
@@ -106,6 +139,10 @@ impl Bench<'_> {
         if self.settings.learned && self.lacks_for_learning().is_none() {
             plan.extend(LearnedAttack::all(allows.scores).into_iter().map(Planned::Learned));
         }
+        for shadow in self.knowledge.learned_from.iter().filter(|shadow| shadow.system == system.name) {
+            let attacks = FROM_SHADOW.into_iter().filter(|attack| allows.scores || attack.view == View::Vector);
+            plan.extend(attacks.map(|attack| Planned::FromShadow(attack, shadow)));
+        }
         let given = self.knowledge.given.iter().filter(|given| given.system == system.name);
         plan.extend(given.map(Planned::Given));
         plan
@@ -125,7 +162,7 @@ impl Bench<'_> {
         let mut plan = self.plan(subject.system);
         let order: Vec<AttackId> = plan.iter().map(Planned::id).collect();
         // The long ones first, so that no core waits for the last of them.
-        plan.sort_by_key(|planned| !matches!(planned, Planned::Learned(_)));
+        plan.sort_by_key(|planned| !matches!(planned, Planned::Learned(_) | Planned::FromShadow(..)));
         let scored = parallel::map(plan.len(), |index| self.score(subject, &plan[index]));
         let mut scored = scored.into_iter().collect::<Result<Vec<_>, _>>()?;
         scored.sort_by_key(|one| order.iter().position(|id| *id == one.id));
@@ -150,9 +187,18 @@ impl Bench<'_> {
                 attack: id.name.clone(),
                 what,
             })?,
+            Planned::FromShadow(learned, shadow) => self.from_shadow(subject, *learned, shadow).map_err(|what| {
+                StudyError::Learned { system: subject.system.name.clone(), attack: id.name.clone(), what }
+            })?,
         };
-        // A row is judged by the threshold of its class: 0 once that is taken off.
-        let rule = matches!(planned, Planned::PerClass(..)).then(|| FixedThreshold::at(0.0));
+        // A row is judged by the threshold of its class: 0 once that is taken off. ML-Leaks' adversary has no target
+        // rows to fix a threshold on: odds of 1.
+        let at_zero = match planned {
+            Planned::PerClass(..) => true,
+            Planned::FromShadow(attack, _) => attack.view == View::Top3,
+            Planned::Score(_) | Planned::Learned(_) | Planned::Given(_) => false,
+        };
+        let rule = at_zero.then(|| FixedThreshold::at(0.0));
         Ok(Scored { id, fit, verdict, rule })
     }
 
@@ -204,17 +250,28 @@ impl Bench<'_> {
         Ok((fit, verdict))
     }
 
+    /// Fitted on the shadow's rows, all of them: no row of the target is looked at.
+    fn from_shadow(
+        &self,
+        subject: &Subject<'_>,
+        attack: LearnedAttack,
+        shadow: &LearnedFrom,
+    ) -> Result<(Vec<f64>, Vec<f64>), String> {
+        let everybody: Vec<usize> = (0..shadow.labels.len()).collect();
+        let model = attack.fit(
+            &Rows::of(&shadow.answers, &shadow.labels, &everybody),
+            &shadow.memberships,
+            self.settings.seed,
+        )?;
+        let scores = |rows: &[usize]| model.scores(&Rows::of(subject.answers, self.target.labels(), rows));
+        Ok((scores(&self.allocation.attack_fit)?, scores(&self.allocation.verdict)?))
+    }
+
     fn learned(&self, subject: &Subject<'_>, learned: &LearnedAttack) -> Result<(Vec<f64>, Vec<f64>), String> {
         let labels = self.target.labels();
         let rows_of = |rows: &[usize]| Rows::of(subject.answers, labels, rows);
         let (fit_rows, verdict_rows) = (rows_of(&self.allocation.attack_fit), rows_of(&self.allocation.verdict));
         let seed = self.settings.seed;
-        if let Some(shadow) = self.knowledge.learned_from.iter().find(|shadow| shadow.system == subject.system.name) {
-            let everybody: Vec<usize> = (0..shadow.labels.len()).collect();
-            let rows = Rows::of(&shadow.answers, &shadow.labels, &everybody);
-            let model = learned.fit(&rows, &shadow.memberships, seed)?;
-            return Ok((model.scores(&fit_rows)?, model.scores(&verdict_rows)?));
-        }
         let mut fit = vec![0.0; self.fit_memberships.len()];
         let halves = self.halves();
         for (from, to) in [(0, 1), (1, 0)] {

@@ -1,8 +1,9 @@
 //! Against the null, the floor and the rival: what makes a figure mean something.
 
 use crate::audit::attack::{Attack, AttackId, Family};
+use crate::audit::band::{BandDraws, Bands, around};
 use crate::audit::exact::Counts;
-use crate::audit::interval::{Bootstrap, BootstrapDraws, Estimate, Placements, RowValues};
+use crate::audit::interval::{Bootstrap, BootstrapDraws, Estimate, Interval, Placements, RowValues};
 use crate::audit::null::{NullDraws, Permutations};
 use crate::audit::report::{
     AttackFindings, Epsilon, Figure, Headline, Leak, Standing, SystemFindings, Utility, Validity,
@@ -85,6 +86,7 @@ impl Floor {
 /// Everything that is drawn at random, over the columns of all systems one after the other.
 struct Drawn {
     null: NullDraws,
+    bands: BandDraws,
     differences: BootstrapDraws,
     /// For each system the columns of its attacks begin here.
     starts: Vec<usize>,
@@ -100,6 +102,8 @@ impl Drawn {
             measured.iter().flat_map(|(_, one)| one.attacks.iter().map(|attacked| &attacked.ranking)).collect();
         let null = Permutations { n: settings.n_permutations, seed: settings.seed }
             .draw(&rankings, bench.verdict_members.len());
+        let bands = Bands { n: settings.n_resamples.min(MAX_BANDS), seed: settings.seed }
+            .draw(&rankings, &bench.verdict_memberships);
         let bootstrap = Bootstrap { n_resamples: settings.n_resamples, seed: settings.seed };
         let differences: Vec<RowValues> = measured
             .iter()
@@ -121,6 +125,7 @@ impl Drawn {
         }
         Self {
             null,
+            bands,
             differences: bootstrap.draw(&differences),
             starts: starts.collect(),
             utility: bootstrap.draw(&utility),
@@ -182,6 +187,9 @@ struct Comparison<'a> {
     drawn: &'a Drawn,
 }
 
+/// Resamples of the bands: their quantile is told roughly by so many, and each costs as much as a permutation.
+const MAX_BANDS: usize = 300;
+
 const NO_PERMUTATIONS: &str = "no permutations were asked for";
 
 impl Comparison<'_> {
@@ -191,7 +199,7 @@ impl Comparison<'_> {
         let each = one.attacks.iter().enumerate();
         each.map(|(index, attacked)| {
             let column = self.drawn.starts[system] + index;
-            let (point, signed) = attacked.roc.widest();
+            let (_, signed) = attacked.roc.widest();
             let null = self.drawn.null.of_maximum(&[column], signed.abs());
             AttackFindings {
                 attack: attacked.id.clone(),
@@ -199,7 +207,7 @@ impl Comparison<'_> {
                 fixed_on_fit: attacked.fit.fixed,
                 auc: attacked.placements.auc(level),
                 widest: signed.abs(),
-                widest_interval: self.bench.widest_interval(&attacked.roc.counts(&point), signed < 0.0),
+                widest_interval: self.widest_interval(&[column], signed.abs()),
                 widest_null: Figure::or(null, NO_PERMUTATIONS),
                 fixed: attacked.fixed,
                 calls: self.bench.calls(attacked),
@@ -210,6 +218,13 @@ impl Comparison<'_> {
             }
         })
         .collect()
+    }
+
+    /// The interval of the largest (a) over the given columns, which is `widest`.
+    fn widest_interval(&self, columns: &[usize], widest: f64) -> Interval {
+        let half = self.drawn.bands.half_width(columns, self.bench.settings.level);
+        // Without draws nothing is known of it.
+        half.map_or(Interval { low: 0.0, high: 1.0 }, |half| around(widest, half))
     }
 
     fn utility(&self, system: usize, n_systems: usize, one: &Measured) -> Utility {
@@ -245,6 +260,7 @@ impl Comparison<'_> {
         Figure::known(Headline {
             widest_attack: attacks[widest].attack.clone(),
             widest: attacks[widest].widest,
+            widest_interval: self.widest_interval(&columns, attacks[widest].widest),
             leak: Leak::of(&attacks[fixed].fixed, seen, settings.margin),
             widest_null: Figure::or(null, NO_PERMUTATIONS),
             n_attacks: counted.len(),

@@ -2,7 +2,7 @@
 
 use crate::audit::attack::{ATTACK_FLOOR, Attack};
 use crate::audit::exact::{Counts, clopper_pearson};
-use crate::audit::interval::{Estimate, Interval, newcombe};
+use crate::audit::interval::{Estimate, newcombe};
 use crate::audit::report::{
     Calls, ClassFindings, Curve, CurvePoint, Figure, Headline, Histogram, PredictiveValue, SystemFindings, TprAt,
 };
@@ -19,17 +19,6 @@ const N_BINS: usize = 50;
 const N_POINTS: usize = 160;
 
 impl Bench<'_> {
-    /// Newcombe's interval of `|TPR − FPR|` at one point.
-    pub(super) fn widest_interval(&self, counts: &Counts, members_score_lower: bool) -> Interval {
-        let of = newcombe(
-            (counts.true_positives, counts.n_members),
-            (counts.false_positives, counts.n_non_members),
-            self.settings.level,
-        );
-        let (low, high) = if members_score_lower { (-of.high, -of.low) } else { (of.low, of.high) };
-        Interval { low: low.max(0.0), high }
-    }
-
     pub(super) fn calls(&self, attacked: &Attacked) -> Calls {
         let counts = Counts::of(&attacked.says_member, &self.verdict_memberships);
         let level = self.settings.level;
@@ -151,7 +140,7 @@ impl Bench<'_> {
         let mut inside: Vec<f64> = one.scaled_logit.iter().copied().filter(|value| value.abs() < limit).collect();
         inside.sort_by(f64::total_cmp);
         let (Some(&low), Some(&high)) = (inside.first(), inside.last()) else {
-            return Figure::missing("no row has a scaled logit");
+            return Figure::missing("every answer is 1 for one class and 0 for the others: no scaled logit is finite");
         };
         let width = ((high - low) / N_BINS as f64).max(1e-9);
         let (mut members, mut non_members) = (vec![0; N_BINS], vec![0; N_BINS]);

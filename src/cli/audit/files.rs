@@ -30,6 +30,8 @@ fn inputs(args: &Args) -> Vec<&Path> {
         &args.record,
     ];
     let single = single.into_iter().flatten();
+    #[cfg(feature = "lab")]
+    let single = single.chain(&args.heatmaps);
     single.chain(&args.defence).map(PathBuf::as_path).collect()
 }
 

@@ -7,9 +7,12 @@ mod endpoint;
 mod files;
 mod knowledge;
 mod model;
+mod pictures;
 mod predictions;
+mod questions;
 mod record;
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -61,7 +64,7 @@ pub struct Args {
     /// The row numbers on which a temperature is fitted.
     #[arg(long, value_name = "FILE", requires = "members")]
     calibration_rows: Option<PathBuf>,
-    /// Audit answers in a file (.csv, with a header) in place of a model: columns logit_N, p_N or log_p_N (N a class
+    /// Audit answers in a file (.csv with a header, .parquet, .npz) in place of a model: columns logit_N, p_N or log_p_N (N a class
     /// from 0) or `predicted`, with `label`, `member` and `row`; the last three may come from --data and --split.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "centroids", "defence"])]
     predictions: Option<PathBuf>,
@@ -93,15 +96,48 @@ pub struct Args {
     /// shadow models too, and the risk of single records.
     #[arg(long, value_name = "DIR", conflicts_with = "predictions")]
     shadows: Option<PathBuf>,
-    /// Ask again about changed inputs (noise, flips, shifts) and attack with the labels: some 20 to 30 queries a row.
+    /// One shadow model: attacks are learned on its answers, behind the same defences, and judged on the target (ML-Leaks'
+    /// adversary 1).
+    #[arg(long, value_name = "FILE", requires = "shadow_split",
+        conflicts_with_all = ["shadows", "predictions", "scores_only"])]
+    shadow_model: Option<PathBuf>,
+    /// The split of the shadow model's training: its part `train` it saw, `test` it did not; none of them the audit's rows.
+    #[arg(long, value_name = "FILE", requires = "shadow_model")]
+    shadow_split: Option<PathBuf>,
+    /// Ask again about changed inputs (noise, flips, shifts), mixtures of records and the rows themselves: label-only
+    /// attacks, and attacks on the scores around a record; some 25 to 65 queries a row.
     #[arg(long, conflicts_with = "predictions")]
     queries: bool,
+    /// Look for the decision boundary by labels alone (HopSkipJump; for binary tables by turning features over): some
+    /// hundred queries a row.
+    #[arg(long, conflicts_with = "predictions")]
+    boundary: bool,
+    /// Forms of each image that the shadow attacks look at: the image itself, its mirror image, then shifts.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "shadows",
+        value_parser = clap::value_parser!(u32).range(1..=10))]
+    augment: u32,
+    /// Audit the whole grid beside the standard defences: the paper's method at w = 1, .5 and 0, and masks and rounding
+    /// with no method before them.
+    #[arg(long, conflicts_with_all = ["predictions", "url"])]
+    grid: bool,
+    /// The score attacks alone: no classifier is trained, no threshold is set per class.
+    #[arg(long)]
+    scores_only: bool,
     /// The run record of the training, whose privacy claim the lower bound on ε is held against.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     /// Make the paper's analysis too: which rows are vulnerable and where they lie, with the controls (figures 2 and 3).
     #[arg(long)]
     analysis: bool,
+    /// Draw the members that lie nearest to and farthest from their class centroid (images alone). The page and the JSON
+    /// report then hold records of the training set.
+    #[arg(long, requires = "analysis")]
+    pictures: bool,
+    /// The weights of the model (NAME.weights.safetensors, as `train` writes them): lays over each picture where the
+    /// network sees the class (Grad-CAM at its last convolution).
+    #[cfg(feature = "lab")]
+    #[arg(long, value_name = "FILE", requires = "pictures")]
+    heatmaps: Option<PathBuf>,
     /// Write the report as one page of HTML, which needs no network and no script.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -141,8 +177,8 @@ pub struct EndpointArgs {
     /// What the output's numbers are, where they are no probabilities: logits, probabilities or log_probabilities.
     #[arg(long, value_name = "KIND", requires = "url", value_parser = score_kind)]
     output_kind: Option<ScoreKind>,
-    /// Rows that may be asked at most in this run.
-    #[arg(long, value_name = "N", requires = "url")]
+    /// Rows that may be asked at most in this run; of a model that is not behind an endpoint, further questions.
+    #[arg(long, value_name = "N")]
     query_budget: Option<u64>,
     /// Rows a second at most.
     #[arg(long, value_name = "N", requires = "url", value_parser = above_zero)]
@@ -217,6 +253,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         seed: args.seed,
         n_permutations: args.permutations as usize,
         n_resamples: args.bootstrap as usize,
+        learned: !args.scores_only,
+        per_class: !args.scores_only,
         ..Settings::default()
     };
     for limit in policy.iter().flat_map(|policy| &policy.tpr_at_fpr) {
@@ -229,6 +267,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         (None, Some(url)) => endpoint::case(args, url)?,
         (None, None) => model::case(args)?,
     };
+    pictures::check(args, &case)?;
     let knowledge = knowledge::gather(args, &mut case, &settings)?;
     let bar = args.bar(case.systems.len(), "attacks");
     let mut progress = |_: &str, done: usize| bar.set_position(done as u64);
@@ -247,10 +286,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         findings: outcome.findings.clone(),
         analysis: Figure::missing("it was not asked for (--analysis)"),
         policy: Figure::missing("no policy was given"),
-        not_tried: knowledge::not_tried(&knowledge),
+        not_tried: knowledge::not_tried(args, &knowledge),
     };
     if args.analysis {
         report.analysis = analysed(&case, &knowledge, &settings);
+        if let Some(found) = report.analysis.value.as_mut().filter(|_| args.pictures) {
+            found.pictures = pictures::draw(args, &case, &found.extremes)?;
+        }
     }
     if let Some(path) = &args.csv {
         let table = records::csv(&case.target, &outcome)?;
@@ -260,12 +302,21 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         report.policy = Figure::known(policy.judge(&report.findings)?);
     }
     print!("{}", render::report(&report, Layout::Terminal));
+    alarm(&report.findings.warnings);
     files::write(args, &report)?;
     Ok(match report.policy.value.map(|verdict| verdict.stands) {
         None | Some(Stands::Held) => ExitCode::SUCCESS,
         Some(Stands::Violated) => ExitCode::from(VIOLATED),
         Some(Stands::Undecided) => ExitCode::from(UNDECIDED),
     })
+}
+
+/// What puts every figure in doubt, once more at the end and in red, where somebody looks.
+fn alarm(warnings: &[String]) {
+    let (red, plain) = if std::io::stderr().is_terminal() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    for warning in warnings {
+        eprintln!("{red}WARNING: {warning}{plain}");
+    }
 }
 
 /// The paper's analysis; it needs the model's own scores.
@@ -283,7 +334,7 @@ fn analysed(case: &Case, knowledge: &Knowledge, settings: &Settings) -> Figure<A
 }
 
 fn needs_centroids(config: &DefenceConfig) -> bool {
-    config.method != Method::LabelOnly
+    !matches!(config.method, Method::LabelOnly | Method::AsIs)
 }
 
 fn read_policy(path: &Path) -> anyhow::Result<Policy> {

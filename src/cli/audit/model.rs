@@ -12,7 +12,7 @@ use crate::artifact::ModelDigest;
 use crate::audit::collect;
 use crate::audit::report::{Figure, Origin, SourceRecord};
 use crate::audit::source::sides::Sides;
-use crate::audit::system::{System, build_all};
+use crate::audit::system::{System, add_grid, build_all};
 use crate::audit::target::Target;
 use crate::data::{DataSource, Dataset, Part, Split, hex};
 use crate::defence::{Defence, DefenceConfig, Fitted, Method};
@@ -44,8 +44,12 @@ pub(super) fn case(args: &Args) -> anyhow::Result<Case> {
     let given = args.defence.iter().map(|path| read_defence(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let subject = Subject::load(args)?;
     let spec = subject.pipeline.spec().clone();
-    let (systems, skipped) = build_all(&given, subject.fitted.as_ref(), spec.score_kind, spec.n_classes)
+    let (mut systems, mut skipped) = build_all(&given, subject.fitted.as_ref(), spec.score_kind, spec.n_classes)
         .map_err(|(name, error)| anyhow::Error::new(error).context(format!("defence {name:?}")))?;
+    if args.grid {
+        let fitted = subject.fitted.as_ref();
+        add_grid(&mut systems, &mut skipped, fitted, spec.score_kind, spec.n_classes);
+    }
     let start = Instant::now();
     let target = subject.collect(args)?;
     let inference_seconds = start.elapsed().as_secs_f64();

@@ -28,15 +28,17 @@ use self::thin::Thinned;
 use super::inspect::ScoreArgs;
 use crate::artifact::ModelDigest;
 use crate::artifact::centroids::{CentroidFile, CentroidMetadata, DataOrigin, FORMAT, FORMAT_VERSION, write};
-use crate::data::{DataSource, Dataset, Part, Split, check_writable, is_same_file, write_atomic};
+use crate::data::{DataSource, Dataset, Memory, Part, Split, check_writable, is_same_file, write_atomic};
 use crate::defence::{
-    Bank, CentroidSums, Centroids, ClassFallback, DistanceQuantiles, Fitted, N_QUANTILES, ScoreKind, offline,
-    quantiles_of,
+    Bank, CentroidSums, Centroids, ClassFallback, DistanceQuantiles, Fitted, N_QUANTILES, offline, quantiles_of,
 };
-use crate::engine::Engine;
 use crate::engine::tract::TractEngine;
+use crate::engine::{Engine, memory};
 #[cfg(feature = "lab")]
 use crate::lab::device::Device;
+
+/// Rows are read once, in order: what lies in files of rows of one width stays there.
+const ROWS_IN_MEMORY: Memory = Memory { max_bytes: 64 << 20 };
 
 /// Build and look at the artifacts that the defence is fitted to.
 #[derive(Debug, clap::Args)]
@@ -76,19 +78,19 @@ struct BuildArgs {
     /// keeps none.
     #[arg(long, value_name = "N", default_value_t = 128)]
     inlier_rows: usize,
-    /// Run the network of this checkpoint of the training on --device, in place of the ONNX graph on the processor.
-    /// The data and the split must be the training's.
+    /// Run the network of this file on --device, in place of the ONNX graph on the processor: the weights beside the model
+    /// (NAME.weights.safetensors), or the checkpoint of an interrupted training on the same data and split.
     #[cfg(feature = "lab")]
-    #[arg(long, value_name = "FILE")]
-    checkpoint: Option<PathBuf>,
-    /// Where to run the checkpoint's network: cpu, vulkan[:N] or cuda[:N]; see `sordino devices`.
+    #[arg(long, value_name = "FILE", visible_alias = "checkpoint")]
+    weights: Option<PathBuf>,
+    /// Where to run the network of --weights: cpu, vulkan[:N] or cuda[:N]; see `sordino devices`.
     #[cfg(feature = "lab")]
-    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, requires = "checkpoint")]
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, requires = "weights")]
     device: Device,
-    /// Rows per inference [default: 64, with --checkpoint 256].
+    /// Rows per inference [default: 64, with --weights 256].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch_size: Option<u32>,
-    /// Inferences at a time [default: one for each core; with --checkpoint one, and the next being prepared]. The
+    /// Inferences at a time [default: one for each core; with --weights one, and the next being prepared]. The
     /// file does not depend on it.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -129,9 +131,10 @@ struct Fit<'a> {
 
 fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     args.check_out()?;
+    memory::keep_freed();
     let bytes = std::fs::read(&args.model).with_context(|| format!("cannot read {}", args.model.display()))?;
     let engine = TractEngine::load(&bytes, &args.scores.options())?;
-    let dataset = Dataset::load(&args.data)?;
+    let dataset = Dataset::load_within(&args.data, ROWS_IN_MEMORY)?;
     let split = args.split.as_deref().map(|path| read_split(path, &dataset)).transpose()?;
     let all: Vec<usize>;
     let rows = match &split {
@@ -203,10 +206,10 @@ impl BuildArgs {
         model: &TractAnswers<'_>,
         rows: &[usize],
     ) -> anyhow::Result<Option<Box<dyn Answers + 'a>>> {
-        let Some(path) = &self.checkpoint else { return Ok(None) };
+        let Some(path) = &self.weights else { return Ok(None) };
         ensure!(
-            model.engine.spec().score_kind == ScoreKind::Logits,
-            "--checkpoint: the model ends in probabilities, its network in logits"
+            model.engine.spec().score_kind == crate::defence::ScoreKind::Logits,
+            "--weights: the model ends in probabilities, its network in logits"
         );
         let network = network::NetworkAnswers::read(path, self.device, dataset, split)?;
         network.check_same(model, rows)?;

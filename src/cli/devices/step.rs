@@ -51,6 +51,9 @@ enum Known {
     Cnn,
     /// DenseNet-BC, depth 100, growth 12: CIFAR-10.
     DensenetBc,
+    /// The ResNet-9 of fast trainings (Page): CIFAR-10.
+    #[value(name = "resnet-9")]
+    Resnet9,
     /// ResNet-18 for 32×32: CIFAR-10.
     #[value(name = "resnet-18")]
     Resnet18,
@@ -62,6 +65,7 @@ impl Known {
             Self::Fcn => Architecture::Mlp { hidden: vec![1024, 512, 256, 128], activation: Activation::Tanh },
             Self::Cnn => Architecture::Cnn { channels: [32, 64], hidden: 128 },
             Self::DensenetBc => Architecture::Densenet { depth: 100, growth: 12, compression: 0.5, norm: Norm::Batch },
+            Self::Resnet9 => Architecture::resnet9(),
             Self::Resnet18 => Architecture::Resnet { blocks: vec![2; 4], width: 64, norm: Norm::Batch },
         }
     }

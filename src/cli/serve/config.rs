@@ -130,6 +130,18 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// The settings of a file's text, without flags, whose files are not looked for.
+    ///
+    /// # Errors
+    /// Every mistake there is.
+    pub(super) fn of_text(text: &str) -> Result<Self, Mistakes> {
+        let mut mistakes = Vec::new();
+        let settings = from_file(text, Path::new("the file"), &mut mistakes).check(&mut mistakes);
+        if mistakes.is_empty() { Ok(settings) } else { Err(mistakes) }
+    }
+}
+
 /// One table of the file, emptied key by key; what is left over is unknown.
 pub(super) struct Section<'a> {
     name: &'static str,
@@ -464,7 +476,7 @@ fn model_files(
         }
         return None;
     };
-    if centroids.is_none() && defence.method != Method::LabelOnly {
+    if centroids.is_none() && !matches!(defence.method, Method::LabelOnly | Method::AsIs) {
         mistakes.push(format!(
             "model.centroids: the defence '{}' needs a centroid file (`sordino centroids build` makes one); \
              only the method \"label-only\" does without",

@@ -122,6 +122,14 @@ pub struct Args {
     log_level: Option<String>,
 }
 
+/// Whether a text is a settings file that `serve --config` takes, but for the files that it names.
+///
+/// # Errors
+/// Every mistake there is, one sentence each.
+pub fn check_settings(text: &str) -> Result<(), Vec<String>> {
+    Settings::of_text(text).map(drop)
+}
+
 /// Runs the command until it is told to stop.
 ///
 /// # Errors

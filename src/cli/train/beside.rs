@@ -61,7 +61,11 @@ fn teacher_record(answers: &Array2<f32>, digest: String, dataset: &Dataset, rows
 }
 
 /// A network whose rows and classes are those of the data, and the SHA-256 (hex) of its file.
-fn read_network(path: &Path, dataset: &Dataset, device: &OpenDevice) -> anyhow::Result<(Network, String)> {
+pub(in crate::cli) fn read_network(
+    path: &Path,
+    dataset: &Dataset,
+    device: &OpenDevice,
+) -> anyhow::Result<(Network, String)> {
     let shown = path.display();
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
     let (network, about) =

@@ -134,7 +134,8 @@ struct DefenceFlags {
     /// The share of the rows that the first epoch of a curriculum sees [default: 1/3].
     #[arg(long, value_name = "SHARE")]
     curriculum_start: Option<f64>,
-    /// The first epoch, from 0, of a curriculum that sees all rows [default: half of the epochs]; 0 for no curriculum.
+    /// The first epoch, from 0, of a curriculum that sees all rows [default: half of the epochs; with --resume what the
+    /// checkpoint says]; 0 for no curriculum.
     #[arg(long, value_name = "N")]
     curriculum_epochs: Option<usize>,
     /// Lower the loss by so much of the answer's entropy.
@@ -201,6 +202,17 @@ impl RecipeFlags {
         recipe.seed = self.seed.unwrap_or(recipe.seed);
         recipe.check()?;
         Ok(recipe)
+    }
+}
+
+impl RecipeFlags {
+    /// Where nobody said how long a curriculum lasts, it lasts as long as in the training that is gone on with: half of
+    /// another number of epochs would be another training.
+    pub(super) fn keep_curriculum(&self, recipe: &mut Recipe, saved: &Recipe) {
+        let is_said = self.defences.curriculum.is_none() || self.defences.curriculum_epochs.is_some();
+        if let (false, Some(own), Some(saved)) = (is_said, &mut recipe.curriculum, &saved.curriculum) {
+            own.epochs = saved.epochs;
+        }
     }
 }
 
@@ -429,6 +441,7 @@ mod tests {
             ("--network mlp --curriculum-start .5", "--curriculum"),
             ("--network mlp --mixup=-1", "mixup: expected a positive alpha"),
             ("--recipe paper-z", "the papers' recipes are cs2980/dropout"),
+            ("--network mlp --hidden 0 --dropout-hidden .5", "hidden dropout: expected a network with hidden layers"),
             ("--network mlp --norm batches", "unknown variant `batches`"),
         ] {
             let error = recipe(words).unwrap_err().to_string();

@@ -11,11 +11,13 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use ndarray::{Array2, ArrayD};
 
 use self::beside::Beside;
+pub(super) use self::beside::read_network;
 use self::flags::RecipeFlags;
+pub(super) use self::flags::read_recipe;
 use self::progress::Bar;
 pub(super) use self::stop::Stop;
 use super::origin::{Commit, Machine};
@@ -23,8 +25,10 @@ use super::privacy::{PrivacyArgs, PrivateRecipe};
 use crate::data::{
     DataSource, Dataset, PartSizes, Split, check_writable, is_same_file, read_row_numbers, write_atomic,
 };
+use crate::lab::checkpoint;
 use crate::lab::device::Device;
 use crate::lab::onnx;
+use crate::lab::recipe::Recipe;
 use crate::lab::record::{CodeRecord, MachineRecord, RunRecord, Status};
 use crate::lab::run::{Begin, Done, Files, Job, train_and_write};
 use crate::lab::train::Outcome;
@@ -49,7 +53,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR/NAME.onnx", required_unless_present = "print_recipe")]
     out: Option<PathBuf>,
     /// Rows to train on. Few rows and many epochs overfit, which membership inference lives on.
-    #[arg(long, value_name = "N", required_unless_present_any = ["split", "print_recipe"])]
+    #[arg(long, value_name = "N")]
     train_rows: Option<usize>,
     /// Rows that are measured after each epoch and never fitted on.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -123,16 +127,24 @@ pub struct Args {
 /// When an argument, a row or a file is wrong, or the training diverges; nothing but the last good checkpoint is
 /// written then.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let PrivateRecipe { recipe, secret, notes } = args.privacy.apply(args.recipe.recipe()?)?;
+    let PrivateRecipe { mut recipe, secret, notes } = args.privacy.apply(args.recipe.recipe()?)?;
     recipe.check()?;
     if args.print_recipe {
         print!("{}", recipe.to_toml()?);
         return Ok(ExitCode::SUCCESS);
     }
     notes.iter().for_each(|note| eprintln!("note: {note}"));
+    if let Some(dp) = &recipe.dp {
+        dp.key(recipe.seed, secret.clone()).context("--dp-secret")?;
+    }
     let (Some(source), Some(out)) = (&args.data, &args.out) else { bail!("expected --data and --out") };
     let files = files_beside(out)?;
-    args.check(source, &files)?;
+    args.check(source, &files, &recipe)?;
+    if let (true, Ok(bytes)) = (args.resume, std::fs::read(&files.checkpoint))
+        && let Ok(saved) = checkpoint::recipe(&bytes)
+    {
+        args.recipe.keep_curriculum(&mut recipe, &saved);
+    }
     let dataset = Dataset::load(source)?;
     let split = args.split(source, &dataset, recipe.seed)?;
     if let Some(record) = args.finished(&files, &recipe, &split) {
@@ -181,7 +193,7 @@ impl Args {
             }
             None => {
                 let sizes = PartSizes {
-                    train: self.train_rows.unwrap_or(0),
+                    train: self.train_rows.context("expected --split FILE, or --train-rows N to draw a split")?,
                     validation: self.validation_rows,
                     calibration: self.calibration_rows,
                     test: self.test_rows,
@@ -198,7 +210,7 @@ impl Args {
     }
 
     /// The record of a run that is resumed although it is whole.
-    fn finished(&self, files: &Files, recipe: &crate::lab::recipe::Recipe, split: &Split) -> Option<RunRecord> {
+    fn finished(&self, files: &Files, recipe: &Recipe, split: &Split) -> Option<RunRecord> {
         use sha2::{Digest, Sha256};
         if !self.resume || files.checkpoint.exists() {
             return None;
@@ -211,7 +223,7 @@ impl Args {
 
     /// Stops before the first epoch where a file could not be written, would replace an input or another
     /// output, or where the checkpoint of an interrupted run would be lost.
-    fn check(&self, source: &DataSource, files: &Files) -> anyhow::Result<()> {
+    fn check(&self, source: &DataSource, files: &Files, recipe: &Recipe) -> anyhow::Result<()> {
         let kept: Vec<PathBuf> = self.keep_epochs.iter().map(|&epoch| files.weights_of_epoch(epoch)).collect();
         let own: Vec<&Path> = files.all().into_iter().chain(kept.iter().map(PathBuf::as_path)).collect();
         if let Some(path) = &self.parity_out {
@@ -220,18 +232,21 @@ impl Args {
                 bail!("--parity-out: {} is written already, give another name", path.display());
             }
         }
-        let recipe = self.recipe.recipe.as_ref().map(PathBuf::from);
-        let inputs = [&self.without, &self.teacher, &self.first_model, &self.difficulty, &recipe];
+        let recipe_file = self.recipe.recipe.as_ref().map(PathBuf::from);
+        let inputs = [&self.without, &self.teacher, &self.first_model, &self.difficulty, &recipe_file];
         for file in own.into_iter().chain(self.parity_out.as_deref()) {
-            // The split file itself may be given again: the same parts are written to it.
-            let is_split = file != files.split && self.split.as_ref().is_some_and(|split| is_same_file(split, file));
+            // The split file itself may be given again where the same parts are written to it.
+            let stays = file == files.split && self.without.is_none();
+            let is_split = !stays && self.split.as_ref().is_some_and(|split| is_same_file(split, file));
             let is_input = inputs.into_iter().flatten().any(|input| is_same_file(input, file));
             if is_split || is_input || source.reads(file) {
                 bail!("{} is an input and would be written to: give another name", file.display());
             }
             check_writable(file).with_context(|| format!("cannot write {}", file.display()))?;
         }
-        ensure!(!self.keep_epochs.contains(&0), "--keep-epochs: expected epochs from 1 on, got 0");
+        if let Some(epoch) = self.keep_epochs.iter().find(|epoch| !(1..=recipe.epochs).contains(*epoch)) {
+            bail!("--keep-epochs: expected epochs from 1 to {}, got {epoch}", recipe.epochs);
+        }
         if !self.resume && !self.fresh && files.checkpoint.exists() {
             bail!(
                 "{} is there, of an interrupted run: --resume goes on from it, --fresh starts anew and loses it",

@@ -95,6 +95,24 @@ impl Column {
         }
     }
 
+    /// The next `n` cells of a column of numbers, in f64 and as they are: NaN and infinities too.
+    pub(super) fn read_wide(self, reader: &mut ColumnReader, n: usize) -> Result<Vec<f64>, CellError> {
+        match reader {
+            ColumnReader::BoolColumnReader(reader) => each(reader, n, |b| f64::from(u8::from(b))),
+            ColumnReader::Int32ColumnReader(reader) if self.is_unsigned => {
+                each(reader, n, |i| f64::from(i.cast_unsigned()))
+            }
+            ColumnReader::Int64ColumnReader(reader) if self.is_unsigned => {
+                each(reader, n, |i| i.cast_unsigned() as f64)
+            }
+            ColumnReader::Int32ColumnReader(reader) => each(reader, n, f64::from),
+            ColumnReader::Int64ColumnReader(reader) => each(reader, n, |i| i as f64),
+            ColumnReader::FloatColumnReader(reader) => each(reader, n, f64::from),
+            ColumnReader::DoubleColumnReader(reader) => each(reader, n, |number| number),
+            _ => Err(CellError::Cell(0, "a number")),
+        }
+    }
+
     fn words(self, reader: &mut ColumnReader, n: usize) -> Result<Vec<String>, CellError> {
         match reader {
             ColumnReader::BoolColumnReader(reader) => each(reader, n, |b| b.to_string()),

@@ -59,6 +59,48 @@ pub fn parse_parquet(bytes: &[u8]) -> Result<Dataset, DataError> {
     gathered.finish(path, n_features)
 }
 
+/// Reads every column of a table of numbers, in f64, by its name.
+///
+/// # Errors
+///
+/// [`DataError`] for what cannot be read, or holds anything but numbers.
+pub fn read_columns(path: &Path) -> Result<Vec<(String, Vec<f64>)>, DataError> {
+    let file = File::open(path).map_err(|error| DataError::io(path, error))?;
+    let n_bytes = file.metadata().map_err(|error| DataError::io(path, error))?.len();
+    let source = Source { file: Arc::new(file), n_bytes };
+    catch_unwind(AssertUnwindSafe(|| columns_unguarded(path, source)))
+        .unwrap_or_else(|_| Err(DataError::bad_file(path, "a Parquet table", "one that its reader fails on")))
+}
+
+fn columns_unguarded(path: &Path, source: Source) -> Result<Vec<(String, Vec<f64>)>, DataError> {
+    let wrong = |error: ParquetError| DataError::bad_file(path, "a Parquet table", words(&error));
+    let reader = SerializedFileReader::new(source).map_err(wrong)?;
+    let schema = reader.metadata().file_metadata().schema_descr_ptr();
+    let mut columns = Vec::with_capacity(schema.num_columns());
+    for at in 0..schema.num_columns() {
+        let column = Column::of(&schema.column(at), false).map_err(|error| error.in_file(path))?;
+        let mut values = Vec::new();
+        for group in 0..reader.num_row_groups() {
+            let group = reader.get_row_group(group).map_err(wrong)?;
+            let n_rows = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
+            let mut cells = group.get_column_reader(at).map_err(wrong)?;
+            let bad = |row: usize, expected: &str| {
+                let expected = format!("{expected} in column {}", at + 1);
+                DataError::bad_row(path, Place::Row(row), expected, "something else")
+            };
+            for start in (0..n_rows).step_by(BATCH) {
+                let n = BATCH.min(n_rows - start);
+                let first = values.len();
+                let read = column.read_wide(&mut cells, n);
+                let bad = |row: usize, expected: &str| bad(first + row, expected);
+                values.extend(read.map_err(|error| error.in_column(path, bad))?);
+            }
+        }
+        columns.push((schema.column(at).name().to_owned(), values));
+    }
+    Ok(columns)
+}
+
 /// As [`scan_unguarded`], with a panic of the reader as an error.
 fn scan<R: ChunkReader + 'static>(
     path: &Path,

@@ -95,7 +95,7 @@ proptest! {
 /// Version 1 drew these: rows of published models must stay where they are.
 #[test]
 fn a_plain_draw_is_that_of_version_1() {
-    let old = Split::from_bytes(include_bytes!("../../../docs/evidence/first-audit/models/location_mlp.split.json"));
+    let old = Split::from_bytes(include_bytes!("../../../tests/golden/location_mlp.split.json"));
     let old = old.unwrap();
     let new = draw_rows(id(5010), sizes(1500, 500, 1000, 2000), 7).unwrap();
     assert_eq!((old.seed(), old.sizes()), (7, new.sizes()));
@@ -110,7 +110,7 @@ fn a_plain_draw_is_that_of_version_1() {
 fn a_file_of_version_1_keeps_its_bytes_and_so_its_digest() {
     for bytes in [
         include_bytes!("../../../models/fashion_cnn.split.json").as_slice(),
-        include_bytes!("../../../docs/evidence/first-audit/models/location_mlp.split.json").as_slice(),
+        include_bytes!("../../../tests/golden/location_mlp.split.json").as_slice(),
     ] {
         let split = Split::from_bytes(bytes).unwrap();
         assert_eq!(split.to_bytes(), bytes);

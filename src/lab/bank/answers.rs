@@ -144,12 +144,12 @@ impl Averaged {
         Ok(Self { probabilities: sums, n_models })
     }
 
-    /// Loss and accuracy over the rows that some model answered for; `None` for none.
+    /// Loss and accuracy of each of the rows that some model answered for.
     #[must_use]
-    pub fn score(&self, dataset: &Dataset, rows: &[usize]) -> Option<Score> {
+    pub fn row_scores(&self, dataset: &Dataset, rows: &[usize]) -> RowScores {
         let answered: Vec<usize> = (0..rows.len()).filter(|&at| self.n_models[at] > 0).collect();
         let labels: Vec<u32> = answered.iter().map(|&at| dataset.labels()[rows[at]]).collect();
-        score(&self.probabilities.select(Axis(0), &answered), &labels)
+        row_scores(&self.probabilities.select(Axis(0), &answered), &labels)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -21,7 +21,7 @@ use crate::lab::record::{CodeRecord, MachineRecord};
 /// The file that says how far the rounds are; removed when the bank is complete.
 pub const ROUNDS_FILE: &str = "rounds.json";
 /// A checkpoint is kept no more often.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(20);
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -133,6 +133,8 @@ impl Boosting<'_> {
             rows,
             strangers,
             checkpoint: self.place.read(&checkpoint_file(round))?,
+            before: None,
+            is_last: true,
         };
         let mut kept = Instant::now();
         let mut keep = |write: &mut dyn FnMut() -> anyhow::Result<Vec<u8>>| {
@@ -148,6 +150,7 @@ impl Boosting<'_> {
                 return Ok(None);
             }
             Sitting::Finished(trained) => *trained,
+            Sitting::Stage(_) => bail!("a round has one stage"),
         };
         let Trained { model, results, history, privacy } = trained;
         let record = MemberRecord {

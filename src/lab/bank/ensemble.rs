@@ -1,11 +1,19 @@
 //! How good a bank is as one classifier.
 //!
-//! For a row of the pool only models answer that never saw it (an exclusion ensemble, R11); rows outside of the pool are
-//! answered in the same way (R13): each is given the models of some row of the pool, drawn with a seed, so that members
-//! and others are answered by as many models. What a router adds, exclusion by nearness, is not measured here.
+//! For a row of the pool only models answer that never saw it (an exclusion ensemble, R11). Rows outside of it are answered in
+//! two ways:
+//!
+//! | | rows of the pool | rows outside | |
+//! | --- | --- | --- | --- |
+//! | `routed` | their strangers | all models | the best answers, but a mean of many looks unlike one of few |
+//! | `routed_alike` | their strangers | the strangers of a row of the pool, drawn with a seed | R13: as many models for both |
+//! | `unrouted` | all models | all models | what an ensemble without exclusion tells |
+//!
+//! Both need to know, when they are asked, that a row is one of the pool. A router's guess by nearness is not measured here.
 
 use std::collections::HashSet;
 
+use ndarray::{Array2, ArrayView1};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -15,8 +23,9 @@ use super::answers::Averaged;
 use super::merge::Bank;
 use super::place::Place;
 use crate::data::{Dataset, Part};
+use crate::lab::record::Results;
 use crate::lab::streams;
-use crate::lab::train::Score;
+use crate::lab::train::{RowScores, Score};
 
 /// The stream of the generator that gives rows outside of the pool a row of the pool.
 const STAND_IN_STREAM: u64 = streams::INCLUSION + (1 << 31) + 1;
@@ -35,6 +44,13 @@ pub struct EnsembleRecord {
     pub fewest_models: usize,
     /// How many may, in the mean.
     pub mean_models: f64,
+    /// The share of pairs of rows of which every model saw one at least: nobody may answer for a query that is close to
+    /// both. Absent in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairs_without_model: Option<f64>,
+    /// Pairs that were counted: all, or so many that were drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_pairs: Option<usize>,
     /// On the rows of the pool, each answered by all models: what an ensemble without exclusion tells its members.
     pub pool_by_all: Option<Score>,
     /// On validation rows outside of the pool, answered as rows of the pool are.
@@ -45,6 +61,37 @@ pub struct EnsembleRecord {
     pub test_by_all: Option<Score>,
     /// On test rows outside of the pool, by one model: the mean accuracy.
     pub test_by_one: Option<f64>,
+    /// Rows of the pool (as `train`) by their strangers against test rows by all models, with the loss attack; absent
+    /// in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routed: Option<Results>,
+    /// The same against test rows that are answered as rows of the pool are (R13).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routed_alike: Option<Results>,
+    /// Both by all models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unrouted: Option<Results>,
+}
+
+/// No more pairs are counted; of more, as many are drawn.
+const MAX_PAIRS: usize = 500_000;
+
+/// How many pairs of different rows were counted, and of how many every model saw one at least.
+fn pairs_without(counts: &Array2<u8>, rng: &mut ChaCha8Rng) -> (usize, usize) {
+    let knows = |row: ArrayView1<'_, u8>| -> Vec<bool> { row.iter().map(|&count| count > 0).collect() };
+    let rows: Vec<Vec<bool>> = counts.columns().into_iter().map(knows).collect();
+    let nobody = |a: usize, b: usize| rows[a].iter().zip(&rows[b]).all(|(a, b)| *a || *b);
+    let n = rows.len();
+    let n_pairs = n * n.saturating_sub(1) / 2;
+    if n_pairs <= MAX_PAIRS {
+        let without = (0..n).flat_map(|a| (a + 1..n).map(move |b| (a, b))).filter(|&(a, b)| nobody(a, b)).count();
+        return (n_pairs, without);
+    }
+    let mut drawn = || {
+        let (a, b) = (rng.random_range(0..n), rng.random_range(0..n - 1));
+        nobody(a, if b < a { b } else { b + 1 })
+    };
+    (MAX_PAIRS, (0..MAX_PAIRS).filter(|_| drawn()).count())
 }
 
 /// Measures a bank.
@@ -59,33 +106,71 @@ pub fn measure(place: &Place, bank: &Bank, dataset: &Dataset) -> anyhow::Result<
     let average = |rows: &[usize], may_answer: &dyn Fn(usize, usize) -> bool| {
         Averaged::of_bank((place, bank), dataset, rows, 1.0, may_answer)
     };
-    let by_strangers = average(pool, &|model, at| counts[[model, at]] == 0)?;
-    let by_all = average(pool, &|_, _| true)?;
     let members: HashSet<usize> = pool.iter().copied().collect();
     let outside = |part| -> Vec<usize> {
         bank.planned.split.part(part).iter().copied().filter(|row| !members.contains(row)).collect()
     };
     let mut rng = ChaCha8Rng::seed_from_u64(inclusion.seed());
     rng.set_stream(STAND_IN_STREAM);
-    let mut as_members = |rows: &[usize]| -> anyhow::Result<Option<Score>> {
+    let mut as_members = |rows: &[usize]| -> anyhow::Result<RowScores> {
         let stand_ins: Vec<usize> = rows.iter().map(|_| rng.random_range(0..pool.len())).collect();
         let averaged = average(rows, &|model, at| counts[[model, stand_ins[at]]] == 0)?;
-        Ok(averaged.score(dataset, rows))
+        Ok(averaged.row_scores(dataset, rows))
     };
+    let by_all = |rows: &[usize]| anyhow::Ok(average(rows, &|_, _| true)?.row_scores(dataset, rows));
+
+    let strangers = average(pool, &|model, at| counts[[model, at]] == 0)?;
+    let pool_by_strangers = strangers.row_scores(dataset, pool);
+    let pool_by_all = by_all(pool)?;
+    let validation = as_members(&outside(Part::Validation))?.mean();
     let test = outside(Part::Test);
+    let (test_as_members, test_by_all) = (as_members(&test)?, by_all(&test)?);
+
+    let (n_pairs, without) = pairs_without(counts, &mut rng);
     let models = &bank.manifest.models;
     let single: Vec<f64> = models.iter().filter_map(|model| Some(model.results.test?.accuracy)).collect();
-    let n_models: usize = by_strangers.n_models.iter().sum();
+    let n_models: usize = strangers.n_models.iter().sum();
+    let leak = |pool: &RowScores, test: &RowScores| {
+        let none = RowScores::default;
+        Results::of([pool.clone(), none(), none(), test.clone()], inclusion.seed()).map(Some)
+    };
     Ok(EnsembleRecord {
         bank: bank.manifest.digest.clone(),
-        pool_by_strangers: by_strangers.score(dataset, pool),
-        n_without_model: by_strangers.n_models.iter().filter(|&&n| n == 0).count(),
-        fewest_models: by_strangers.n_models.iter().copied().min().unwrap_or(0),
+        pool_by_strangers: pool_by_strangers.mean(),
+        n_without_model: strangers.n_models.iter().filter(|&&n| n == 0).count(),
+        fewest_models: strangers.n_models.iter().copied().min().unwrap_or(0),
         mean_models: n_models as f64 / pool.len().max(1) as f64,
-        pool_by_all: by_all.score(dataset, pool),
-        validation: as_members(&outside(Part::Validation))?,
-        test: as_members(&test)?,
-        test_by_all: average(&test, &|_, _| true)?.score(dataset, &test),
+        pairs_without_model: (n_pairs > 0).then(|| without as f64 / n_pairs as f64),
+        n_pairs: Some(n_pairs),
+        pool_by_all: pool_by_all.mean(),
+        validation,
+        test: test_as_members.mean(),
+        test_by_all: test_by_all.mean(),
         test_by_one: (!single.is_empty()).then(|| single.iter().sum::<f64>() / single.len() as f64),
+        routed: leak(&pool_by_strangers, &test_by_all)?,
+        routed_alike: leak(&pool_by_strangers, &test_as_members)?,
+        unrouted: leak(&pool_by_all, &test_by_all)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::inclusion::{Design, Inclusion, Pool};
+    use super::*;
+
+    #[test]
+    fn two_left_out_folds_answer_for_any_pair_and_one_does_not() {
+        let pairs = |n_rows, leave| {
+            let pool = Pool::new(&(0..n_rows).collect::<Vec<_>>()).unwrap();
+            let matrix = Inclusion::draw(Design::Folds { folds: 3, leave }, &pool, 1).unwrap();
+            pairs_without(matrix.counts(), &mut ChaCha8Rng::seed_from_u64(1))
+        };
+        assert_eq!(pairs(6, 2), (15, 0));
+        // Two rows of one fold have a model, rows of two folds have none.
+        assert_eq!(pairs(6, 1), (15, 12));
+        // Too many to count: two thirds of those that are drawn.
+        let (n_pairs, without) = pairs(1200, 1);
+        assert_eq!(n_pairs, MAX_PAIRS);
+        assert!((without as f64 / n_pairs as f64 - 2.0 / 3.0).abs() < 0.01, "{without}");
+    }
 }

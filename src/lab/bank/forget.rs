@@ -1,22 +1,23 @@
 //! Forgetting rows: a bank in which only the models that saw them are trained anew.
 //!
-//! With disjoint shards (SISA: Bourtoule et al. 2021, without slices) a row is in one model, so that one model of S is
-//! trained again. The rows are taken out of the inclusion matrix and out of the split; the models that never saw them are carried
+//! With disjoint shards (SISA: Bourtoule et al. 2021) a row is in one model, so that one model of S is trained again; where the
+//! shards have slices, from the stage before the row's ([`super::slices`]). The rows are taken out of the inclusion matrix and out of the split; the models that never saw them are carried
 //! over byte by byte, with records that name the bank they come from. What is left is the bank that would have been trained
 //! had the rows never been dealt to those shards: the deal of the others and all seeds are kept. Other designs can forget too; there a
 //! row is in many models, and little is saved.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use ndarray::Axis;
 use serde::{Deserialize, Serialize};
 
-use super::inclusion::Inclusion;
+use super::inclusion::{Design, Inclusion};
 use super::member::{State, model_file, record_file, state};
-use super::merge::Bank;
+use super::merge::{Bank, carry_slices};
 use super::place::Place;
 use super::plan::Planned;
+use super::slices;
 use crate::data::{Dataset, Part};
 
 /// The file of the [`ForgetRecord`] in a bank.
@@ -31,6 +32,8 @@ pub struct Forgetting {
     pub retrain: Vec<usize>,
     /// Rows that are forgotten.
     pub n_rows: usize,
+    /// For each model of `retrain` the first stage that saw one of them, from 0.
+    pub from_stage: Vec<usize>,
 }
 
 /// What forgetting cost, beside what training everything anew would have.
@@ -45,6 +48,9 @@ pub struct ForgetRecord {
     pub n_rows: usize,
     /// Models that had seen them and were trained anew.
     pub retrained: Vec<usize>,
+    /// For each of them the first slice, from 0, that was trained anew; absent without slices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_stage: Option<Vec<usize>>,
     /// Models in all.
     pub n_models: usize,
     /// Seconds that training those took.
@@ -60,20 +66,30 @@ impl Forgetting {
     ///
     /// # Errors
     ///
-    /// When a row is not in the bank's pool, none is named, or a model or class would be left without rows.
+    /// When a row is not in the bank's pool or is a validation row, none is named, the bank was boosted, or a model or class would be left without rows.
     pub fn plan(bank: &Bank, dataset: &Dataset, rows: &[usize]) -> anyhow::Result<Self> {
         let old = &bank.planned;
         old.check(dataset)?;
         let forgotten: HashSet<usize> = rows.iter().copied().collect();
         ensure!(!forgotten.is_empty(), "expected rows to forget, got none");
+        ensure!(
+            !matches!(old.inclusion.design(), Design::Recorded { .. }),
+            "the bank was boosted: which rows trained which round follows from all rows, so that nothing may be kept; train it anew"
+        );
+        if let Some(row) = old.split.part(Part::Validation).iter().find(|row| forgotten.contains(row)) {
+            bail!("row {row} is a validation row: out of the pool it would be looked at while training");
+        }
         let places = old.inclusion.places();
-        let mut retrain = HashSet::new();
+        let mut retrain = BTreeMap::new();
         for row in &forgotten {
             let place = *places.get(row).with_context(|| format!("row {row} is not in the bank's pool"))?;
-            retrain.extend(old.inclusion.of_row(place).iter().enumerate().filter(|(_, n)| **n > 0).map(|(at, _)| at));
+            let stage = slices::slice_of(&old.inclusion, *row);
+            for (model, _) in old.inclusion.of_row(place).iter().enumerate().filter(|(_, n)| **n > 0) {
+                let first = retrain.entry(model).or_insert(stage);
+                *first = stage.min(*first);
+            }
         }
-        let mut retrain: Vec<usize> = retrain.into_iter().collect();
-        retrain.sort_unstable();
+        let (retrain, from_stage) = retrain.into_iter().unzip();
         let kept: Vec<usize> =
             (0..old.inclusion.rows().len()).filter(|&at| !forgotten.contains(&old.inclusion.rows()[at])).collect();
         let inclusion = Inclusion::from_parts(
@@ -90,10 +106,10 @@ impl Forgetting {
         let (plan, n_rows) = (&old.plan, forgotten.len());
         let planned =
             Planned::new(plan.recipe.clone(), (dataset, plan.data.clone()), split, plan.pool.clone(), inclusion)?;
-        Ok(Self { planned, retrain, n_rows })
+        Ok(Self { planned, retrain, n_rows, from_stage })
     }
 
-    /// Writes the plan, and carries the models over that never saw the rows.
+    /// Writes the plan, and carries over what never saw the rows: models, and stages of the others.
     ///
     /// # Errors
     ///
@@ -101,6 +117,9 @@ impl Forgetting {
     pub fn carry(&self, (from, bank): (&Place, &Bank), to: &Place) -> anyhow::Result<()> {
         self.planned.write(to)?;
         let digest = self.planned.plan.digest();
+        for (&member, &stage) in self.retrain.iter().zip(&self.from_stage) {
+            carry_slices((from, to), member, stage)?;
+        }
         for member in (0..self.planned.plan.n_models()).filter(|member| !self.retrain.contains(member)) {
             if matches!(state(to, &self.planned, member)?, State::Whole(_)) {
                 continue;
@@ -109,6 +128,7 @@ impl Forgetting {
             let State::Whole(record) = state(from, &bank.planned, member)? else {
                 anyhow::bail!("{} is missing or does not fit in {from}", record_file(member));
             };
+            carry_slices((from, to), member, slices::n_stages(self.planned.plan.design) - 1)?;
             let mut record = *record;
             record.kept_from = Some(std::mem::replace(&mut record.plan, digest.clone()));
             to.write(&model_file(member), &model)?;
@@ -137,6 +157,7 @@ impl Forgetting {
             bank: new.digest.clone(),
             n_rows: self.n_rows,
             retrained: self.retrain.clone(),
+            from_stage: (slices::n_stages(self.planned.plan.design) > 1).then(|| self.from_stage.clone()),
             n_models: self.planned.plan.n_models(),
             retrain_seconds: round(retrain_seconds),
             full_seconds,

@@ -27,6 +27,18 @@ pub const MAX_CELLS: usize = 1 << 30;
 /// No design has more folds.
 pub const MAX_FOLDS: usize = 1024;
 
+/// No shard has more slices.
+pub const MAX_SLICES: usize = 256;
+
+fn one() -> usize {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_one(number: &usize) -> bool {
+    *number == 1
+}
+
 /// How rows are dealt to models.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
@@ -59,10 +71,13 @@ pub enum Design {
         /// Number of models.
         models: usize,
     },
-    /// The rows are cut into disjoint shards and each trains one model (SISA).
+    /// The rows are cut into disjoint shards and each trains one model (SISA), slice by slice ([`super::slices`]).
     Shards {
         /// Number of shards, and of models.
         shards: usize,
+        /// Slices of each shard; 1 is no slices.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        slices: usize,
     },
     /// Every model trains on all rows: they differ by their seeds alone.
     Whole {
@@ -84,7 +99,8 @@ impl fmt::Display for Design {
             Self::Folds { folds, leave } => write!(f, "{folds} folds, {leave} left out by each model"),
             Self::Balanced { models, of } => write!(f, "{models} models, each row in {of} of them"),
             Self::Bootstrap { models } => write!(f, "{models} models on bootstrap samples"),
-            Self::Shards { shards } => write!(f, "{shards} disjoint shards"),
+            Self::Shards { shards, slices: 1 } => write!(f, "{shards} disjoint shards"),
+            Self::Shards { shards, slices } => write!(f, "{shards} disjoint shards, each of {slices} slices"),
             Self::Whole { models } => write!(f, "{models} models on all rows"),
             Self::Recorded { models } => write!(f, "{models} models on rows as recorded"),
         }
@@ -176,10 +192,13 @@ impl Design {
                 }
                 models
             }
-            Self::Bootstrap { models }
-            | Self::Whole { models }
-            | Self::Recorded { models }
-            | Self::Shards { shards: models } => models,
+            Self::Shards { shards, slices } => {
+                if !(1..=MAX_SLICES).contains(&slices) {
+                    return Err(out_of_range("slices", format!("1 to {MAX_SLICES}"), slices));
+                }
+                shards
+            }
+            Self::Bootstrap { models } | Self::Whole { models } | Self::Recorded { models } => models,
         };
         if !(1..=MAX_MODELS).contains(&n_models) {
             return Err(out_of_range("models", format!("1 to {MAX_MODELS}"), n_models));
@@ -218,7 +237,7 @@ impl Design {
     fn least_units(self) -> usize {
         match self {
             Self::Folds { folds, .. } => folds,
-            Self::Shards { shards } => shards,
+            Self::Shards { shards, .. } => shards,
             Self::Share { share, .. } => (0.5 / share.min(1.0 - share)).ceil().max(2.0) as usize,
             Self::Balanced { .. } => 2,
             Self::Bootstrap { .. } | Self::Whole { .. } | Self::Recorded { .. } => 1,
@@ -549,7 +568,7 @@ impl Deal {
                     }
                 }
             }
-            Design::Shards { shards } => {
+            Design::Shards { shards, .. } => {
                 for (unit, shard) in self.parts(shards).into_iter().enumerate() {
                     counts[[shard, unit]] = 1;
                 }

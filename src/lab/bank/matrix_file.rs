@@ -169,7 +169,7 @@ mod tests {
             matrix(Design::Folds { folds: 5, leave: 2 }, 24),
             matrix(Design::Balanced { models: 6, of: 3 }, 30),
             matrix(Design::Bootstrap { models: 3 }, 17),
-            matrix(Design::Shards { shards: 4 }, 19),
+            matrix(Design::Shards { shards: 4, slices: 2 }, 19),
             matrix(Design::Whole { models: 2 }, 8),
         ]
     }

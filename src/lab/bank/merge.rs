@@ -10,6 +10,7 @@ use super::inclusion::Design;
 use super::member::{MemberRecord, MemberResults, State, model_file, record_file, state};
 use super::place::Place;
 use super::plan::{PLAN_FILE, Planned};
+use super::slices;
 use crate::data::hex;
 
 /// The format's name.
@@ -81,7 +82,7 @@ impl Manifest {
             design: planned.plan.design,
             inclusion: planned.plan.inclusion.clone(),
             models: models.collect(),
-            train_seconds: (seconds * 10.0).round() / 10.0,
+            train_seconds: (seconds * 100.0).round() / 100.0,
         }
     }
 
@@ -215,7 +216,7 @@ pub fn merge(from: &[Place], to: &Place) -> anyhow::Result<Merged> {
                     record.sha256
                 ),
                 None => {
-                    copy(place, to, member)?;
+                    copy((place, to), &planned, member)?;
                     n_copied += 1;
                     found = Some((place, record));
                 }
@@ -236,8 +237,19 @@ fn whole(place: &Place, planned: &Planned, member: usize) -> anyhow::Result<Opti
     }
 }
 
-/// The model first, its record last.
-fn copy(from: &Place, to: &Place, member: usize) -> anyhow::Result<()> {
+/// Copies the checkpoints behind the first stages of a model, where there are any.
+pub(super) fn carry_slices((from, to): (&Place, &Place), member: usize, n_stages: usize) -> anyhow::Result<()> {
+    for name in (0..n_stages).map(|stage| slices::kept_file(member, stage)) {
+        if let Some(bytes) = from.read(&name)? {
+            to.write(&name, &bytes)?;
+        }
+    }
+    Ok(())
+}
+
+/// What stands behind its slices, the model, its record last.
+fn copy((from, to): (&Place, &Place), planned: &Planned, member: usize) -> anyhow::Result<()> {
+    carry_slices((from, to), member, slices::n_stages(planned.plan.design) - 1)?;
     for name in [model_file(member), record_file(member)] {
         let bytes = from.read(&name)?.with_context(|| format!("{name} went away in {from}"))?;
         to.write(&name, &bytes)?;

@@ -25,6 +25,7 @@ pub mod merge;
 pub mod place;
 pub mod plan;
 pub mod run;
+pub mod slices;
 pub mod stack;
 #[cfg(test)]
 mod tests;

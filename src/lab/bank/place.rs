@@ -36,11 +36,11 @@ impl fmt::Display for Place {
 
 impl Place {
     /// Opens `DIR`, `file:DIR` or, with the feature `cloud`, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `https://…`
-    /// with credentials from the environment. A folder is made where there is none.
+    /// with credentials from the environment. Nothing is made yet: the first write makes a folder that is not there.
     ///
     /// # Errors
     ///
-    /// When the folder cannot be made, or the address is of a kind that this build does not know.
+    /// When the address is of a kind that this build does not know.
     pub fn open(address: &str) -> anyhow::Result<Self> {
         let folder = match address.split_once("://") {
             Some(("file", path)) => path,
@@ -50,7 +50,6 @@ impl Place {
         if folder.is_empty() {
             bail!("expected a folder or a URL, got nothing");
         }
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {folder}"))?;
         Ok(Self::Folder(folder.into()))
     }
 
@@ -90,8 +89,11 @@ impl Place {
     pub fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
         check_name(name)?;
         match self {
-            Self::Folder(folder) => write_atomic(&folder.join(name), bytes)
-                .with_context(|| format!("cannot write {name} ({} bytes) in {self}", bytes.len())),
+            Self::Folder(folder) => {
+                std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {self}"))?;
+                write_atomic(&folder.join(name), bytes)
+                    .with_context(|| format!("cannot write {name} ({} bytes) in {self}", bytes.len()))
+            }
             #[cfg(feature = "cloud")]
             Self::Cloud(cloud) => cloud.write(name, bytes),
         }
@@ -144,6 +146,15 @@ mod tests {
             place.remove("x.json").unwrap();
         }
         assert_eq!(std::fs::read_dir(&address).unwrap().count(), 0, "a write left something beside it");
+    }
+
+    #[test]
+    fn looking_into_a_place_makes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::open(&dir.path().join("bank").display().to_string()).unwrap();
+        assert_eq!(place.read("plan.json").unwrap(), None);
+        place.remove("plan.json").unwrap();
+        assert!(!dir.path().join("bank").exists());
     }
 
     #[test]

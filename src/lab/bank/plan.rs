@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::inclusion::{Design, Inclusion};
 use super::matrix_file;
 use super::place::Place;
+use super::slices;
 use crate::data::{Dataset, Split, hex};
 use crate::lab::recipe::Recipe;
 use crate::lab::record::DataRecord;
@@ -142,6 +143,7 @@ impl Planned {
         inclusion: Inclusion,
     ) -> anyhow::Result<Self> {
         recipe.check()?;
+        slices::check(&inclusion, &recipe)?;
         split.check(dataset)?;
         if let Some(row) = inclusion.rows().iter().find(|&&row| row >= dataset.n_rows()) {
             bail!("the inclusion matrix: expected row numbers below {}, got {row}", dataset.n_rows());

@@ -17,14 +17,16 @@ use super::member::{
 };
 use super::place::Place;
 use super::plan::Planned;
+use super::slices;
 use crate::data::hex;
+use crate::lab::checkpoint;
 use crate::lab::dp::PrivacyRecord;
 use crate::lab::recipe::Recipe;
 use crate::lab::record::{CodeRecord, MachineRecord};
 use crate::lab::train::EpochScore;
 
-/// A checkpoint is kept no more often, so that small networks are not slowed down by the disk.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(20);
+/// A checkpoint is kept behind an epoch, but no more often, so that small networks are not slowed down by the disk.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
 /// One of several equal parts of a bank's work: the models `m` with `m mod count = index`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +97,21 @@ pub struct Assignment {
     pub strangers: Vec<usize>,
     /// Where an earlier sitting stopped.
     pub checkpoint: Option<Vec<u8>>,
+    /// The stage before, of a shard with slices: its weights are where this one begins.
+    pub before: Option<Before>,
+    /// Whether a model is wanted; if not, the checkpoint at the end is.
+    pub is_last: bool,
+}
+
+/// A finished stage of a shard with slices.
+#[derive(Debug)]
+pub struct Before {
+    /// The rows that it was trained on.
+    pub rows: Vec<usize>,
+    /// Its recipe.
+    pub recipe: Recipe,
+    /// What it left.
+    pub checkpoint: Vec<u8>,
 }
 
 /// A trained model.
@@ -115,6 +132,8 @@ pub struct Trained {
 pub enum Sitting {
     /// All epochs are done.
     Finished(Box<Trained>),
+    /// All epochs of a stage that is not the last are done; the next one begins with this.
+    Stage(Vec<u8>),
     /// It was asked to stop; this goes on from there.
     Interrupted(Vec<u8>),
 }
@@ -210,10 +229,11 @@ impl Run<'_> {
     }
 
     fn member(&self, member: usize, stop: &AtomicBool, told: &(dyn Fn(Event) + Sync)) -> anyhow::Result<()> {
+        let n_stages = slices::n_stages(self.planned.plan.design);
         match state(self.place, self.planned, member)? {
             State::Whole(_) => {
                 // A kill between the record and this leaves one.
-                self.place.remove(&checkpoint_file(member))?;
+                self.place.remove(&self.running_file(member, n_stages - 1))?;
                 told(Event::Stands(member));
                 return Ok(());
             }
@@ -221,36 +241,89 @@ impl Run<'_> {
             State::Missing => {}
         }
         let started = Instant::now();
-        let checkpoint = self.place.read(&checkpoint_file(member))?;
-        told(Event::Started(member, checkpoint.is_some()));
-        let assignment = |checkpoint| Assignment {
-            member,
-            recipe: self.planned.plan.recipe_of(member),
-            rows: self.planned.inclusion.members(member),
-            strangers: self.planned.inclusion.strangers(member),
-            checkpoint,
-        };
-        let mut kept = Instant::now();
-        let mut keep = |write: &mut dyn FnMut() -> anyhow::Result<Vec<u8>>| {
-            if kept.elapsed() >= CHECKPOINT_EVERY {
-                self.place.write(&checkpoint_file(member), &write()?)?;
-                kept = Instant::now();
+        let mut before = self.last_kept(member, n_stages)?;
+        let first = before.as_ref().map_or(0, |(stage, _)| stage + 1);
+        for stage in first..n_stages {
+            let running = self.running_file(member, stage);
+            let checkpoint = self.place.read(&running)?;
+            if stage == first {
+                told(Event::Started(member, checkpoint.is_some() || stage > 0));
             }
-            Ok(())
-        };
-        match self.worker.train(assignment(checkpoint), &mut keep, stop)? {
-            Sitting::Interrupted(checkpoint) => {
-                self.place.write(&checkpoint_file(member), &checkpoint)?;
-                told(Event::Interrupted(member));
-            }
-            Sitting::Finished(trained) => {
-                told(Event::Done(Box::new(self.write(member, *trained, started.elapsed())?)));
+            let mut kept = Instant::now();
+            let mut keep = |write: &mut dyn FnMut() -> anyhow::Result<Vec<u8>>| {
+                if kept.elapsed() >= CHECKPOINT_EVERY {
+                    self.place.write(&running, &write()?)?;
+                    kept = Instant::now();
+                }
+                Ok(())
+            };
+            let assignment = self.assignment(member, (stage, n_stages), checkpoint, before.take());
+            match self.worker.train(assignment, &mut keep, stop)? {
+                Sitting::Interrupted(checkpoint) => {
+                    self.place.write(&running, &checkpoint)?;
+                    told(Event::Interrupted(member));
+                    return Ok(());
+                }
+                Sitting::Stage(checkpoint) => {
+                    self.place.write(&slices::kept_file(member, stage), &checkpoint)?;
+                    self.place.remove(&running)?;
+                    before = Some((stage, checkpoint));
+                }
+                Sitting::Finished(trained) => {
+                    told(Event::Done(Box::new(self.write(member, *trained, started.elapsed())?)));
+                    self.place.remove(&running)?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Writes the model, then its record, then removes the checkpoint.
+    /// The last finished stage of a model that is not done, and what it left; what is damaged is passed over.
+    fn last_kept(&self, member: usize, n_stages: usize) -> anyhow::Result<Option<(usize, Vec<u8>)>> {
+        for stage in (0..n_stages - 1).rev() {
+            let bytes = self.place.read(&slices::kept_file(member, stage))?;
+            if let Some(bytes) = bytes.filter(|bytes| checkpoint::is_whole(bytes)) {
+                return Ok(Some((stage, bytes)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn running_file(&self, member: usize, stage: usize) -> String {
+        match slices::n_stages(self.planned.plan.design) {
+            1 => checkpoint_file(member),
+            _ => slices::running_file(member, stage),
+        }
+    }
+
+    fn assignment(
+        &self,
+        member: usize,
+        (stage, n_stages): (usize, usize),
+        checkpoint: Option<Vec<u8>>,
+        before: Option<(usize, Vec<u8>)>,
+    ) -> Assignment {
+        let Planned { plan, inclusion, .. } = self.planned;
+        let of_stage = |stage| {
+            let recipe = slices::recipe_of(plan.design, plan.recipe_of(member), stage);
+            (slices::rows_of(inclusion, member, stage), recipe)
+        };
+        let (rows, recipe) = of_stage(stage);
+        Assignment {
+            member,
+            recipe,
+            rows,
+            strangers: inclusion.strangers(member),
+            checkpoint,
+            before: before.map(|(stage, checkpoint)| {
+                let (rows, recipe) = of_stage(stage);
+                Before { rows, recipe, checkpoint }
+            }),
+            is_last: stage + 1 == n_stages,
+        }
+    }
+
+    /// Writes the model, then its record.
     fn write(&self, member: usize, trained: Trained, took: Duration) -> anyhow::Result<MemberRecord> {
         let record = MemberRecord {
             format: FORMAT.to_owned(),
@@ -270,7 +343,6 @@ impl Run<'_> {
         };
         self.place.write(&model_file(member), &trained.model)?;
         self.place.write(&record_file(member), &record.to_json())?;
-        self.place.remove(&checkpoint_file(member))?;
         Ok(record)
     }
 }

@@ -25,13 +25,7 @@ fn planned(design: Design, seed: u64) -> Planned {
     let sizes = PartSizes { train: 40, validation: 0, calibration: 0, test: 20, shadow: 0 };
     let split = Split::draw(&source, &dataset, sizes, 3).unwrap();
     let pool = Pool::new(split.part(crate::data::Part::Train)).unwrap();
-    let data = DataRecord {
-        source: source.to_string(),
-        digest: dataset.digest(),
-        n_rows: dataset.n_rows(),
-        row_shape: dataset.row_shape().to_vec(),
-        labels: dataset.class_names().to_vec(),
-    };
+    let data = DataRecord::of(source.to_string(), &dataset);
     let recipe = Recipe::plain(Architecture::Mlp { hidden: vec![4], activation: Activation::Relu }, 2, seed);
     let inclusion = Inclusion::draw(design, &pool, seed).unwrap();
     Planned::new(recipe, (&dataset, data), split, vec!["train".to_owned()], inclusion).unwrap()
@@ -108,7 +102,7 @@ fn a_plan_comes_back_as_it_was_and_another_plan_does_not_replace_it() {
 
     let error = planned(SHARE, 2).write(&place).unwrap_err().to_string();
     assert!(error.contains("the plan of another bank (its recipe differs, its rows are dealt otherwise)"), "{error}");
-    assert!(planned(Design::Shards { shards: 3 }, 1).write(&place).is_err());
+    assert!(planned(Design::Shards { shards: 3, slices: 1 }, 1).write(&place).is_err());
 }
 
 #[test]

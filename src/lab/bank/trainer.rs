@@ -3,15 +3,16 @@
 use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use ndarray::Array2;
 
 use super::member::MemberResults;
 use super::plan::Planned;
-use super::run::{Assignment, Keep, Sitting, Trained, Worker};
+use super::run::{Assignment, Before, Keep, Sitting, Trained, Worker};
 use crate::data::{Dataset, Part};
+use crate::lab::checkpoint;
 use crate::lab::device::OpenDevice;
-use crate::lab::dp::PrivacyRecord;
+use crate::lab::dp::{NoiseKey, PrivacyRecord};
 use crate::lab::network::Network;
 use crate::lab::onnx;
 use crate::lab::train::{EpochScore, Outcome, StepReport, Task, Trainer, Watcher, evaluate};
@@ -29,6 +30,8 @@ pub struct MemberTrainer<'a> {
     validation: Vec<usize>,
     /// Rows to measure at the end.
     test: Vec<usize>,
+    /// What the plan's private recipe draws from, if it names one.
+    secret: Option<NoiseKey>,
 }
 
 impl<'a> MemberTrainer<'a> {
@@ -37,22 +40,33 @@ impl<'a> MemberTrainer<'a> {
     ///
     /// # Errors
     ///
-    /// When the dataset is not the plan's.
-    pub fn new(dataset: &'a Dataset, planned: &Planned, device: &'a OpenDevice) -> anyhow::Result<Self> {
+    /// When the dataset is not the plan's, or the secret not the one that the plan's recipe names.
+    pub fn new(
+        dataset: &'a Dataset,
+        planned: &Planned,
+        device: &'a OpenDevice,
+        secret: Option<NoiseKey>,
+    ) -> anyhow::Result<Self> {
         planned.check(dataset)?;
+        match (&planned.plan.recipe.dp, &secret) {
+            (Some(dp), _) => drop(dp.key(planned.plan.recipe.seed, secret.clone())?),
+            (None, Some(_)) => bail!("a secret was given, and the bank's recipe is not private"),
+            (None, None) => {}
+        }
         let pool: HashSet<usize> = planned.inclusion.rows().iter().copied().collect();
         let outside = |part| planned.split.part(part).iter().copied().filter(|row| !pool.contains(row)).collect();
-        Ok(Self { dataset, device, validation: outside(Part::Validation), test: outside(Part::Test) })
+        Ok(Self { dataset, device, validation: outside(Part::Validation), test: outside(Part::Test), secret })
     }
 }
 
 impl Worker for MemberTrainer<'_> {
     fn train(&self, assignment: Assignment, keep: &mut Keep<'_>, stop: &AtomicBool) -> anyhow::Result<Sitting> {
         let task = Task::new(self.dataset, assignment.rows.clone(), self.validation.clone());
-        match train_member(task, &assignment, self.device, keep, stop)? {
+        match train_member(task, (&assignment, self.secret.clone()), self.device, keep, stop)? {
             Ended::Interrupted(checkpoint) => Ok(Sitting::Interrupted(checkpoint)),
+            Ended::Stage(checkpoint) => Ok(Sitting::Stage(checkpoint)),
             Ended::Finished(finished) => {
-                let Finished { network, history, privacy } = *finished;
+                let Finished { network, history, privacy, .. } = *finished;
                 let members = distinct(assignment.rows);
                 let score = |rows: &[usize]| evaluate(&network, self.dataset, rows);
                 let results = MemberResults {
@@ -72,6 +86,8 @@ impl Worker for MemberTrainer<'_> {
 pub enum Ended {
     /// All epochs are done.
     Finished(Box<Finished>),
+    /// All epochs of a stage that is not the last are done: a checkpoint.
+    Stage(Vec<u8>),
     /// It was asked to stop: a checkpoint.
     Interrupted(Vec<u8>),
 }
@@ -84,30 +100,49 @@ pub struct Finished {
     pub history: Vec<EpochScore>,
     /// What differential privacy it gives, if any.
     pub privacy: Option<PrivacyRecord>,
+    /// The epoch that early stopping chose, counted from 1.
+    pub best_epoch: Option<usize>,
 }
 
-/// Trains one model on one task, from its checkpoint where there is one.
+/// Trains one model on one task, from its checkpoint where there is one, with the secret that its recipe names.
 ///
 /// # Errors
 ///
 /// When the training diverges, the checkpoint is of another training, or `keep` fails.
 pub fn train_member(
     task: Task<'_>,
-    assignment: &Assignment,
+    (assignment, secret): (&Assignment, Option<NoiseKey>),
     device: &OpenDevice,
     keep: &mut Keep<'_>,
     stop: &AtomicBool,
 ) -> anyhow::Result<Ended> {
     let recipe = assignment.recipe.clone();
-    let mut trainer = match &assignment.checkpoint {
-        Some(bytes) => Trainer::resume(task, recipe, device, bytes)?,
-        None => Trainer::new(task, recipe, device)?,
+    let whole = |bytes: &&Vec<u8>| {
+        let whole = checkpoint::is_whole(bytes);
+        if !whole {
+            tracing::warn!(member = assignment.member, "its checkpoint is damaged and not gone on from");
+        }
+        whole
     };
+    let mut trainer = match (assignment.checkpoint.as_ref().filter(whole), &assignment.before) {
+        (Some(bytes), _) => Trainer::resume(task, recipe, device, bytes)?,
+        (None, Some(Before { rows, recipe: before, checkpoint })) => {
+            let known = Task::new(task.dataset, rows.clone(), task.validation.clone());
+            Trainer::after(task, recipe, device, (&known, before, checkpoint)).context("the slices before")?
+        }
+        (None, None) => Trainer::new(task, recipe, device)?,
+    };
+    if let Some(secret) = secret {
+        trainer = trainer.with_secret(secret)?;
+    }
     match trainer.run(stop, &mut Keeper(keep))? {
         Outcome::Interrupted => Ok(Ended::Interrupted(trainer.checkpoint()?)),
+        Outcome::Finished if !assignment.is_last => Ok(Ended::Stage(trainer.checkpoint()?)),
         Outcome::Finished => {
             let (network, history) = (trainer.network(), trainer.position().history.clone());
-            Ok(Ended::Finished(Box::new(Finished { network, history, privacy: trainer.privacy(vec![])? })))
+            let best_epoch = trainer.position().best.map(|best| best.epoch);
+            let privacy = trainer.privacy(vec![])?;
+            Ok(Ended::Finished(Box::new(Finished { network, history, privacy, best_epoch })))
         }
     }
 }

@@ -63,7 +63,10 @@ impl Device {
     /// devices than its number asks for, or it gets the sum wrong.
     pub fn open(self) -> anyhow::Result<OpenDevice> {
         let open = match self {
-            Self::Cpu => OpenDevice { device: self, inner: DispatchDevice::Flex(Default::default()), name: cpu_name() },
+            Self::Cpu => {
+                crate::engine::memory::keep_freed();
+                OpenDevice { device: self, inner: DispatchDevice::Flex(Default::default()), name: cpu_name() }
+            }
             Self::Vulkan(index) => vulkan_open(index).map_err(|reason| anyhow!("{self}: {reason}"))?,
             Self::Cuda(index) => cuda_open(index).map_err(|reason| anyhow!("{self}: {reason}"))?,
         };

@@ -133,7 +133,8 @@ impl Privacy {
         Ok(Terms { clip: self.clip, noise_multiplier, sampling_rate, steps_per_epoch, delta })
     }
 
-    /// The key to draw from: the secret one that the recipe names, or else that of the seed.
+    /// The key to draw from: the secret one that the recipe names, or else that of the seed; each training then draws
+    /// from one of its own ([`NoiseKey::of_training`]).
     ///
     /// # Errors
     ///
@@ -161,12 +162,12 @@ fn breaks(recipe: &Recipe) -> Vec<String> {
         schedule: _,
         weight_decay: _,
         decoupled_weight_decay: _,
-        // Draws of each row's own.
+        // Drawn for each row from its own number: a row more or less leaves the others' draws as they are.
         dropout: _,
+        augmentation: _,
         // Functions of each row's own label and values.
         label_smoothing: _,
         confidence_penalty: _,
-        augmentation: _,
         // Rows are sampled, whatever their order.
         shuffle: _,
         // Looks at validation rows, which are outside of the promise, and at released weights; all planned epochs are

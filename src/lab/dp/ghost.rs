@@ -42,7 +42,8 @@ pub struct Clipped {
 /// The sum of the gradients of the rows' losses, each row's clipped to the norm `clip`.
 ///
 /// `losses` gives one loss a row from the logits, each of its own row alone: `(n_rows, n_classes)` to `(n_rows)`. The
-/// network is one without batch normalisation.
+/// network is one without batch normalisation. What is dropped of a row is drawn by its own generator, `rngs` in the order
+/// of the rows: then a row that is left out changes nothing in the others' gradients.
 ///
 /// # Shapes
 ///
@@ -57,11 +58,11 @@ pub fn clipped_sum(
     rows: Tensor<Compute, 2>,
     losses: impl FnOnce(Tensor<Compute, 2>) -> Tensor<Compute, 1>,
     clip: f64,
-    (dropout, rng): (Dropout, &mut ChaCha8Rng),
+    (dropout, rngs): (Dropout, &mut [ChaCha8Rng]),
 ) -> Clipped {
     let frozen = Network::with(network.plan().clone(), freeze(network.weights()), network.device().clone());
     let mut ghost = Ghost { taps: vec![] };
-    let mut pass = Pass { dropout, rng, statistics: vec![], hook: Some(&mut ghost) };
+    let mut pass = Pass { dropout, rngs, statistics: vec![], hook: Some(&mut ghost) };
     let alone = autodiff::one_at_a_time();
     let logits = frozen.forward_training(rows, &mut pass);
     let losses = losses(logits.clone());

@@ -49,6 +49,16 @@ impl NoiseKey {
         Ok(Self(Sha256::new_with_prefix(b"sordino dp key 1\n").chain_update(secret).finalize().into()))
     }
 
+    /// The key of one training: of this key, and of everything that decides what the training's steps are.
+    ///
+    /// Noise that is drawn twice can be taken away: of two trainings with the same noise that differ in one row, in
+    /// sigma or in anything else, a combination of the weights is free of it. So no two trainings draw from one key.
+    #[must_use]
+    pub fn of_training(&self, training: &str) -> Self {
+        let hash = Sha256::new_with_prefix(b"sordino dp training key 1\n").chain_update(self.0);
+        Self(hash.chain_update(training).finalize().into())
+    }
+
     /// What a recipe may say of a secret key: tells whether a resumed training has the same, and nothing else.
     #[must_use]
     pub fn digest(&self) -> String {
@@ -65,10 +75,34 @@ impl NoiseKey {
         self.stream(streams::NOISE + step)
     }
 
+    /// What is drawn for single rows in a step, for one purpose out of [`streams`].
+    pub(in crate::lab) fn rows(&self, purpose: u64, step: u64) -> RowKeys {
+        let hash = Sha256::new_with_prefix(b"sordino dp row keys 1\n").chain_update(self.0);
+        RowKeys(hash.chain_update(purpose.to_le_bytes()).chain_update(step.to_le_bytes()).finalize().into())
+    }
+
     fn stream(&self, stream: u64) -> ChaCha8Rng {
         let mut rng = ChaCha8Rng::from_seed(self.0);
         rng.set_stream(stream);
         rng
+    }
+}
+
+/// A generator for each row, by its number: what is drawn for a row does not depend on which other rows there are.
+///
+/// One generator that goes through the rows of a sample would draw otherwise for every row behind one that is left
+/// out, and so move the sum of clipped gradients by more than one row's clipping norm.
+pub(in crate::lab) struct RowKeys([u8; 32]);
+
+impl RowKeys {
+    /// The generator of each of these rows.
+    pub(in crate::lab) fn of(&self, rows: &[usize]) -> Vec<ChaCha8Rng> {
+        let of_row = |&row: &usize| {
+            let mut rng = ChaCha8Rng::from_seed(self.0);
+            rng.set_stream(row as u64);
+            rng
+        };
+        rows.iter().map(of_row).collect()
     }
 }
 

@@ -22,7 +22,8 @@ pub fn gradient_of_row(
     losses: impl FnOnce(Tensor<Compute, 2>) -> Tensor<Compute, 1>,
 ) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let mut pass = Pass { dropout: Dropout::default(), rng: &mut rng, statistics: vec![], hook: None };
+    let mut pass =
+        Pass { dropout: Dropout::default(), rngs: std::slice::from_mut(&mut rng), statistics: vec![], hook: None };
     let _alone = autodiff::one_at_a_time();
     let loss = losses(network.forward_training(row, &mut pass)).sum();
     numbers(network, &GradientsParams::from_grads(loss.backward(), network.weights()))

@@ -1,13 +1,13 @@
 //! The forward pass: walks over the plan once, for evaluation or for training.
 
 use burn::tensor::activation::{relu, tanh};
-use burn::tensor::module::{avg_pool2d, conv2d, max_pool2d};
-use burn::tensor::ops::ConvOptions;
+use burn::tensor::module::{avg_pool2d, max_pool2d};
 use burn::tensor::{Tensor, TensorData};
 use rand::RngCore;
 use rand_chacha::ChaCha8Rng;
 
 use super::Network;
+use super::convolution::{Sees, convolution};
 use super::plan::{Op, ParameterId, Place, ValueId};
 use crate::lab::Compute;
 
@@ -85,13 +85,16 @@ pub trait Hook {
 pub struct Pass<'a> {
     /// How much is dropped.
     pub dropout: Dropout,
-    /// Draws what is dropped.
-    pub rng: &'a mut ChaCha8Rng,
+    /// Draw what is dropped: one generator for all rows, or one for each.
+    pub rngs: &'a mut [ChaCha8Rng],
     /// Filled by the pass.
     pub statistics: Vec<Statistics>,
     /// Called behind each operator with weights.
     pub hook: Option<&'a mut dyn Hook>,
 }
+
+/// A step, and what looks at its value.
+pub(super) type Tap<'a> = (ValueId, &'a mut dyn FnMut(Value) -> Value);
 
 impl Network {
     /// The logits of a batch while training: with dropout and the batch's own statistics.
@@ -109,7 +112,18 @@ impl Network {
         &self,
         rows: Tensor<Compute, 2>,
         wanted: ValueId,
+        pass: Option<&mut Pass<'_>>,
+    ) -> Tensor<Compute, 2> {
+        self.run_tapped(rows, wanted, pass, None)
+    }
+
+    /// As [`Network::run`]; what a tap gives back for the value of its step goes on in its place.
+    pub(super) fn run_tapped(
+        &self,
+        rows: Tensor<Compute, 2>,
+        wanted: ValueId,
         mut pass: Option<&mut Pass<'_>>,
+        mut tap: Option<Tap<'_>>,
     ) -> Tensor<Compute, 2> {
         let steps = &self.plan.steps()[..=wanted];
         let mut uses = vec![0usize; steps.len()];
@@ -126,24 +140,40 @@ impl Network {
                 (None, _) => input(rows.take().expect("a plan has one input"), &step.shape),
                 (Some(one), Some(other)) => two(&step.op, one, other),
                 (Some(value), None) => match pass.as_deref_mut() {
-                    Some(pass) => self.train_one(at, &step.op, value, pass),
-                    None => self.one(&step.op, value),
+                    Some(pass) => self.train_one(at, value, pass),
+                    None => self.one(&step.op, value, self.sees(at)),
                 },
             };
-            values[at] = Some(value);
+            values[at] = Some(match &mut tap {
+                Some((tapped, look)) if *tapped == at => look(value),
+                _ => value,
+            });
         }
         values[wanted].take().map(Value::flat).expect("the wanted step was run")
     }
 
+    /// What the step of that number sees: the rows, where nothing that is learned stands between.
+    fn sees(&self, at: ValueId) -> Sees {
+        let steps = self.plan.steps();
+        let mut behind = at;
+        while let [input] = *steps[behind].inputs {
+            behind = input;
+            if !matches!(steps[behind].op, Op::Input | Op::Normalise { .. } | Op::Dropout(_)) {
+                return Sees::Values;
+            }
+        }
+        Sees::Rows
+    }
+
     /// An operator of one input, in evaluation.
-    fn one(&self, op: &Op, value: Value) -> Value {
+    fn one(&self, op: &Op, value: Value, sees: Sees) -> Value {
         let weights = &self.weights;
         let vector = |id: &ParameterId| weights.vectors[*id].val();
         match op {
             Op::Input | Op::Add | Op::Concatenate => unreachable!("they have no or two inputs"),
             Op::Normalise { mean, deviation } => normalise(value, mean, deviation),
             Op::Convolution { kernel, bias, stride, padding, .. } => {
-                let sums = convolution(value.image(), weights.kernels[*kernel].val(), *stride, *padding);
+                let sums = convolution(value.image(), weights.kernels[*kernel].val(), *stride, *padding, sees);
                 Value::Image(match bias {
                     Some(bias) => scaled(sums, None, vector(bias)),
                     None => sums,
@@ -179,18 +209,19 @@ impl Network {
     }
 
     /// The same while training.
-    fn train_one(&self, at: ValueId, op: &Op, value: Value, pass: &mut Pass<'_>) -> Value {
+    fn train_one(&self, at: ValueId, value: Value, pass: &mut Pass<'_>) -> Value {
+        let op = &self.plan.steps()[at].op;
         // A hook wants to see it; without one the operator may have it to itself.
         let input = pass.hook.is_some().then(|| value.clone());
         let output = match op {
-            Op::Dropout(place) => return drop_out(value, pass.dropout.rate(*place), pass.rng),
+            Op::Dropout(place) => return drop_out(value, pass.dropout.rate(*place), pass.rngs),
             Op::BatchNorm { scale, shift, mean, variance } => {
                 let vector = |id: &ParameterId| self.weights.vectors[*id].val();
                 let (normal, of_batch) = batch_norm(value.image(), vector(scale), vector(shift));
                 pass.statistics.push(Statistics { mean: (*mean, of_batch.0), variance: (*variance, of_batch.1) });
                 Value::Image(normal)
             }
-            _ => self.one(op, value),
+            _ => self.one(op, value, self.sees(at)),
         };
         let weighted =
             matches!(op, Op::Convolution { .. } | Op::Linear { .. } | Op::GroupNorm { .. } | Op::BatchNorm { .. });
@@ -256,23 +287,6 @@ fn scaled(
         lines = lines * by_line(factor, shape[0]);
     }
     (lines + by_line(offset, shape[0])).reshape(shape)
-}
-
-/// Cross-correlation without bias. One of 1×1 is a product of matrices, whose derivatives are products, too: burn's
-/// derivative by a kernel is a convolution with the outcome as kernel, which for 1×1 is one product a value.
-fn convolution(
-    values: Tensor<Compute, 4>,
-    kernel: Tensor<Compute, 4>,
-    stride: usize,
-    padding: usize,
-) -> Tensor<Compute, 4> {
-    let [n_outputs, n_inputs, side, _] = kernel.dims();
-    if (side, stride, padding) != (1, 1, 0) {
-        return conv2d(values, kernel, None, ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1));
-    }
-    let [n_rows, _, height, width] = values.dims();
-    let values = values.reshape([n_rows, n_inputs, height * width]);
-    kernel.reshape([1, n_outputs, n_inputs]).matmul(values).reshape([n_rows, n_outputs, height, width])
 }
 
 fn normalise(value: Value, mean: &[f32], deviation: &[f32]) -> Value {
@@ -346,26 +360,28 @@ pub(in crate::lab) fn group_normal(values: Tensor<Compute, 4>, groups: usize) ->
 }
 
 /// What `n_values` values are multiplied with, in their order: 0 with probability `rate`, and what keeps the mean for the
-/// rest; `None` where nothing is dropped. The rate is kept to 1/65,536.
-pub(super) fn mask(rate: f64, n_values: usize, rng: &mut ChaCha8Rng) -> Option<Vec<f32>> {
+/// rest; `None` where nothing is dropped. The rate is kept to 1/65,536. Each generator draws for as many values as any
+/// other.
+pub(super) fn mask(rate: f64, n_values: usize, rngs: &mut [ChaCha8Rng]) -> Option<Vec<f32>> {
     let threshold = (rate * 65_536.0).round() as u32;
     if threshold == 0 {
         return None;
     }
     let kept = 65_536.0 / f64::from(65_536 - threshold.min(65_535));
     let mut bytes = vec![0u8; 2 * n_values];
-    rng.fill_bytes(&mut bytes);
+    let n_bytes = bytes.len().div_ceil(rngs.len().max(1)).max(1);
+    bytes.chunks_mut(n_bytes).zip(rngs).for_each(|(bytes, rng)| rng.fill_bytes(bytes));
     let drawn = bytes.as_chunks::<2>().0.iter().map(|pair| u32::from(u16::from_le_bytes(*pair)));
     Some(drawn.map(|drawn| if drawn < threshold { 0.0 } else { kept as f32 }).collect())
 }
 
 /// Sets values to zero with probability `rate` and scales the rest, so that the mean stays.
-fn drop_out(value: Value, rate: f64, rng: &mut ChaCha8Rng) -> Value {
+fn drop_out(value: Value, rate: f64, rngs: &mut [ChaCha8Rng]) -> Value {
     let n_values = match &value {
         Value::Flat(values) => values.dims().iter().product(),
         Value::Image(values) => values.dims().iter().product(),
     };
-    let Some(mask) = mask(rate, n_values, rng) else { return value };
+    let Some(mask) = mask(rate, n_values, rngs) else { return value };
     match value {
         Value::Flat(values) => {
             let mask = Tensor::from_data(TensorData::new(mask, values.dims()), &values.device());

@@ -4,7 +4,9 @@
 //! Not responsible for how weights are learned (`train`) or how a network leaves as ONNX (`onnx`): both walk over the
 //! same plan. The device is a value ([`crate::lab::device`]); nothing here is generic over it.
 
+mod convolution;
 mod forward;
+mod grad_cam;
 pub mod plan;
 mod weights;
 pub mod weights_file;

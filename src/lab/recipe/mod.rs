@@ -234,6 +234,8 @@ impl Recipe {
         for (name, rate) in [("input dropout", self.dropout.input), ("hidden dropout", self.dropout.hidden)] {
             expect(share(rate), name, "a rate from 0 to below 1", rate.to_string());
         }
+        let has_place = self.dropout.hidden == 0.0 || self.network.has_hidden_dropout();
+        expect(has_place, "hidden dropout", "a network with hidden layers to stand behind", self.network.to_string());
         if let OptimizerKind::Sgd { momentum } = self.optimizer {
             expect(share(momentum), "momentum", "a share from 0 to below 1", momentum.to_string());
         }
@@ -271,7 +273,7 @@ impl Recipe {
     }
 
     /// Whether each step depends on how many epochs are planned.
-    fn depends_on_epochs(&self) -> bool {
+    pub(in crate::lab) fn depends_on_epochs(&self) -> bool {
         self.schedule == Schedule::Cosine || self.dp.as_ref().is_some_and(|dp| dp.target_epsilon.is_some())
     }
 

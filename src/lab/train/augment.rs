@@ -8,21 +8,24 @@ use rand_distr::{Beta, Distribution};
 
 use crate::lab::recipe::{Augmentation, Mixup};
 
-/// Changes each image of a batch as [`Augmentation`] says.
+/// Changes each image of a batch as [`Augmentation`] says; one generator draws for all images, or one for each.
 ///
 /// # Shapes
 ///
 /// `images` is `(n_rows, channels, height, width)`.
-pub(super) fn augment(images: &mut ArrayD<f32>, augmentation: Augmentation, rng: &mut ChaCha8Rng) {
-    let &[_, n_channels, height, width] = images.shape() else {
+pub(super) fn augment(images: &mut ArrayD<f32>, augmentation: Augmentation, rngs: &mut [ChaCha8Rng]) {
+    let &[n_images, n_channels, height, width] = images.shape() else {
         unreachable!("augmentation is refused for rows that are no images")
     };
     let values = images.as_slice_mut().expect("a batch lies in one piece");
     let mut before = vec![0.0f32; n_channels * height * width];
-    for image in values.chunks_mut(before.len()) {
-        let change = Change::draw(augmentation, rng);
-        before.copy_from_slice(image);
-        change.apply(&before, image, (height, width));
+    let images_each = n_images.div_ceil(rngs.len().max(1)).max(1);
+    for (images, rng) in values.chunks_mut(before.len() * images_each).zip(rngs) {
+        for image in images.chunks_mut(before.len()) {
+            let change = Change::draw(augmentation, rng);
+            before.copy_from_slice(image);
+            change.apply(&before, image, (height, width));
+        }
     }
 }
 

@@ -21,15 +21,16 @@ pub(super) struct Batch {
 
 /// What is drawn for the rows of one step.
 pub(super) struct Draws {
-    augmentation: ChaCha8Rng,
-    mixup: ChaCha8Rng,
+    /// One for all rows, or one for each.
+    pub(super) augmentation: Vec<ChaCha8Rng>,
+    pub(super) mixup: ChaCha8Rng,
 }
 
 impl Trainer<'_> {
     /// The generators of the next step: a function of seed and step.
     pub(super) fn draws(&self) -> Draws {
         let rng = |stream| self.rng(stream, self.position.steps);
-        Draws { augmentation: rng(streams::AUGMENTATION), mixup: rng(streams::MIXUP) }
+        Draws { augmentation: vec![rng(streams::AUGMENTATION)], mixup: rng(streams::MIXUP) }
     }
 
     /// The training rows at these places.

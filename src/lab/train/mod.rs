@@ -49,6 +49,9 @@ use super::{Compute, autodiff, checkpoint, streams};
 /// Steps whose losses are read back together from a device other than the processor: it need not wait for each.
 const STEPS_READ_TOGETHER: usize = 16;
 
+/// Training rows whose answers are looked at before a checkpoint is made.
+const PROBED_ROWS: usize = 16;
+
 /// The share of a batch in the running statistics of a batch normalisation: torch's default.
 const STATISTICS_MOMENTUM: f64 = 0.1;
 
@@ -205,6 +208,28 @@ impl<'a> Trainer<'a> {
         Ok(trainer)
     }
 
+    /// A network that learns these rows with the weights and the optimizer's state that a finished training of other rows
+    /// left: of that task and recipe, in these bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), and when the bytes are no checkpoint of that training.
+    pub fn after(
+        task: Task<'a>,
+        recipe: Recipe,
+        device: &OpenDevice,
+        (known, before, bytes): (&Task<'_>, &Recipe, &[u8]),
+    ) -> anyhow::Result<Self> {
+        let mut trainer = Self::new(task, recipe, device)?;
+        let dataset = known.dataset.digest();
+        let identity = checkpoint::Identity { recipe: before.clone(), dataset, rows: known.digest() };
+        let saved = checkpoint::read(bytes, &identity, device)?;
+        let weights = trainer.network.weights().clone().load_record(saved.weights);
+        trainer.set_weights(weights);
+        trainer.optimizer = trainer.optimizer.load_record(saved.optimizer);
+        Ok(trainer)
+    }
+
     /// Everything needed to go on later.
     ///
     /// # Errors
@@ -339,7 +364,7 @@ impl<'a> Trainer<'a> {
         let inputs = to_tensor(inputs, self.network.device());
         let mut rng = self.rng(streams::DROPOUT, self.position.steps);
         let dropout = self.recipe.dropout.into();
-        let mut pass = Pass { dropout, rng: &mut rng, statistics: vec![], hook: None };
+        let mut pass = Pass { dropout, rngs: std::slice::from_mut(&mut rng), statistics: vec![], hook: None };
         let alone = autodiff::one_at_a_time();
         let logits = self.network.forward_training(inputs, &mut pass);
         let statistics = pass.statistics;
@@ -404,7 +429,8 @@ impl<'a> Trainer<'a> {
         )
     }
 
-    /// Stops where a weight is no finite number.
+    /// Stops where a weight is no finite number, or an answer to some training rows is none: weights that are finite and
+    /// huge answer with NaN, and no later step makes them better.
     fn check_finite(&self) -> anyhow::Result<()> {
         let Weights { kernels, matrices, vectors, running } = self.network.weights();
         let sizes = kernels.iter().map(|array| array.val().inner().abs().sum());
@@ -413,6 +439,10 @@ impl<'a> Trainer<'a> {
         let sum = sizes.reduce(|sum, size| sum + size).map(|sum| sum.into_data().convert::<f32>().to_vec::<f32>());
         let finite = matches!(sum, Some(Ok(sum)) if sum.iter().all(|sum| sum.is_finite()));
         ensure!(finite, self.diverged("a weight is not finite"));
+        let rows = self.task.dataset.batch(&self.task.train[..self.task.train.len().min(PROBED_ROWS)]);
+        self.task.dataset.check_read().map_err(|error| anyhow::anyhow!("{error}"))?;
+        let finite = self.network().logits(rows).iter().all(|logit| logit.is_finite());
+        ensure!(finite, self.diverged("an answer is not finite"));
         Ok(())
     }
 

@@ -11,6 +11,16 @@ fn draw(design: Design, n_rows: usize, seed: u64) -> Inclusion {
 }
 
 #[test]
+fn shards_without_slices_are_written_as_they_were_before_there_were_slices() {
+    let words = |slices| serde_json::to_string(&Design::Shards { shards: 3, slices }).unwrap();
+    assert_eq!(words(1), r#"{"kind":"shards","shards":3}"#);
+    assert_eq!(serde_json::from_str::<Design>(&words(1)).unwrap(), Design::Shards { shards: 3, slices: 1 });
+    assert_eq!(serde_json::from_str::<Design>(&words(4)).unwrap(), Design::Shards { shards: 3, slices: 4 });
+    let none = Inclusion::draw(Design::Shards { shards: 2, slices: 0 }, &pool(8), 1).unwrap_err().to_string();
+    assert!(none.contains("slices: expected 1 to 256, got 0"), "{none}");
+}
+
+#[test]
 fn there_is_one_model_for_each_choice_of_left_out_folds() {
     for (folds, leave, expected) in [(7, 2, 21), (10, 1, 10), (5, 4, 5), (25, 2, 300), (8, 3, 56)] {
         let design = Design::Folds { folds, leave };
@@ -37,7 +47,7 @@ fn a_design_out_of_range_says_which_number_and_what_was_expected() {
         assert_eq!(design.n_models().unwrap_err().to_string(), expected);
         assert!(Inclusion::draw(design, &pool(500), 1).is_err());
     }
-    let few = Inclusion::draw(Design::Shards { shards: 9 }, &pool(8), 1).unwrap_err().to_string();
+    let few = Inclusion::draw(Design::Shards { shards: 9, slices: 1 }, &pool(8), 1).unwrap_err().to_string();
     assert!(few.contains("at least 9 rows") && few.contains("9 disjoint shards, got 8"), "{few}");
     assert!(Inclusion::draw(Design::Share { models: 2, share: 0.1 }, &pool(4), 1).is_err());
     assert!(Pool::new(&[4, 1, 4]).unwrap_err().to_string().contains("row 4 twice"));
@@ -71,7 +81,7 @@ fn half_of_the_models_train_on_each_row_and_models_differ() {
 
 #[test]
 fn shards_are_disjoint_and_cover_the_pool() {
-    let matrix = draw(Design::Shards { shards: 6 }, 100, 2);
+    let matrix = draw(Design::Shards { shards: 6, slices: 1 }, 100, 2);
     let mut all: Vec<usize> = (0..6).flat_map(|shard| matrix.members(shard)).collect();
     all.sort_unstable();
     assert_eq!(all, pool(100).rows());
@@ -106,8 +116,12 @@ fn the_seed_decides_the_deal_today_and_tomorrow() {
     let design = Design::Share { models: 3, share: 0.5 };
     assert_eq!(draw(design, 40, 4), draw(design, 40, 4));
     assert_ne!(draw(design, 40, 4), draw(design, 40, 5));
-    let dealt: Vec<Vec<u8>> =
-        draw(Design::Shards { shards: 3 }, 12, 1).counts().rows().into_iter().map(|row| row.to_vec()).collect();
+    let dealt: Vec<Vec<u8>> = draw(Design::Shards { shards: 3, slices: 1 }, 12, 1)
+        .counts()
+        .rows()
+        .into_iter()
+        .map(|row| row.to_vec())
+        .collect();
     assert_eq!(dealt, KNOWN_SHARDS);
     // A model more does not change the ones before it.
     let (three, four) = (draw(design, 40, 4), draw(Design::Share { models: 4, share: 0.5 }, 40, 4));
@@ -125,7 +139,7 @@ fn a_matrix_that_breaks_its_design_is_refused() {
     };
     let flip = |counts: &mut Array2<u8>| counts[[0, 0]] ^= 1;
     assert!(broken(Design::Balanced { models: 4, of: 2 }, &flip).contains("expected each row in 2 models"));
-    assert!(broken(Design::Shards { shards: 3 }, &flip).contains("expected each row in 1 models"));
+    assert!(broken(Design::Shards { shards: 3, slices: 1 }, &flip).contains("expected each row in 1 models"));
     assert!(broken(Design::Whole { models: 3 }, &flip).contains("expected each row in 3 models, got one in 2"));
     assert!(broken(Design::Folds { folds: 5, leave: 2 }, &flip).contains("in no fold"));
     let share = Design::Share { models: 3, share: 0.5 };
@@ -141,7 +155,7 @@ fn designs() -> impl Strategy<Value = Design> {
         (2usize..9, 1usize..3).prop_map(|(folds, leave)| Design::Folds { folds, leave: leave.min(folds - 1) }),
         (2usize..9, 1usize..8).prop_map(|(models, of)| Design::Balanced { models, of: of.min(models - 1) }),
         (1usize..9).prop_map(|models| Design::Bootstrap { models }),
-        (1usize..9).prop_map(|shards| Design::Shards { shards }),
+        (1usize..9).prop_map(|shards| Design::Shards { shards, slices: 1 }),
         (1usize..9).prop_map(|models| Design::Whole { models }),
     ]
 }

@@ -163,6 +163,17 @@ pub enum NetworkError {
 }
 
 /// In the words of the options of `train`.
+impl Architecture {
+    /// Whether there are hidden activations that a dropout can stand behind.
+    #[must_use]
+    pub fn has_hidden_dropout(&self) -> bool {
+        match self {
+            Self::Mlp { hidden, .. } | Self::Convnet { hidden, .. } => !hidden.is_empty(),
+            _ => true,
+        }
+    }
+}
+
 impl fmt::Display for Architecture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |sizes: &[usize]| sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");

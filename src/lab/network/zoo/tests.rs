@@ -50,6 +50,29 @@ fn dropout_stands_where_the_papers_code_has_it() {
     }
 }
 
+#[test]
+fn a_network_knows_whether_it_has_hidden_values_to_drop() {
+    let mlp = |hidden: &[usize]| Architecture::Mlp { hidden: hidden.to_vec(), activation: Activation::Relu };
+    let convnet = |hidden: &[usize]| Architecture::Convnet {
+        channels: vec![4],
+        side: 3,
+        norm: Norm::None,
+        hidden: hidden.to_vec(),
+        activation: Activation::Relu,
+    };
+    let others = [
+        Architecture::Cnn { channels: [4, 4], hidden: 4 },
+        Architecture::MlLeaks,
+        Architecture::densenet(),
+        Architecture::resnet18(),
+        Architecture::resnet9(),
+    ];
+    for architecture in [mlp(&[]), mlp(&[3]), convnet(&[]), convnet(&[3])].into_iter().chain(others) {
+        let found = around_hidden_dropouts(&architecture.plan(&[3, 32, 32], 10, None).unwrap());
+        assert_eq!(architecture.has_hidden_dropout(), !found.is_empty(), "{architecture}");
+    }
+}
+
 fn begins(architecture: &Architecture, row_shape: &[usize]) -> Vec<(Vec<usize>, Begin)> {
     let plan = architecture.plan(row_shape, 10, None).unwrap();
     plan.parameters().iter().map(|parameter| (parameter.shape.clone(), parameter.begin)).collect()

@@ -1,0 +1,106 @@
+//! Pictures of records for the paper's figure 3, with heat maps where the lab can make them.
+
+use std::collections::HashMap;
+
+use anyhow::Context as _;
+use ndarray::{ArrayD, Ix4};
+
+use super::{Args, Case};
+use crate::audit::analysis::Extremes;
+use crate::audit::pictures::{self, N_SHOWN, Picture};
+use crate::data::Dataset;
+
+/// Checks early that pictures can be made.
+///
+/// # Errors
+/// When there are no rows, or they are no images.
+pub(super) fn check(args: &Args, case: &Case) -> anyhow::Result<()> {
+    if args.pictures {
+        pictures::check_shape(dataset(case)?.row_shape())?;
+    }
+    Ok(())
+}
+
+fn dataset(case: &Case) -> anyhow::Result<&Dataset> {
+    case.dataset.as_ref().context("--pictures needs --data, the rows to draw")
+}
+
+/// Draws the first of the nearest and of the farthest members of each class.
+///
+/// # Errors
+/// When a heat map cannot be made.
+pub(super) fn draw(args: &Args, case: &Case, extremes: &[Extremes]) -> anyhow::Result<Vec<Picture>> {
+    let mut wanted: Vec<(usize, u32)> = Vec::new();
+    for of_class in extremes {
+        let ends = of_class.nearest.iter().take(N_SHOWN).chain(of_class.farthest.iter().take(N_SHOWN));
+        wanted.extend(ends.map(|one| (one.row, of_class.class)));
+    }
+    wanted.sort_unstable();
+    wanted.dedup();
+    let rows: Vec<usize> = wanted.iter().map(|&(row, _)| row).collect();
+    let images = dataset(case)?.batch(&rows);
+    let maps = heat(args, case, &images, &wanted)?;
+    let images = images.into_dimensionality::<Ix4>().context("--pictures: the rows are no images")?;
+    let each = images.outer_iter().zip(&wanted);
+    let drawn = each
+        .map(|(pixels, &(row, _))| Picture::new(row, pixels, maps.get(&row).map(|map| map.view())).map_err(Into::into));
+    drawn.collect()
+}
+
+/// The map of each row; none without the weights.
+#[cfg(feature = "lab")]
+fn heat(
+    args: &Args,
+    case: &Case,
+    images: &ArrayD<f32>,
+    wanted: &[(usize, u32)],
+) -> anyhow::Result<HashMap<usize, ndarray::Array2<f32>>> {
+    use anyhow::ensure;
+
+    use crate::lab::device::Device;
+    use crate::lab::network::Network;
+
+    /// How far the weights' logits may be from the model's, beside the largest of them.
+    const TOLERANCE: f32 = 1e-2;
+
+    let Some(path) = &args.heatmaps else { return Ok(HashMap::new()) };
+    let shown = path.display();
+    let device = Device::Cpu.open()?;
+    let (network, _) = Network::from_safetensors(&super::read(path)?, &device.training())
+        .with_context(|| format!("--heatmaps: {shown}"))?;
+    let (row_shape, n_classes) = (network.plan().row_shape(), network.plan().n_classes());
+    let fits = images.shape()[1..] == *row_shape && n_classes == case.target.n_classes();
+    ensure!(
+        fits,
+        "--heatmaps: {shown} takes rows of shape {row_shape:?} to {n_classes} classes, the data has {:?} and {}",
+        &images.shape()[1..],
+        case.target.n_classes()
+    );
+    let places: HashMap<usize, usize> =
+        case.target.dataset_rows().iter().enumerate().map(|(place, &row)| (row, place)).collect();
+    let (of_model, of_weights) = (case.target.logits(), network.logits(images.clone()));
+    for (&(row, _), of_weights) in wanted.iter().zip(of_weights.rows()) {
+        let Some(&place) = places.get(&row) else { continue };
+        let model = of_model.row(place);
+        let mean = |row: ndarray::ArrayView1<'_, f32>| row.sum() / n_classes as f32;
+        let (a, b) = (mean(model), mean(of_weights));
+        let largest = model.iter().fold(1.0_f32, |top, value| top.max((value - a).abs()));
+        let differs = model.iter().zip(of_weights).any(|(m, w)| ((m - a) - (w - b)).abs() > TOLERANCE * largest);
+        ensure!(!differs, "--heatmaps: {shown} holds the weights of another network than the model");
+    }
+    let classes: Vec<u32> = wanted.iter().map(|&(_, class)| class).collect();
+    let maps = network.grad_cam(images.clone(), &classes).with_context(|| format!("--heatmaps: {shown}"))?;
+    Ok(wanted.iter().zip(maps.outer_iter()).map(|(&(row, _), map)| (row, map.to_owned())).collect())
+}
+
+/// Without the lab there are no gradients.
+#[cfg(not(feature = "lab"))]
+#[allow(clippy::unnecessary_wraps, reason = "the lab's own can fail")]
+fn heat(
+    _: &Args,
+    _: &Case,
+    _: &ArrayD<f32>,
+    _: &[(usize, u32)],
+) -> anyhow::Result<HashMap<usize, ndarray::Array2<f32>>> {
+    Ok(HashMap::new())
+}
