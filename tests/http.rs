@@ -25,7 +25,7 @@ fn health_and_metadata_satisfy_every_client() {
     for path in ["/v2", "/v2/", "/v2?x=1", "/v2/?"] {
         let reply = client.get(path);
         assert_eq!((reply.status, &reply.json()["name"]), (200, &json!("sordino")), "{path}");
-        assert_eq!(reply.json()["extensions"], json!(["binary_tensor_data"]));
+        assert_eq!(reply.json()["extensions"], json!(["binary_tensor_data", "classification", "model_configuration"]));
     }
     for path in ["/v2/models/clf", "/v2/models/clf/versions/1", "/v2/models/clf?verbose=1"] {
         let json = client.get(path).json();

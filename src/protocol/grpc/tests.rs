@@ -118,7 +118,7 @@ fn each_mistake_has_its_own_sentence_and_no_value() {
     with(good(), &|r| r.inputs[0].datatype = "BOGUS".to_owned(), "invalid datatype 'BOGUS'");
     with(good(), &|r| r.inputs[0].shape = vec![-1, 2], "whole numbers");
     with(good(), &|r| r.inputs[0].shape = vec![1, 3], "[-1,2]");
-    with(good(), &|r| r.inputs[0].shape = vec![i64::MAX, 2], "[-1,2]");
+    with(good(), &|r| r.inputs[0].shape = vec![i64::MAX, 2], "its shape holds");
     with(good(), &|r| r.inputs.clear(), "missing 'x'");
     with(good(), &|r| r.inputs.push(r.inputs[0].clone()), "twice");
     with(good(), &|r| r.inputs[0].contents.as_mut().unwrap().fp64_contents.push(1.0), "fp64_contents holds values");
