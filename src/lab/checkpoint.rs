@@ -90,6 +90,15 @@ pub fn is_checkpoint(bytes: &[u8]) -> bool {
     bytes.starts_with(b"sordino.checkpoint ")
 }
 
+/// Whether bytes are a checkpoint of this version as it was written; of which training is not looked at.
+///
+/// # Errors
+///
+/// When they are not, in words.
+pub fn check(bytes: &[u8]) -> anyhow::Result<()> {
+    payload(bytes).map(drop)
+}
+
 /// What is behind the format's name and the digest.
 fn payload(bytes: &[u8]) -> anyhow::Result<&[u8]> {
     let Some((digest, payload)) = bytes.strip_prefix(MAGIC).and_then(|rest| rest.split_at_checked(DIGEST_BYTES)) else {

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::answers::Averaged;
 use super::merge::Bank;
+use super::pairs::Pairs;
 use super::place::Place;
 use crate::data::{Dataset, Part};
 use crate::lab::record::Results;
@@ -43,6 +44,9 @@ pub struct EnsembleRecord {
     pub fewest_models: usize,
     /// How many may, in the mean.
     pub mean_models: f64,
+    /// For how many pairs of rows of the pool no model may; absent in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<Pairs>,
     /// On the rows of the pool, each answered by all models: what an ensemble without exclusion tells its members.
     pub pool_by_all: Option<Score>,
     /// On validation rows outside of the pool, answered as rows of the pool are.
@@ -110,6 +114,7 @@ pub fn measure(place: &Place, bank: &Bank, dataset: &Dataset) -> anyhow::Result<
         n_without_model: strangers.n_models.iter().filter(|&&n| n == 0).count(),
         fewest_models: strangers.n_models.iter().copied().min().unwrap_or(0),
         mean_models: n_models as f64 / pool.len().max(1) as f64,
+        pairs: Some(Pairs::of(inclusion)),
         pool_by_all: pool_by_all.mean(),
         validation,
         test: test_as_members.mean(),

@@ -10,6 +10,7 @@ use super::member::MemberResults;
 use super::plan::Planned;
 use super::run::{Assignment, Before, Keep, Sitting, Trained, Worker};
 use crate::data::{Dataset, Part};
+use crate::lab::checkpoint;
 use crate::lab::device::OpenDevice;
 use crate::lab::dp::{NoiseKey, PrivacyRecord};
 use crate::lab::network::Network;
@@ -59,13 +60,17 @@ impl<'a> MemberTrainer<'a> {
 }
 
 impl Worker for MemberTrainer<'_> {
+    fn check_checkpoint(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        checkpoint::check(bytes)
+    }
+
     fn train(&self, assignment: Assignment, keep: &mut Keep<'_>, stop: &AtomicBool) -> anyhow::Result<Sitting> {
         let task = Task::new(self.dataset, assignment.rows.clone(), self.validation.clone());
         match train_member(task, (&assignment, self.secret.clone()), self.device, keep, stop)? {
             Ended::Interrupted(checkpoint) => Ok(Sitting::Interrupted(checkpoint)),
             Ended::Stage(checkpoint) => Ok(Sitting::Stage(checkpoint)),
             Ended::Finished(finished) => {
-                let Finished { network, history, privacy } = *finished;
+                let Finished { network, history, privacy, .. } = *finished;
                 let members = distinct(assignment.rows);
                 let score = |rows: &[usize]| evaluate(&network, self.dataset, rows);
                 let results = MemberResults {
@@ -97,6 +102,8 @@ pub struct Finished {
     pub network: Network,
     /// The course of the training.
     pub history: Vec<EpochScore>,
+    /// The epoch whose weights these are, where early stopping chose one.
+    pub best_epoch: Option<usize>,
     /// What differential privacy it gives, if any.
     pub privacy: Option<PrivacyRecord>,
 }
@@ -129,8 +136,13 @@ pub fn train_member(
         Outcome::Interrupted => Ok(Ended::Interrupted(trainer.checkpoint()?)),
         Outcome::Finished if !assignment.is_last => Ok(Ended::Stage(trainer.checkpoint()?)),
         Outcome::Finished => {
-            let (network, history) = (trainer.network(), trainer.position().history.clone());
-            Ok(Ended::Finished(Box::new(Finished { network, history, privacy: trainer.privacy(vec![])? })))
+            let (history, best) = (trainer.position().history.clone(), trainer.position().best);
+            Ok(Ended::Finished(Box::new(Finished {
+                network: trainer.network(),
+                history,
+                best_epoch: best.map(|best| best.epoch),
+                privacy: trainer.privacy(vec![])?,
+            })))
         }
     }
 }
