@@ -66,6 +66,11 @@ audits *options:
     cargo build {{ cargo_flags }}
     PATH="${CARGO_TARGET_DIR:-target}/release:$PATH" {{ python }} docs/evidence/audits/run.py {{ options }}
 
+# The CS2980 report's table 1, done honestly: `just paper-b table1 --tier ci`; see docs/evidence/paper-b
+paper-b table *options:
+    cargo build {{ cargo_flags }}
+    PATH="${CARGO_TARGET_DIR:-target}/release:$PATH" {{ python }} docs/evidence/paper-b/run.py {{ table }} {{ options }}
+
 # Fuzz every decoder for so many seconds each (needs cargo-fuzz and a nightly toolchain)
 fuzz seconds="30" *targets:
     .ci/fuzz {{ seconds }} {{ targets }}

@@ -379,7 +379,8 @@ impl Inputs {
         Ok(Self { tensors })
     }
 
-    /// One input from an array of shape `(n_rows, …)`, as offline code has it.
+    /// One input from an array of shape `(n_rows, …)`, as offline code has it. A model of doubles gets the same numbers as
+    /// doubles, one of whole numbers gets them where all are whole.
     ///
     /// # Errors
     /// As [`InputTensor::new`].
@@ -394,7 +395,7 @@ impl Inputs {
         } else {
             rows.iter().copied().collect()
         };
-        Self::new(vec![InputTensor::new(spec, &shape, Values::F32(values))?])
+        Self::new(vec![InputTensor::new(spec, &shape, exactly(spec.dtype, values))?])
     }
 
     /// The number of rows, at least one.
@@ -413,6 +414,19 @@ impl Inputs {
     #[must_use]
     pub fn into_tensors(self) -> Vec<InputTensor> {
         self.tensors
+    }
+}
+
+/// The same numbers in the model's element type, where it holds every one of them; else as they are.
+fn exactly(dtype: DType, values: Vec<f32>) -> Values {
+    // Whole numbers up to here are exact in f32.
+    const MAX_WHOLE: f32 = 16_777_216.0;
+    let whole = || values.iter().all(|value| value.fract() == 0.0 && value.abs() <= MAX_WHOLE);
+    match dtype {
+        DType::F64 => Values::F64(values.into_iter().map(f64::from).collect()),
+        DType::I64 if whole() => Values::I64(values.into_iter().map(|value| value as i64).collect()),
+        DType::I32 if whole() => Values::I32(values.into_iter().map(|value| value as i32).collect()),
+        _ => Values::F32(values),
     }
 }
 
@@ -483,5 +497,17 @@ mod tests {
         let text = format!("{inputs:?}");
         assert!(text.contains("[1, 2] FP32"), "{text}");
         assert!(!text.contains("1234"), "{text}");
+    }
+
+    #[test]
+    fn rows_of_a_data_set_feed_models_of_doubles_and_of_whole_numbers() {
+        let rows = ArrayD::from_shape_vec(vec![2, 2], vec![1.0, -2.0, 0.5, 3.0]).unwrap();
+        let spec = |dtype| TensorSpec { name: "x".into(), dtype, shape: vec![Dim::Any, Dim::Fixed(2)] };
+        let doubles = Inputs::from_f32(&spec(DType::F64), rows.clone()).unwrap();
+        assert!(doubles.tensors()[0].values() == &Values::F64(vec![1.0, -2.0, 0.5, 3.0]));
+        let error = Inputs::from_f32(&spec(DType::I64), rows.clone()).map(|_| ());
+        assert!(matches!(error, Err(InputError::WrongDType { .. })));
+        let whole = Inputs::from_f32(&spec(DType::I64), rows.mapv(f32::floor)).unwrap();
+        assert!(whole.tensors()[0].values() == &Values::I64(vec![1, -2, 0, 3]));
     }
 }

@@ -8,11 +8,12 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sordino::audit::answers::{Allows, Answers};
 use sordino::audit::attack::{Attack, AttackId, Family};
+use sordino::audit::interval::Interval;
 use sordino::audit::invert::Inversion;
-use sordino::audit::report::{Claim, Findings, Leak, Settings, SystemFindings};
+use sordino::audit::report::{Claim, Findings, Leak, Settings, Standing, SystemFindings};
 use sordino::audit::roc::{Roc, TprAtFpr};
 use sordino::audit::shadow::{Bank, Shadowing, given};
-use sordino::audit::study::{self, GivenScores, Knowledge, Outcome};
+use sordino::audit::study::{self, GivenScores, Knowledge, LearnedFrom, Outcome};
 use sordino::audit::system::{Role, System, SystemKind};
 use sordino::audit::target::Target;
 
@@ -217,6 +218,56 @@ fn figures_hang_together() {
     assert_eq!(histogram.members.iter().sum::<u64>() + histogram.non_members.iter().sum::<u64>(), 1_200);
 }
 
+#[test]
+fn where_labels_alone_count_nothing_is_said_of_scores() {
+    // Members' labels are right more often, and nobody answers with a score.
+    let mut case = case(400, |_, _| 2.0, 13);
+    for row in 0..400 {
+        case.labels[row] = case.answers.predicted[row];
+    }
+    let labels = Answers::of_labels(case.answers.predicted.clone(), N_CLASSES);
+    let of = |name: &str, role| System {
+        name: name.to_owned(),
+        kind: SystemKind::Answered { role, answers: labels.clone(), inversion: Inversion::as_is() },
+        fitted: None,
+    };
+    let systems = [of("model", Role::Undefended), of("label-only", Role::Floor)];
+    let target = Target::answered(case.labels.clone(), case.n_members, N_CLASSES, Allows::LABELS).unwrap();
+    let found = study::run(&target, &systems, Vec::new(), &settings(false)).unwrap();
+    let headline = model(&found).headline.value.as_ref().unwrap();
+    assert_eq!((headline.leak, headline.standing), (Leak::Seen, Standing::CannotTell));
+    assert!(found.not_allowed.iter().any(|one| one.attack == Attack::Loss && one.lacks.contains("score")));
+}
+
+#[test]
+fn adversary_one_learns_on_the_shadow_alone() {
+    let lead = |member: bool, _: u32| if member { 4.0 } else { 2.0 };
+    let shadow = |lead: fn(bool, u32) -> f64| {
+        let shadow = case(600, lead, 14);
+        let members: Vec<bool> = (0..1_200).map(|row| row < 600).collect();
+        LearnedFrom::of("model", &[(shadow.answers, members)], &shadow.labels)
+    };
+    let run = |learned_from: LearnedFrom| {
+        let knowledge = Knowledge { learned_from: vec![learned_from], ..Knowledge::default() };
+        case(600, lead, 15).run(&settings(false), &knowledge).findings
+    };
+    let name = "ML-Leaks adversary 1, softmax on top 3";
+    let of = |found: &Findings| model(found).attacks.iter().find(|one| one.attack.name() == name).unwrap().clone();
+    let found = of(&run(shadow(lead)));
+    assert!(found.auc.value > 0.75 && found.calls.balanced_accuracy.low > 0.6, "{found:?}");
+}
+
+#[test]
+fn the_headlines_interval_allows_for_every_attack_that_was_tried() {
+    let found = case(400, |member, _| if member { 3.0 } else { 2.0 }, 16).run(&settings(false), &Knowledge::default());
+    let found = model(&found.findings);
+    let headline = found.headline.value.as_ref().unwrap();
+    let width = |interval: &Interval| interval.high - interval.low;
+    let own = found.attacks.iter().find(|one| one.attack == headline.widest_attack).unwrap();
+    assert!(headline.widest_interval.covers(headline.widest));
+    assert!(width(&headline.widest_interval) >= width(&own.widest_interval), "{headline:?}");
+}
+
 // Defects of other tools, each turned into a rule.
 
 #[test]
@@ -275,4 +326,34 @@ fn sacro_421_nothing_that_is_written_is_nan() {
     for one in &model(&found).attacks {
         assert!(one.auc.value.is_finite() && one.epsilon_lower_bound.is_finite(), "{one:?}");
     }
+}
+
+#[cfg(feature = "lab")]
+#[test]
+fn art_shadow_models_the_last_row_is_drawn_too() {
+    use sordino::lab::bank::inclusion::{Design, Inclusion, Pool};
+    let rows: Vec<usize> = (0..50).collect();
+    let pool = Pool::new(&rows).unwrap();
+    for design in [Design::Share { models: 40, share: 0.5 }, Design::Bootstrap { models: 40 }] {
+        let drawn = Inclusion::draw(design, &pool, 1).unwrap();
+        for row in [0, 49] {
+            let n = (0..40).filter(|&model| drawn.members(model).contains(&row)).count();
+            assert!((10..35).contains(&n), "{design:?}: row {row} trains {n} of 40 models");
+        }
+    }
+    let audits = (0..40).map(|seed| sordino::audit::rows::Allocation::deal(25, 25, seed));
+    let n_last = audits.filter(|dealt| dealt.verdict.contains(&49)).count();
+    assert!((10..31).contains(&n_last), "the last row is judged in {n_last} of 40 deals");
+}
+
+#[test]
+fn leakpro_393_accuracies_are_told_and_443_no_band_is() {
+    let found = case(200, |member, _| if member { 4.0 } else { 1.0 }, 17).run(&settings(false), &Knowledge::default());
+    for one in &found.findings.before_and_after {
+        assert!((0.0..=1.0).contains(&one.train_accuracy) && (0.0..=1.0).contains(&one.test_accuracy));
+    }
+    // A verdict is an interval against the floor and the null, never a word for a range of areas.
+    let text = serde_json::to_string(&found.findings).unwrap().to_lowercase();
+    let bands = [":\"high\"", ":\"medium\"", ":\"low\"", "high risk", "low risk"];
+    assert!(bands.iter().all(|band| !text.contains(band)));
 }

@@ -541,10 +541,10 @@ fn what_was_not_tried_is_told_apart() {
     let said = |tried| not_tried(tried).join("\n");
     let nothing = said(Tried::default());
     let all = said(Tried { shadows: true, changed: true, boundary: true, learned: true });
-    for word in ["LiRA", "single records", "changed inputs", "repeated", "boundary", "--scores-only"] {
+    for word in ["LiRA", "single records", "changed inputs", "repeated", "mix a record", "boundary", "--scores-only"] {
         assert!(nothing.contains(word) && !all.contains(word), "{word}");
     }
-    // Labels under noise are no walk to the boundary, and neither mixes records.
+    // Labels under noise are no walk to the boundary, and neither plants a record.
     let queries = said(Tried { changed: true, ..Tried::default() });
-    assert!(!queries.contains("changed inputs") && queries.contains("boundary") && all.contains("mix a record"));
+    assert!(!queries.contains("changed inputs") && queries.contains("boundary") && all.contains("canaries"));
 }

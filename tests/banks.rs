@@ -276,6 +276,12 @@ fn selena_teaches_a_student_what_models_say_that_never_saw_the_row() {
         .concat(),
     );
     assert!(stderr.contains("--leave-out: expected 1 to 2, got 3"), "{stderr}");
+    // What could not be kept is told before the teachers are trained.
+    fs::write(dir.join("private.toml"), format!("{RECIPE}\n[dp]\nclip = 1.0\nnoise_multiplier = 1.0\n")).unwrap();
+    let private =
+        ["ensemble", "selena", "--data", "csv:table.csv", "--split", "target.split.json", "--recipe", "private.toml"];
+    let stderr = refuse(dir, &[&private[..], &["--bank", "p", "--out", "p.onnx"]].concat());
+    assert!(stderr.contains("does not hold with a teacher") && !dir.join("p").exists(), "{stderr}");
 }
 
 #[test]
@@ -340,7 +346,7 @@ fn a_private_recipe_is_refused_for_a_student_before_its_teachers_are_trained() {
         [&["selena", "--models", "3", "--leave-out", "1", "--bank", "b"][..], &["distil", "--teacher", "target.onnx"]]
     {
         let stderr = refuse(dir, &[&["ensemble"], more, &SOURCE[..], &["--out", "x.onnx"]].concat());
-        assert!(stderr.contains("expected a recipe without an entry dp"), "{stderr}");
+        assert!(stderr.contains("does not hold with a teacher"), "{stderr}");
     }
     assert!(!dir.join("b").exists());
 }

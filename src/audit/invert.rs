@@ -22,6 +22,7 @@
 
 use ndarray::{Array2, ArrayView1, Axis};
 
+use crate::audit::answers::Answers;
 use crate::defence::{DefenceConfig, Fitted, Gate, Method};
 
 /// More steps than the fixed point takes to settle.
@@ -155,6 +156,27 @@ impl Inversion {
             }
         }
         self.logits(probabilities, predicted)
+    }
+}
+
+impl Inversion {
+    /// The answers of the undefended model as far as they can be recovered: a class that cannot be known has no share.
+    /// The label stays.
+    #[must_use]
+    pub fn undone(&self, answers: &Answers) -> Answers {
+        let n_classes = answers.probabilities.ncols();
+        let of_row = |row: usize| {
+            let mut z = self.logits(answers.probabilities.row(row), answers.predicted[row]);
+            let top = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            z.iter_mut().for_each(|z| *z = (*z - top).exp());
+            let sum: f64 = z.iter().sum();
+            z.into_iter().map(move |z| z / sum)
+        };
+        let values: Vec<f64> = (0..answers.n_rows()).flat_map(of_row).collect();
+        let probabilities = Array2::from_shape_vec((answers.n_rows(), n_classes), values);
+        // A value for each class of each row was just made.
+        let probabilities = probabilities.unwrap_or_else(|_| answers.probabilities.clone());
+        Answers { probabilities, predicted: answers.predicted.clone() }
     }
 }
 
@@ -340,6 +362,26 @@ mod tests {
         let (one, both) = (recovered(method.clone(), false), recovered(method, true));
         assert!(one > 0.5 && both > one + 0.1, "{both} {one}");
         assert!(both > 0.8, "{both}");
+    }
+
+    #[test]
+    fn what_is_undone_is_a_distribution_of_the_undefended_logits() {
+        let (fitted, logits) = (fitted(1), rows(200, 5));
+        let config =
+            DefenceConfig { method: Method::Reweight { weight: 0.1, when: Gate::Always }, top_k: None, digits: None };
+        let defence = Defence::new(&config, Some(Arc::clone(&fitted)), ScoreKind::Logits, N).unwrap();
+        let defended = defence.apply(RawScores::new(logits.clone(), ScoreKind::Logits).unwrap()).unwrap();
+        let answers = Answers::new(defended.probabilities().mapv(f64::from));
+        let undone = Inversion::of(&config, &fitted).undone(&answers);
+        let truth = Answers::of_scores(logits.mapv(f64::from), ScoreKind::Logits);
+        let near = (0..200).filter(|&row| {
+            let apart = &undone.probabilities.row(row) - &truth.probabilities.row(row);
+            apart.iter().all(|apart| apart.abs() < 1e-2)
+        });
+        assert!(near.count() > 90 && undone.predicted == answers.predicted);
+        for row in undone.probabilities.rows() {
+            assert!((row.sum() - 1.0).abs() < 1e-9 && row.iter().all(|p| *p >= 0.0));
+        }
     }
 
     #[test]

@@ -654,7 +654,7 @@ pub fn not_tried(tried: Tried) -> Vec<String> {
         ),
         (tried.changed, "repeated and perturbed queries: need a system that can be asked again (--queries)".to_owned()),
         (tried.boundary, "distance to the decision boundary: needs some hundred queries a row (--boundary)".to_owned()),
-        (false, "queries that mix a record with another (against routing)".to_owned()),
+        (tried.changed, "queries that mix a record with another (against routing): need a system that can be asked again (--queries)".to_owned()),
         (false, "planted records (canaries): need a model that was trained with them".to_owned()),
     ];
     let lacking = lacking.into_iter().filter_map(|(was, what)| (!was).then_some(what));

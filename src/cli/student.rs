@@ -29,7 +29,7 @@ use crate::lab::train::{Task, score};
 pub(super) fn expect_no_privacy(recipe: &Recipe) -> anyhow::Result<()> {
     ensure!(
         recipe.dp.is_none(),
-        "expected a recipe without an entry dp: a student's targets were learned from rows, which its epsilon would not count"
+        "differential privacy does not hold with a teacher: its answers were learned from rows without noise"
     );
     Ok(())
 }

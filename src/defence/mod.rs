@@ -14,7 +14,7 @@
 //! What this room is not: it says nothing about who asked or how often, and none of its methods is a privacy
 //! guarantee. Reweighting can be inverted by who knows the centroids, masked or not: each kept pair of classes tells its
 //! own equation. Without a gate, 2 digits (R6) stood at the label-only floor against the inversion that was tried
-//! (`docs/evidence/first-audit.md`); that is a measurement on three models, and no bound.
+//! (`docs/evidence/README.md`); that is a measurement on three models, and no bound.
 //!
 //! The paper is "Membership Inference Attacks Beyond Overfitting" (arXiv 2511.16792).
 //!

@@ -128,7 +128,7 @@ def test_it_is_served_behind_the_defence_with_its_own_labels(built, tmp_path):
     answer = json.loads(response.read())
     server.stop()
     assert response.status == 200, answer
-    [output] = [one for one in answer["outputs"] if one["datatype"] == "FP32"]
+    [output] = [one for one in answer["outputs"] if one["name"] == "probabilities"]
     p = np.asarray(output["data"]).reshape(len(asked), MAKE.N_CLASSES)
     assert np.allclose(p.sum(axis=1), 1, atol=1e-5)
     # The default defence keeps three classes of four, and every label.

@@ -7,7 +7,9 @@ Needs `sordino` (built with --features lab) on the path. The bundled model needs
 CIFAR-10 as an image folder from target/data/cifar10 and the Location set as CSV from target/data/bangkok. Models are trained where
 they are not there yet: those of the paper's tables by ../paper-a/run.py, those of the shadow banks here. A report that is there is
 not made again, so that the command may be stopped and started. Reports are made in target/audits; what is below 1 MiB is copied
-here, JSON without line breaks, the points of the map and more than five figures. Only the standard library is used.
+here; of JSON
+without line breaks, the points of curves and maps, predictive values at low rates and more than five figures. Of the audits that are
+not in WHOLE the JSON is copied alone, with the attacks that the summary tells about; so is a larger one. Only the standard library is used.
 """
 
 import argparse
@@ -106,11 +108,13 @@ def with_bank(name, *more):
 
 
 ROWS = ["original", "early-stopping", "l2-5e-4", "l2-1e-3", "l2-5e-3", "regdrop-25", "regdrop-50", "label-smoothing", "dp"]
+WHOLE = {"fashion", "location-lira", "location-original", "cifar-original", "cifar-lira"}
 AUDITS = {
     "fashion": lambda log: ["--grid", "--analysis"],
     "location-lira": with_bank("location", "--grid", "--analysis"),
     "location-original": of_table("location", "original", "--grid", "--queries", "--boundary"),
-    "cifar-original": of_table("table3", "original", "--grid", "--queries"),
+    "cifar-original": of_table("table3", "original", "--grid"),
+    "cifar-queries": of_table("table3", "original", "--queries", "--scores-only"),
     "cifar-lira": with_bank("cifar", "--grid", "--augment", "2"),
     **{f"location-{row}": of_table("location", row) for row in [*ROWS[1:], "selena"]},
     **{f"cifar-{row}": of_table("table3", row) for row in ROWS[1:]},
@@ -125,16 +129,40 @@ def make(name):
         options = AUDITS[name](log)
         sordino("audit", *options, "--quiet", "--json", report, "--html", WORK / f"{name}.html", "--markdown", WORK / f"{name}.md",
                 log=log)
-    # Five figures are more than any interval here is worth; the map is in the page.
+    # Five figures are more than any interval here is worth; what is drawn is in the page.
     found = json.loads(report.read_text(encoding="utf-8"), parse_float=lambda word: float(f"{float(word):.5g}"))
     (found["analysis"]["value"] or {}).pop("embedding", None)
-    files = {f"{name}.json": json.dumps(found, separators=(",", ":"), allow_nan=False) + "\n"}
-    files |= {path.name: path.read_text(encoding="utf-8") for path in (WORK / f"{name}.html", WORK / f"{name}.md")}
+    for system in found["findings"]["systems"]:
+        if name not in WHOLE:
+            system["attacks"] = [attack for attack in system["attacks"] if attack["attack"]["name"] in told(system)]
+        system["curves"] = []
+        for attack in system["attacks"]:
+            for at in attack["tpr_at_fpr"]:
+                at["predictive_values"] = []
+    text = json.dumps(found, separators=(",", ":"), allow_nan=False) + "\n"
+    if len(text.encode()) >= MAX_BYTES:
+        for system in found["findings"]["systems"]:
+            system["attacks"] = [attack for attack in system["attacks"] if attack["attack"]["name"] in told(system)]
+        text = json.dumps(found, separators=(",", ":"), allow_nan=False) + "\n"
+    files = {f"{name}.json": text}
+    if name in WHOLE:
+        files |= {path.name: path.read_text(encoding="utf-8") for path in (WORK / f"{name}.html", WORK / f"{name}.md")}
     for file, text in files.items():
         if len(text.encode()) < MAX_BYTES:
             (HERE / file).write_text(text, encoding="utf-8")
         else:
             print(f"{file} is left out: {len(text.encode())} bytes")
+
+
+def told(system):
+    """The attacks of a system that a summary tells about."""
+    headline = system["headline"]["value"]
+    names = {"loss", "correctness"}
+    if headline:
+        names |= {headline["fixed_attack"]["name"], headline["widest_attack"]["name"]}
+    rate = lambda attack: max((at["tpr"]["value"] or 0 for at in attack["tpr_at_fpr"] if at["target_fpr"] == 0.01), default=0)
+    counted = [attack for attack in system["attacks"] if attack["counts"]]
+    return names | ({max(counted, key=rate)["attack"]["name"]} if counted else set())
 
 
 def estimate(value, signed=False):
@@ -150,24 +178,29 @@ def tpr(system, rate):
     return "n/r" if not found else "{:.3f} ({})".format(*max(found))
 
 
+def all_of_it(name):
+    there = [f"[{ending}]({name}.{ending})" for ending in ("md", "html", "json") if (HERE / f"{name}.{ending}").exists()]
+    return f" All of it: {', '.join(there)}." if name in WHOLE else ""
+
+
 def section(name, report):
     findings, origin = report["findings"], report["origin"]
     undefended = findings["systems"][0]["utility"]
     lines = [f"## {name}", "",
              f"`{origin['data_source']}`, {findings['n_members']} + {findings['n_non_members']} rows, accuracy on members "
              f"{undefended['accuracy_members']:.3f}, on non-members {undefended['accuracy_non_members']:.3f}; commit "
-             f"{origin['commit']['value']}, {origin['machine']}. All of it: [{name}.md]({name}.md).", "",
+             f"{origin['commit']['value']}, {origin['machine']}.{all_of_it(name)}", "",
              "| system | (b) of the strongest attack | by | minus floor | stands | TPR at 1 % FPR (by) | NLL | ECE |",
              "| --- | ---: | --- | ---: | --- | ---: | ---: | ---: |"]
     for system in findings["systems"]:
         headline, utility = system["headline"]["value"], system["utility"]
-        told = [f"{utility['nll']:.2f}", f"{utility['ece']:.3f}"]
+        costs = [f"{utility['nll']:.2f}", f"{utility['ece']:.3f}"]
         if headline is None:
-            lines.append(f"| {system['name']} | no attack counts | | | | | " + " | ".join(told) + " |")
+            lines.append(f"| {system['name']} | no attack counts | | | | | " + " | ".join(costs) + " |")
             continue
         stands = "the floor" if system["role"] == "floor" else headline["standing"].replace("_", " ")
         lines.append(f"| {system['name']} | {estimate(headline['fixed'])} | {headline['fixed_attack']['name']} | "
-                     f"{estimate(headline['fixed_minus_floor'], True)} | {stands} | {tpr(system, 0.01)} | " + " | ".join(told) + " |")
+                     f"{estimate(headline['fixed_minus_floor'], True)} | {stands} | {tpr(system, 0.01)} | " + " | ".join(costs) + " |")
     lines.append("")
     for bank in findings["leave_one_out"]:
         best = max(bank["study"]["attacks"], key=lambda one: (one["auc"]["value"] or {"mean": 0})["mean"])

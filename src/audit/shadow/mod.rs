@@ -21,6 +21,7 @@ use ndarray::{Array2, Array3, ArrayView2, Axis};
 
 use crate::audit::answers::Answers;
 use crate::audit::attack::{AttackId, Family, scaled_logit};
+use crate::audit::invert::Inversion;
 use crate::audit::rows::Allocation;
 use crate::audit::study::GivenScores;
 use crate::audit::target::Target;
@@ -285,6 +286,31 @@ pub fn given_forms(
     let logits = scaled_logits(forms, target.labels())?;
     let found = attacks(&bank.of_rows(&rows), logits.view(), None, &population)?;
     Ok(found.into_iter().map(|(attack, scores)| GivenScores { system: system.to_owned(), attack, scores }).collect())
+}
+
+/// The shadow attacks of an attacker who first undoes the defence: `forms` are the system's answers, `bank` that of the
+/// **undefended** shadow models, `inversion` how the system is read back. A map that can be undone takes nothing from
+/// the likelihood ratio, whatever it does to the scaled logits of the answers as they stand.
+///
+/// # Errors
+/// [`ShadowError`].
+pub fn given_undone(
+    bank: &Bank,
+    pool: &[usize],
+    system: &str,
+    (forms, inversion): (&[&Answers], &Inversion),
+    target: &Target,
+    seed: u64,
+) -> Result<Vec<GivenScores>, ShadowError> {
+    let undone: Vec<Answers> = forms.iter().map(|answers| inversion.undone(answers)).collect();
+    let undone: Vec<&Answers> = undone.iter().collect();
+    let mut given = given_forms(bank, pool, system, &undone, target, seed)?;
+    // A selection: the density and the calibrated loss are weaker than these wherever shadows are as many.
+    given.retain(|one| !one.attack.name().contains("density") && !one.attack.name().contains("calibrated"));
+    for one in &mut given {
+        one.attack = AttackId::new(Family::Adaptive, format!("{} on undone answers", one.attack.name()));
+    }
+    Ok(given)
 }
 
 #[cfg(test)]

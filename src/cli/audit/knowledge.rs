@@ -11,12 +11,13 @@ use crate::audit::answers::Answers;
 use crate::audit::attack::Family;
 use crate::audit::lot;
 use crate::audit::report::{Claim, Figure, Settings, Tried};
-use crate::audit::shadow::folder::{self, Asking, Before};
-use crate::audit::shadow::given_forms;
+use crate::audit::shadow::folder::{self, Asking, Before, FolderBanks};
 use crate::audit::shadow::leave_one_out::{self, LeaveOneOutSettings};
+use crate::audit::shadow::{Bank, given_forms, given_undone};
 use crate::audit::source::sides::Sides;
 use crate::audit::study::{Knowledge, LearnedFrom};
 use crate::audit::system::{Role, SystemKind};
+use crate::audit::target::Target;
 use crate::audit::temperature::Temperature;
 use crate::data::Split;
 use crate::defence::ClassFallback;
@@ -114,6 +115,7 @@ fn shadows(
     let (calibration, labels) = case.target.calibration();
     let temperature = Temperature::fit(calibration, labels);
     let forms = questions::forms(case, n_forms, batch_rows)?;
+    undone(case, &found, (&forms[..], temperature.as_ref()), settings, knowledge)?;
     for (name, bank) in &found.banks {
         let system = case.systems.iter().find(|system| system.name == *name).context("a bank of no system")?;
         if let Some(answers) = system.answer(&case.target, &logits, temperature.as_ref())? {
@@ -129,7 +131,36 @@ fn shadows(
         study.records.iter_mut().for_each(|record| record.row = found.rows[record.row]);
         knowledge.leave_one_out.push((name.clone(), study));
     }
-    knowledge.learned_from = found.learned;
+    if !args.scores_only {
+        knowledge.learned_from = found.learned;
+    }
+    Ok(())
+}
+
+/// Attacks of who undoes the defence first and then compares with undefended shadow models, on every system that answers
+/// scores: on the undefended one they are the shadow attacks themselves, by which it is told whether they count (R16).
+fn undone(
+    case: &Case,
+    found: &FolderBanks,
+    (forms, temperature): (&[Target], Option<&Temperature>),
+    settings: &Settings,
+    knowledge: &mut Knowledge,
+) -> anyhow::Result<()> {
+    let undefended = |(name, _): &&(String, Bank)| {
+        case.systems.iter().any(|system| system.name == *name && system.role() == Role::Undefended)
+    };
+    let Some((_, bank)) = found.banks.iter().find(undefended) else { return Ok(()) };
+    let logits = case.target.logits();
+    for system in case.systems.iter().filter(|system| system.role() != Role::Floor) {
+        let Some(answers) = system.answer(&case.target, &logits, temperature)? else { continue };
+        let changed = forms.iter().map(|form| system.answer(form, &form.logits(), temperature));
+        let changed: Vec<Answers> = changed.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+        let all: Vec<&Answers> = std::iter::once(&answers).chain(&changed).collect();
+        let inversion = system.inversion(temperature);
+        let read = (&all[..], &inversion);
+        let scores = given_undone(bank, &found.rows, &system.name, read, &case.target, settings.seed);
+        knowledge.given.extend(scores.with_context(|| format!("{}, undone", system.name))?);
+    }
     Ok(())
 }
 

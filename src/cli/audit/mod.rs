@@ -98,7 +98,8 @@ pub struct Args {
     shadows: Option<PathBuf>,
     /// One shadow model: attacks are learned on its answers, behind the same defences, and judged on the target (ML-Leaks'
     /// adversary 1).
-    #[arg(long, value_name = "FILE", requires = "shadow_split", conflicts_with_all = ["shadows", "predictions"])]
+    #[arg(long, value_name = "FILE", requires = "shadow_split",
+        conflicts_with_all = ["shadows", "predictions", "scores_only"])]
     shadow_model: Option<PathBuf>,
     /// The split of the shadow model's training: its part `train` it saw, `test` it did not; none of them the audit's rows.
     #[arg(long, value_name = "FILE", requires = "shadow_model")]
