@@ -181,7 +181,7 @@ mod tests {
         assert!(record.card().contains("gives no differential privacy"));
         let design = crate::lab::bank::inclusion::Design::Whole { models: 2 };
         let (bank, combine) = (String::new(), String::new());
-        record.made_from = Some(MadeFrom::Joined { bank, n_models: 2, design, combine });
+        record.made_from = Some(MadeFrom::Joined { bank, n_models: 2, design, combine, pool: vec![] });
         let card = record.card();
         assert!(card.contains("Each of its models was trained with differential privacy"), "{card}");
         assert!(!card.contains("gives no differential privacy"), "{card}");
