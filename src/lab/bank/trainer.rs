@@ -49,7 +49,9 @@ impl<'a> MemberTrainer<'a> {
     ) -> anyhow::Result<Self> {
         planned.check(dataset)?;
         match (&planned.plan.recipe.dp, &secret) {
-            (Some(dp), _) => drop(dp.key(planned.plan.recipe.seed, secret.clone())?),
+            (Some(dp), _) => {
+                dp.key(planned.plan.recipe.seed, secret.clone())?;
+            }
             (None, Some(_)) => bail!("a secret was given, and the bank's recipe is not private"),
             (None, None) => {}
         }
