@@ -170,7 +170,7 @@ mod tests {
         record.data.pixels = Some(false);
         record.model.output = LOG_PROBABILITIES.to_owned();
         let card = record.card();
-        assert!(card.contains("values as they are") && !card.contains("255"), "{card}");
+        assert!(card.contains("values as they are") && !card.contains("divided by 255"), "{card}");
         assert!(card.contains("logarithms of probabilities in this order") && !card.contains("logits"), "{card}");
     }
 
