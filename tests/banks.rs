@@ -297,12 +297,85 @@ fn a_student_learns_from_a_model_or_a_bank_without_labels() {
         assert_eq!(record["made_from"]["n_models"], n_models);
         assert_eq!(record["made_from"]["n_rows"], 100);
         assert_eq!(record["recipe"]["distillation"]["temperature"], 2.0);
+        // What it was taught is what it was trained on, whatever the split calls these rows.
+        assert_eq!(
+            (&record["results"]["train"]["n_rows"], &record["results"]["test"]),
+            (&100.into(), &serde_json::json!(null))
+        );
+        let card = fs::read_to_string(dir.join("student.md")).unwrap();
+        assert!(card.contains("It was trained on the part test of the split"), "{card}");
     }
+    for (more, expected) in [
+        (["--teacher", "bank", "--jobs", "0"], "--jobs: expected 1, got 0"),
+        (["--teacher", "table.csv", "--jobs", "1"], "got the file table.csv"),
+    ] {
+        let stderr = refuse(dir, &[&["ensemble", "distil"], &SOURCE[..], &more, &["--out", "x.onnx"]].concat());
+        assert!(stderr.contains(expected), "{stderr}");
+    }
+    run(dir, &["shadows", "status", "nobank"]);
+    assert!(!dir.join("nobank").exists(), "looking made a folder");
     let stderr = refuse(
         dir,
         &[&["ensemble", "distil"], &SOURCE[..], &["--teacher", "bank", "--strangers", "--out", "x.onnx"]].concat(),
     );
     assert!(stderr.contains("160 rows were seen by every model of the bank"), "{stderr}");
+}
+
+#[test]
+fn a_student_that_stops_early_says_so_and_leaves_what_train_leaves() {
+    let dir = workshop();
+    let dir = dir.path();
+    let stopping = RECIPE.replace("epochs = 8", "epochs = 300") + "[early_stopping]\npatience = 2\nby = \"loss\"\n";
+    fs::write(dir.join("recipe.toml"), stopping).unwrap();
+    ensemble(dir, "distil", &["--teacher", "target.onnx", "--out", "student.onnx"]);
+    let record = json(dir, "student.json");
+    let (best, n_epochs) = (record["best_epoch"].as_u64().unwrap(), record["history"].as_array().unwrap().len());
+    assert!(n_epochs < 300 && best as usize + 2 == n_epochs, "{best} of {n_epochs}");
+    assert_eq!(record["device"], json(dir, "target.json")["device"]);
+    assert!(fs::read_to_string(dir.join("student.svg")).unwrap().starts_with("<svg"));
+    succeed(dir, &["export", "--weights", "student.weights.safetensors", "--out", "again.onnx"]);
+    assert!(fs::read(dir.join("again.onnx")).unwrap() == fs::read(dir.join("student.onnx")).unwrap());
+}
+
+#[test]
+fn a_private_recipe_is_refused_for_a_student_before_its_teachers_are_trained() {
+    let dir = workshop();
+    let dir = dir.path();
+    fs::write(dir.join("recipe.toml"), format!("{RECIPE}[dp]\nclip = 1.0\nnoise_multiplier = 1.0\n")).unwrap();
+    for more in
+        [&["selena", "--models", "3", "--leave-out", "1", "--bank", "b"][..], &["distil", "--teacher", "target.onnx"]]
+    {
+        let stderr = refuse(dir, &[&["ensemble"], more, &SOURCE[..], &["--out", "x.onnx"]].concat());
+        assert!(stderr.contains("does not hold with a teacher"), "{stderr}");
+    }
+    assert!(!dir.join("b").exists());
+}
+
+#[test]
+fn rows_that_trained_a_joined_graph_are_not_called_test_rows() {
+    let dir = workshop();
+    let dir = dir.path();
+    ensemble(dir, "train", &["--whole", "2", "--pool", "train,test", "--out", "bank"]);
+    succeed(dir, &["ensemble", "join", "bank", "--data", "csv:table.csv", "--out", "joined.onnx"]);
+    let results = &json(dir, "joined.json")["results"];
+    assert_eq!((&results["train"]["n_rows"], &results["validation"]["n_rows"]), (&260.into(), &40.into()));
+    assert_eq!((&results["test"], &results["loss_attack"]), (&serde_json::json!(null), &serde_json::json!(null)));
+    let card = fs::read_to_string(dir.join("joined.md")).unwrap();
+    assert!(card.contains("It was trained on the part train and test of the split"), "{card}");
+    assert!(card.contains("logarithms of probabilities in this order"), "{card}");
+}
+
+#[test]
+fn pairs_of_rows_that_no_model_may_answer_for_are_counted_and_told() {
+    let dir = workshop();
+    let dir = dir.path();
+    let words = [&["ensemble", "train"], &SOURCE[..], &["--ensemble", "3", "--share", "0.6", "--out", "bank"]].concat();
+    let output = run(dir, &words);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && stderr.contains("pairs of rows no model saw neither row"), "{stderr}");
+    let pairs = &json(dir, "bank/ensemble.json")["pairs"];
+    assert_eq!((&pairs["n_pairs"], &pairs["exact"]), (&12_720.into(), &true.into()));
+    assert!(pairs["n_without_model"].as_u64().unwrap() > 0, "{pairs}");
 }
 
 #[test]
@@ -314,6 +387,11 @@ fn boosting_goes_on_from_the_rounds_that_stand_and_leaves_a_bank() {
     let stderr =
         refuse(dir, &[&["ensemble", "boost"], &SOURCE[..], &["--rounds", "3", "--rate", "0", "--out", "x"]].concat());
     assert!(stderr.contains("rate: expected a positive number"), "{stderr}");
+    let jobs = refuse(dir, &[&["ensemble", "boost"], &SOURCE[..], &["--jobs", "2", "--out", "x"]].concat());
+    assert!(jobs.contains("--jobs: expected 1, got 2: a round waits for the one before"), "{jobs}");
+    fs::write(dir.join("rows.txt"), json(dir, "whole/split.json")["parts"]["train"][0].to_string()).unwrap();
+    let forget = refuse(dir, &["forget", "whole", "--data", "csv:table.csv", "--rows", "rows.txt", "--out", "less"]);
+    assert!(forget.contains("a boosted bank forgets nothing") && !dir.join("less").exists(), "{forget}");
     let mut child = sordino(dir, &[&["ensemble", "boost"], &SOURCE[..], &words("killed")].concat());
     let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -326,9 +404,6 @@ fn boosting_goes_on_from_the_rounds_that_stand_and_leaves_a_bank() {
     ensemble(dir, "boost", &words("killed"));
     assert_eq!(bank_digest(dir, "killed"), bank_digest(dir, "whole"));
     assert!(!dir.join("killed/rounds.json").exists());
-    fs::write(dir.join("rows.txt"), json(dir, "target.split.json")["parts"]["train"][0].to_string()).unwrap();
-    let forget = ["forget", "whole", "--data", "csv:table.csv", "--rows", "rows.txt", "--out", "less"];
-    assert!(refuse(dir, &forget).contains("the bank was boosted"));
     let join = ["ensemble", "join", "whole", "--data", "csv:table.csv", "--combine", "logits", "--out", "boosted.onnx"];
     succeed(dir, &join);
 }
@@ -357,12 +432,6 @@ fn forgetting_a_row_trains_one_shard_anew_and_carries_the_others_over() {
     let holds = |part: &str| new["parts"][part].as_array().unwrap().contains(&row.into());
     assert!(!holds("train") && !holds("test"), "the row is still in the split");
     assert!(succeed(dir, &["shadows", "status", "without"]).contains("4 of 4 models stand"));
-    // A row that would then be looked at while training stays where it is.
-    ensemble(dir, "train", &["--sisa", "2", "--pool", "train,validation", "--out", "wide"]);
-    fs::write(dir.join("validation.txt"), split["parts"]["validation"][0].to_string()).unwrap();
-    let words = ["forget", "wide", "--data", "csv:table.csv", "--rows", "validation.txt", "--out", "narrow"];
-    assert!(refuse(dir, &words).contains("is a validation row"));
-    assert!(!dir.join("narrow").exists());
     // Once forgotten, a row cannot be forgotten again; nor one that was never known.
     let again = ["forget", "without", "--data", "csv:table.csv", "--rows", "rows.txt", "--out", "again"];
     assert!(refuse(dir, &again).contains(&format!("row {row} is not in the bank's pool")));
@@ -458,6 +527,34 @@ fn a_bank_takes_a_recipe_by_its_name_and_says_which_there_are() {
 }
 
 #[test]
+fn a_forgotten_row_is_in_no_part_of_the_split_and_times_of_several_sittings_are_not_compared() {
+    let dir = workshop();
+    let dir = dir.path();
+    ensemble(dir, "train", &["--sisa", "3", "--pool", "train,validation", "--out", "bank"]);
+    let before = json(dir, "bank/split.json");
+    let rows: Vec<String> = (0..4).map(|at| before["parts"]["validation"][at].to_string()).collect();
+    fs::write(dir.join("rows.txt"), rows.join("\n")).unwrap();
+    let edit = |file: &str, name: &str, value: serde_json::Value| {
+        let mut record = json(dir, file);
+        record[name] = value;
+        fs::write(dir.join(file), record.to_string()).unwrap();
+    };
+    edit("bank/bank.json", "train_seconds", serde_json::json!(1000.0));
+    let forget =
+        |out: &str| succeed(dir, &["forget", "bank", "--data", "csv:table.csv", "--rows", "rows.txt", "--out", out]);
+    assert!(forget("without").contains("% saved"));
+    let after = json(dir, "without/split.json");
+    assert_eq!(after["parts"]["validation"].as_array().unwrap().len(), 36);
+    for part in after["parts"].as_object().unwrap().values() {
+        assert!(!part.as_array().unwrap().iter().any(|row| rows.contains(&row.to_string())), "{part}");
+    }
+    assert_eq!(after["without"].as_array().unwrap().len(), 4);
+    edit("bank/model-00000.json", "resumed", serde_json::json!(true));
+    assert!(forget("again").contains("not to be compared"));
+    assert_eq!(json(dir, "again/forget.json")["saved"], serde_json::json!(null));
+}
+
+#[test]
 fn processes_that_train_stop_with_the_one_that_started_them_and_leave_their_checkpoints() {
     let dir = workshop();
     let dir = dir.path();
@@ -524,4 +621,11 @@ fn copies_of_a_row_go_to_the_same_models_when_asked() {
         let same = (0..300).filter(|row| matrix.of_row(places[row]) == matrix.of_row(places[&(row + 300)])).count();
         assert_eq!(same == 300, together, "{out}: {same}");
     }
+    let source = ["--data", "csv:twice.csv", "--split", "twice.json", "--recipe", "recipe.toml", "--bank", "selena"];
+    let words = ["--models", "4", "--leave-out", "2", "--group-copies", "--out", "selena.onnx"];
+    succeed(dir, &[&["ensemble", "selena"], &source[..], &words].concat());
+    let bytes = fs::read(dir.join("selena/inclusion.safetensors")).unwrap();
+    let matrix = sordino::lab::bank::matrix_file::read(&bytes).unwrap();
+    let places = matrix.places();
+    assert!((0..300).all(|row| matrix.of_row(places[&row]) == matrix.of_row(places[&(row + 300)])));
 }

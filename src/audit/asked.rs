@@ -208,7 +208,7 @@ mod tests {
         fn ask_all(&mut self, inputs: &ArrayD<f32>) -> Result<Vec<Answers>, QueryError> {
             let n_rows = inputs.shape()[0];
             self.n_asked += n_rows as u64;
-            let wobble = if self.n_asked / n_rows as u64 % 2 == 0 { self.noise } else { -self.noise };
+            let wobble = if (self.n_asked / n_rows as u64).is_multiple_of(2) { self.noise } else { -self.noise };
             let values: Vec<f32> = inputs.iter().copied().collect();
             let p = Array2::from_shape_fn((n_rows, 2), |(row, j)| {
                 let top = 1.0 / (1.0 + f64::exp(f64::from(-values[2 * row]))) + wobble;

@@ -242,7 +242,8 @@ pub(super) fn machine() -> MachineRecord {
     MachineRecord { cpu, n_cores }
 }
 
-/// A model that is served, and the files beside it: the same as `sordino train` writes.
+/// A model that is served, and the files beside it: the same as `sordino train` writes, but that a graph joined of several
+/// models has no weights file and no picture.
 pub(super) struct ModelFiles {
     model: PathBuf,
     pub(super) checkpoint: PathBuf,
@@ -257,7 +258,7 @@ impl ModelFiles {
         if let Some(dir) = out.parent().filter(|dir| !dir.as_os_str().is_empty()) {
             std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
         }
-        for ending in ["onnx", "json", "split.json", "md", "checkpoint"] {
+        for ending in ["onnx", "json", "split.json", "md", "checkpoint", "weights.safetensors", "svg"] {
             let file = out.with_extension(ending);
             ensure!(
                 !data.source.reads(&file),
@@ -280,12 +281,18 @@ impl ModelFiles {
         path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
-    /// Writes model, split, card and record, the record last; removes the checkpoint; prints the results.
-    pub(super) fn write(&self, model: &[u8], record: &RunRecord, split: &Split) -> anyhow::Result<()> {
-        let (split, card) = (split.to_bytes(), record.card());
-        let files: [(&str, &[u8]); 4] =
-            [("split.json", &split), ("onnx", model), ("md", card.as_bytes()), ("json", &record.to_json())];
-        for (ending, bytes) in files {
+    /// Writes model, split, card, what else there is `beside` (by its ending) and the record, this last; removes the
+    /// checkpoint; prints the results.
+    pub(super) fn write(
+        &self,
+        model: &[u8],
+        record: &RunRecord,
+        split: &Split,
+        beside: &[(&str, &[u8])],
+    ) -> anyhow::Result<()> {
+        let (split, card, record_json) = (split.to_bytes(), record.card(), record.to_json());
+        let own: [(&str, &[u8]); 3] = [("split.json", &split), ("onnx", model), ("md", card.as_bytes())];
+        for &(ending, bytes) in own.iter().chain(beside).chain([&("json", record_json.as_slice())]) {
             let path = self.model.with_extension(ending);
             write_atomic(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
         }
@@ -383,6 +390,19 @@ pub(super) enum Trained {
 }
 
 impl WorkFlags {
+    /// Stops where several models at a time are asked for, and there is one.
+    pub(super) fn expect_one_job(&self, why: &str) -> anyhow::Result<()> {
+        ensure!(self.jobs == 1, "--jobs: expected 1, got {}: {why}", self.jobs);
+        Ok(())
+    }
+
+    /// Does work in this process with so many threads as are asked for.
+    pub(super) fn alone<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+        let Some(threads) = self.threads else { return Ok(work()) };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
+        Ok(pool.context("cannot start threads")?.install(work))
+    }
+
     /// The key of --dp-secret.
     pub(super) fn secret(&self) -> anyhow::Result<Option<NoiseKey>> {
         self.dp_secret.as_deref().map(read_secret).transpose()

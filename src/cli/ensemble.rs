@@ -4,38 +4,38 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
 use ndarray::{Array2, Axis, concatenate};
 
 use super::bank::{
-    DealFlags, ModelFiles, Rows, Source, SourceFlags, Trained, WorkFlags, code, expect_no_input, machine, part,
-    print_bank, run_record,
+    DealFlags, ModelFiles, Rows, SourceFlags, Trained, WorkFlags, code, expect_no_input, machine, part, print_bank,
+    run_record,
 };
+use super::student::{self, teach};
 use super::train::Stop;
 use crate::data::{Dataset, Part, Split};
 use crate::lab::bank::answers::{Answerer, Averaged, softmax};
 use crate::lab::bank::boost_run::Boosting;
-use crate::lab::bank::distil::{Teacher, TeacherRecord};
+use crate::lab::bank::distil::Teacher;
 use crate::lab::bank::ensemble::{EnsembleRecord, measure};
 use crate::lab::bank::inclusion::{Design, Inclusion};
 use crate::lab::bank::merge::Bank;
+use crate::lab::bank::pairs::Pairs;
 use crate::lab::bank::place::Place;
 use crate::lab::bank::plan::Planned;
-use crate::lab::bank::run::{Assignment, Shard};
+use crate::lab::bank::run::Shard;
 use crate::lab::bank::stack;
-use crate::lab::bank::trainer::{Ended, Finished, MemberTrainer, export, train_member};
+use crate::lab::bank::trainer::MemberTrainer;
 use crate::lab::onnx::join::{Combine, join};
 use crate::lab::recipe::{Distillation, Recipe};
 use crate::lab::record::{MadeFrom, Results};
-use crate::lab::train::{RowScores, Score, Task};
+use crate::lab::train::{RowScores, Score};
 
 /// The file that says how good a bank is as one classifier.
 const RECORD_FILE: &str = "ensemble.json";
-/// The checkpoint of a student, beside its model.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// Rows on which a joined graph is held against its members.
 const PARITY_ROWS: usize = 64;
 /// How far a probability of the joined graph may be from that of its members.
@@ -131,10 +131,10 @@ struct SelenaArgs {
     /// Models that never see a row (L).
     #[arg(long, value_name = "L", default_value_t = 10)]
     leave_out: usize,
-    /// Deal class by class, so that each model sees each class in its share.
+    /// Deal class by class, so that each of the K models sees each class in its share.
     #[arg(long)]
     stratified: bool,
-    /// Give rows with equal values to the same models: else a row may be answered for by a model that knows its copy.
+    /// Give rows with equal values to the same models: else a copy of a row trains models that answer for it.
     #[arg(long)]
     group_copies: bool,
     /// Where the K models go: a folder or a URL.
@@ -196,6 +196,7 @@ fn train(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let source = args.source.load(args.work.secret()?.as_ref())?;
     let planned = source.plan(&args.deal)?;
     planned.write(&place)?;
+    warn_of_pairs(&planned);
     match args.work.train(&place, &planned, (&args.source.data, &source.dataset), Shard::ALL)? {
         Trained::Interrupted(code) => Ok(code),
         Trained::Shard => bail!("the whole bank is one shard here"),
@@ -204,6 +205,19 @@ fn train(args: &TrainArgs) -> anyhow::Result<ExitCode> {
             report(&place, &Bank { planned, manifest }, &source.dataset)?;
             Ok(ExitCode::SUCCESS)
         }
+    }
+}
+
+/// Tells of pairs that a deal of shares has no model for; a deal by folds has what it says.
+fn warn_of_pairs(planned: &Planned) {
+    let Design::Share { .. } = planned.plan.design else { return };
+    let Pairs { n_pairs, n_without_model, exact } = Pairs::of(&planned.inclusion);
+    if n_without_model > 0 {
+        let of = if exact { "" } else { " that were drawn" };
+        eprintln!(
+            "note: for {n_without_model} of {n_pairs} pairs of rows{of} no model saw neither row: one that leaves out the \
+             two nearest records cannot answer everywhere; --folds F --leave 2, more models or a smaller --share can"
+        );
     }
 }
 
@@ -242,11 +256,9 @@ fn print_ensemble(record: &EnsembleRecord) {
             println!("{name:<34} loss attack: AUC {auc:.4}  advantage {advantage:.4} (up to {noise:.4} is noise)");
         }
     }
-    if let Some(share) = record.pairs_without_model.filter(|share| *share > 0.0) {
-        let share = 100.0 * share;
-        println!(
-            "{share:.1} % of pairs of rows have no model that knows neither: --folds F --leave 2 has one for each"
-        );
+    if let Some(Pairs { n_pairs, n_without_model, exact }) = record.pairs {
+        let of = if exact { "" } else { ", drawn" };
+        println!("pairs of rows of the pool without a model that saw neither: {n_without_model} of {n_pairs}{of}");
     }
     println!(
         "models that may answer for a row of the pool: {} at least, {:.1} in the mean; none for {} rows",
@@ -267,12 +279,12 @@ fn join_bank(args: &JoinArgs) -> anyhow::Result<ExitCode> {
     let model = join(&models, &combine)?;
     check_joined(&model, &combine, (&place, &bank), &dataset)?;
     let answers = Answerer::load(&model)?;
-    let pool = bank.planned.inclusion.rows();
-    let evaluate = |rows: Vec<usize>| -> anyhow::Result<RowScores> {
+    let evaluate = |rows: &[usize]| -> anyhow::Result<RowScores> {
         let labels: Vec<u32> = rows.iter().map(|&row| dataset.labels()[row]).collect();
-        Ok(crate::lab::bank::answers::row_scores(&answers.probabilities(&dataset, &rows, 1.0)?, &labels))
+        Ok(crate::lab::bank::answers::row_scores(&answers.probabilities(&dataset, rows, 1.0)?, &labels))
     };
     let made_from = MadeFrom::Joined {
+        pool: bank.planned.plan.pool.clone(),
         bank: bank.manifest.digest.clone(),
         n_models: models.len(),
         design: bank.manifest.design,
@@ -281,19 +293,19 @@ fn join_bank(args: &JoinArgs) -> anyhow::Result<ExitCode> {
     let plan = &bank.planned.plan;
     let mut record = run_record(&files, plan.recipe.clone(), plan.data.clone(), &bank.planned.split, &model)?;
     record.made_from = Some(made_from);
-    let [train, validation, calibration, test] = learned_and_others(&bank.planned.split, pool);
-    let scores = [evaluate(train)?, evaluate(validation)?, evaluate(calibration)?, evaluate(test)?];
+    let pool = bank.planned.inclusion.rows();
+    let [validation, calibration, test] = unknown_rows(&bank.planned.split, &pool.iter().copied().collect());
+    let scores = [evaluate(pool)?, evaluate(&validation)?, evaluate(&calibration)?, evaluate(&test)?];
     record.results = Some(Results::of(scores, plan.recipe.seed)?);
     record.wall_seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
-    files.write(&model, &record, &bank.planned.split)?;
+    files.write(&model, &record, &bank.planned.split, &[])?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The rows that were learned, whatever part they are of, and those of validation, calibration and test that were not.
-fn learned_and_others(split: &Split, learned: &[usize]) -> [Vec<usize>; 4] {
-    let known: HashSet<usize> = learned.iter().copied().collect();
-    let others = |part| split.part(part).iter().copied().filter(|row| !known.contains(row)).collect();
-    [learned.to_vec(), others(Part::Validation), others(Part::Calibration), others(Part::Test)]
+/// The validation, calibration and test rows that a model was not made from, whatever the split calls these.
+pub(super) fn unknown_rows(split: &Split, known: &HashSet<usize>) -> [Vec<usize>; 3] {
+    [Part::Validation, Part::Calibration, Part::Test]
+        .map(|part| split.part(part).iter().copied().filter(|row| !known.contains(row)).collect())
 }
 
 /// The way of joining, with its words for the record.
@@ -302,9 +314,8 @@ fn combine(kind: CombineKind, models: &[Vec<u8>], bank: &Bank, dataset: &Dataset
         CombineKind::Probabilities => Ok((Combine::MeanProbabilities, "the mean of the probabilities".to_owned())),
         CombineKind::Logits => Ok((Combine::MeanLogits, "the mean of the logits".to_owned())),
         CombineKind::Stack => {
-            let pool: std::collections::HashSet<usize> = bank.planned.inclusion.rows().iter().copied().collect();
-            let rows: Vec<usize> =
-                bank.planned.split.part(Part::Validation).iter().copied().filter(|row| !pool.contains(row)).collect();
+            let pool = bank.planned.inclusion.rows().iter().copied().collect();
+            let [rows, ..] = unknown_rows(&bank.planned.split, &pool);
             let logits = models
                 .iter()
                 .map(|model| Answerer::load(model)?.logits(dataset, &rows))
@@ -359,6 +370,7 @@ fn check_joined(
 }
 
 fn boost(args: &BoostArgs) -> anyhow::Result<ExitCode> {
+    args.work.expect_one_job("a round waits for the one before")?;
     let place = Place::open(&args.out)?;
     expect_no_input(&place, &args.source.data)?;
     let source = args.source.load(args.work.secret()?.as_ref())?;
@@ -394,7 +406,7 @@ fn boost(args: &BoostArgs) -> anyhow::Result<ExitCode> {
             record.wall_seconds
         );
     };
-    let Some(manifest) = boosting.run(&stop.flag, &told)? else {
+    let Some(manifest) = args.work.alone(|| boosting.run(&stop.flag, &told))?? else {
         eprintln!("interrupted; the same command goes on");
         return Ok(ExitCode::from(stop.exit_code.load(Ordering::Relaxed)));
     };
@@ -407,7 +419,7 @@ fn selena(args: &SelenaArgs) -> anyhow::Result<ExitCode> {
     let place = Place::open(&args.bank)?;
     expect_no_input(&place, &args.source.data)?;
     let source = args.source.load(args.work.secret()?.as_ref())?;
-    expect_no_promise(&source.recipe)?;
+    student::expect_no_privacy(&source.recipe)?;
     // The members learn labels; the recipe's distillation is the student's.
     ensure!(
         args.leave_out >= 1 && args.leave_out < args.models,
@@ -428,13 +440,14 @@ fn selena(args: &SelenaArgs) -> anyhow::Result<ExitCode> {
     let parts = [Part::Train.name().to_owned()];
     let rows = source.split.part(Part::Train).to_vec();
     let taught = Teacher::Strangers(&place, &bank).targets(&source.dataset, (&parts, &rows))?;
-    teach(&source, rows, taught, &files, &args.work)
+    teach(&source, (rows, vec![]), taught, &files, &args.work)
 }
 
 fn distil(args: &DistilArgs) -> anyhow::Result<ExitCode> {
+    args.work.expect_one_job("there is one student")?;
     let files = ModelFiles::beside(&args.out, &args.source.data)?;
     let mut source = args.source.load(args.work.secret()?.as_ref())?;
-    expect_no_promise(&source.recipe)?;
+    student::expect_no_privacy(&source.recipe)?;
     let given = source.recipe.distillation.unwrap_or_default();
     let distillation = Distillation {
         temperature: args.temperature.unwrap_or(given.temperature),
@@ -446,89 +459,24 @@ fn distil(args: &DistilArgs) -> anyhow::Result<ExitCode> {
     let rows: Vec<usize> = parts.iter().flat_map(|part| source.split.part(*part)).copied().collect();
     let about = (args.rows.as_slice(), rows.as_slice());
     let is_model = Path::new(&args.teacher).extension().is_some_and(|ending| ending == "onnx");
+    let mut known = vec![];
     let taught = if is_model {
         ensure!(!args.strangers, "--strangers: expected a bank as --teacher, got one model");
         let bytes =
             std::fs::read(&args.teacher).with_context(|| format!("cannot read the teacher {}", args.teacher))?;
         Teacher::Model(&bytes).targets(&source.dataset, about)?
     } else {
+        ensure!(
+            !Path::new(&args.teacher).is_file(),
+            "--teacher: expected a model that ends in .onnx, or the folder or URL of a bank, got the file {}",
+            args.teacher
+        );
         let place = Place::open(&args.teacher)?;
         let bank = Bank::read(&place)?;
         bank.planned.check(&source.dataset)?;
+        known.extend_from_slice(bank.planned.inclusion.rows());
         let teacher = if args.strangers { Teacher::Strangers(&place, &bank) } else { Teacher::Bank(&place, &bank) };
         teacher.targets(&source.dataset, about)?
     };
-    teach(&source, rows, taught, &files, &args.work)
-}
-
-/// Stops before the teachers are trained where the student's recipe promises what it could not keep.
-fn expect_no_promise(recipe: &Recipe) -> anyhow::Result<()> {
-    ensure!(
-        recipe.dp.is_none(),
-        "differential privacy does not hold with a teacher: its answers were learned from rows without noise"
-    );
-    Ok(())
-}
-
-/// Trains a student on soft targets, from its checkpoint where there is one, and writes it.
-fn teach(
-    source: &Source,
-    rows: Vec<usize>,
-    (targets, teacher): (Array2<f32>, TeacherRecord),
-    files: &ModelFiles,
-    work: &WorkFlags,
-) -> anyhow::Result<ExitCode> {
-    let started = Instant::now();
-    let (dataset, split): (&Dataset, &Split) = (&source.dataset, &source.split);
-    let device = work.device.open()?;
-    let taught: std::collections::HashSet<usize> = rows.iter().copied().collect();
-    let validation = split.part(Part::Validation).iter().copied().filter(|row| !taught.contains(row)).collect();
-    let task = Task { teacher: Some(targets), ..Task::new(dataset, rows.clone(), validation) };
-    let checkpoint = match std::fs::read(&files.checkpoint) {
-        Ok(bytes) => Some(bytes),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", files.checkpoint.display())),
-    };
-    let assignment = Assignment {
-        member: 0,
-        recipe: source.recipe.clone(),
-        rows: vec![],
-        strangers: vec![],
-        checkpoint,
-        before: None,
-        is_last: true,
-    };
-    let stop = Stop::listen()?;
-    let mut kept = Instant::now();
-    let mut keep = |write: &mut dyn FnMut() -> anyhow::Result<Vec<u8>>| {
-        if kept.elapsed() >= CHECKPOINT_EVERY {
-            files.keep(&write()?)?;
-            kept = Instant::now();
-        }
-        Ok(())
-    };
-    let ended = train_member(task, (&assignment, None), &device, &mut keep, &stop.flag)
-        .with_context(|| format!("the student (checkpoint: {})", files.checkpoint.display()))?;
-    let Finished { network, history, privacy, best_epoch } = match ended {
-        Ended::Interrupted(checkpoint) => {
-            files.keep(&checkpoint)?;
-            eprintln!("interrupted; the same command goes on");
-            return Ok(ExitCode::from(stop.exit_code.load(Ordering::Relaxed)));
-        }
-        Ended::Stage(_) => bail!("a student has one stage"),
-        Ended::Finished(finished) => *finished,
-    };
-    let model = export(&network, dataset, &rows)?;
-    let mut record = run_record(files, source.recipe.clone(), source.data.clone(), split, &model)?;
-    record.made_from = Some(MadeFrom::Taught(teacher));
-    record.privacy = privacy;
-    record.history = history;
-    record.best_epoch = best_epoch;
-    record.device = Some(device.device());
-    let parts = learned_and_others(split, &rows);
-    let scores = parts.map(|rows| crate::lab::train::score(&network, dataset, &rows));
-    record.results = Some(Results::of(scores, source.recipe.seed)?);
-    record.wall_seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
-    files.write(&model, &record, split)?;
-    Ok(ExitCode::SUCCESS)
+    teach(&source, (rows, known), taught, &files, &args.work)
 }

@@ -56,7 +56,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Trained::Shard => bail!("the whole bank is one shard here"),
         Trained::Whole(manifest) => manifest,
     };
-    let record = forgetting.record(&bank, &to, &manifest)?;
+    let record = forgetting.record((&from, &bank), (&to, &manifest))?;
     let mut bytes = serde_json::to_vec_pretty(&record)?;
     bytes.push(b'\n');
     to.write(FORGET_FILE, &bytes)?;
@@ -72,8 +72,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// What that is less than all, where the clock can tell.
 fn saved(record: &ForgetRecord) -> String {
-    if record.full_seconds < 0.1 {
-        return " (too short to compare)".to_owned();
+    match record.saved {
+        None => " (not to be compared: too short, or in several sittings)".to_owned(),
+        Some(saved) if saved < 0.0 => format!(": {:.0} % more", -100.0 * saved),
+        Some(saved) => format!(": {:.0} % saved", 100.0 * saved),
     }
-    format!(": {:.0} % saved", 100.0 * record.saved)
 }

@@ -27,6 +27,8 @@ pub mod serve;
 pub mod shadows;
 pub mod split;
 #[cfg(feature = "lab")]
+mod student;
+#[cfg(feature = "lab")]
 pub mod train;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

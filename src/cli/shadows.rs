@@ -36,7 +36,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Plan(Box<PlanArgs>),
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     Merge(MergeArgs),
     Status(StatusArgs),
 }

@@ -170,7 +170,7 @@ mod tests {
         record.data.pixels = Some(false);
         record.model.output = LOG_PROBABILITIES.to_owned();
         let card = record.card();
-        assert!(card.contains("values as they are") && !card.contains("255"), "{card}");
+        assert!(card.contains("values as they are") && !card.contains("divided by 255"), "{card}");
         assert!(card.contains("logarithms of probabilities in this order") && !card.contains("logits"), "{card}");
     }
 
@@ -181,7 +181,7 @@ mod tests {
         assert!(record.card().contains("gives no differential privacy"));
         let design = crate::lab::bank::inclusion::Design::Whole { models: 2 };
         let (bank, combine) = (String::new(), String::new());
-        record.made_from = Some(MadeFrom::Joined { bank, n_models: 2, design, combine });
+        record.made_from = Some(MadeFrom::Joined { bank, n_models: 2, design, combine, pool: vec![] });
         let card = record.card();
         assert!(card.contains("Each of its models was trained with differential privacy"), "{card}");
         assert!(!card.contains("gives no differential privacy"), "{card}");

@@ -90,10 +90,13 @@ pub fn is_checkpoint(bytes: &[u8]) -> bool {
     bytes.starts_with(b"sordino.checkpoint ")
 }
 
-/// Whether bytes are a checkpoint of this version with the digest that it names.
-#[must_use]
-pub fn is_whole(bytes: &[u8]) -> bool {
-    payload(bytes).is_ok()
+/// Whether bytes are a checkpoint of this version as it was written; of which training is not looked at.
+///
+/// # Errors
+///
+/// When they are not, in words.
+pub fn check(bytes: &[u8]) -> anyhow::Result<()> {
+    payload(bytes).map(drop)
 }
 
 /// What is behind the format's name and the digest.

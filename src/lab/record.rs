@@ -82,6 +82,9 @@ pub enum MadeFrom {
         design: Design,
         /// How their answers become one, in words.
         combine: String,
+        /// The parts of the split whose rows trained them: their results stand under `train`; not in older records.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pool: Vec<String>,
     },
     /// It learned what others say of its rows.
     Taught(TeacherRecord),
@@ -91,17 +94,34 @@ impl MadeFrom {
     /// One paragraph of a model card.
     pub(super) fn card(&self) -> String {
         match self {
-            Self::Joined { bank, n_models, design, combine } => format!(
+            Self::Joined { bank, n_models, design, combine, pool } => format!(
                 "{n_models} models of one bank (`{bank}`: {design}) in one graph: {combine}. Recipe and results of \
-                 epochs are those of its members.\n\n"
+                 epochs are those of its members.{}\n\n",
+                if pool.is_empty() { String::new() } else { trained_on(pool) }
             ),
             Self::Taught(teacher) => format!(
                 "Its targets are not labels but the answers of {} models (`{}`, {}) on {} rows, of which \
-                 {:.4} are the label.\n\n",
-                teacher.n_models, teacher.digest, teacher.kind, teacher.n_rows, teacher.accuracy
+                 {:.4} are the label.{}\n\n",
+                teacher.n_models,
+                teacher.digest,
+                teacher.kind,
+                teacher.n_rows,
+                teacher.accuracy,
+                trained_on(&teacher.rows)
             ),
         }
     }
+}
+
+/// Which rows `train` means in the results, where the split's part of that name is not what was trained on.
+fn trained_on(parts: &[String]) -> String {
+    if parts == ["train"] {
+        return String::new();
+    }
+    let parts = parts.join(" and ");
+    format!(
+        " It was trained on the part {parts} of the split: these rows are what the results call train, and none of them is in another line."
+    )
 }
 
 /// How a run ended.

@@ -187,7 +187,7 @@ impl Bench<'_> {
                 attack: id.name.clone(),
                 what,
             })?,
-            Planned::FromShadow(learned, shadow) => self.from_shadow(subject, *learned, shadow).map_err(|what| {
+            Planned::FromShadow(learned, shadow) => self.by_shadow(subject, *learned, shadow).map_err(|what| {
                 StudyError::Learned { system: subject.system.name.clone(), attack: id.name.clone(), what }
             })?,
         };
@@ -251,7 +251,7 @@ impl Bench<'_> {
     }
 
     /// Fitted on the shadow's rows, all of them: no row of the target is looked at.
-    fn from_shadow(
+    fn by_shadow(
         &self,
         subject: &Subject<'_>,
         attack: LearnedAttack,

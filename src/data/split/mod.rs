@@ -236,7 +236,7 @@ pub struct Split {
     /// How the rows were drawn; version 1 does not say, and means the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     drawn: Option<Drawn>,
-    /// Rows that were drawn into the train part and taken out of it again; none in version 1.
+    /// Rows that were drawn into a part and taken out of it again; none in version 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     without: Option<Vec<usize>>,
     parts: Parts,

@@ -134,6 +134,13 @@ fn rows_taken_out_of_the_train_part_belong_to_no_part_and_are_recorded() {
     let test = split.part(Part::Test)[0];
     assert!(matches!(split.without(&[test]), Err(SplitError::NotTrain { row }) if row == test));
     assert!(matches!(split.without(&train), Err(SplitError::NoTrainRows)));
+    let shadow = split.part(Part::Shadow).first().copied();
+    let forgotten: Vec<usize> = [train[0], test].into_iter().chain(shadow).collect();
+    let without = split.forgetting(&[&forgotten[..], &[49_999]].concat()).unwrap();
+    assert!(Part::ALL.iter().all(|&part| !without.part(part).iter().any(|row| forgotten.contains(row))));
+    assert_eq!(without.removed().len(), forgotten.len());
+    assert_eq!(Split::from_bytes(&without.to_bytes()).unwrap(), without);
+    assert!(matches!(split.forgetting(&train), Err(SplitError::NoTrainRows)));
     let old = Split::from_bytes(include_bytes!("../../../models/fashion_cnn.split.json")).unwrap();
     let newer = old.without(&old.part(Part::Train)[..1]).unwrap();
     assert_eq!(Split::from_bytes(&newer.to_bytes()).unwrap(), newer);

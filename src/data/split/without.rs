@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::{Drawn, FORMAT_VERSION, Split, SplitError};
+use super::{Drawn, FORMAT_VERSION, Part, Parts, Split, SplitError};
 
 impl Split {
     /// This split without the train rows `rows`: they belong to no part any more, and the new split records them. The
@@ -22,11 +22,29 @@ impl Split {
             }
             removed.insert(row);
         }
+        self.less(removed)
+    }
+
+    /// This split without some rows, whatever part they are in; the new split records those that were in one.
+    ///
+    /// # Errors
+    ///
+    /// [`SplitError::NoTrainRows`] where no train row is left.
+    pub fn forgetting(&self, rows: &[usize]) -> Result<Self, SplitError> {
+        let drawn: HashSet<usize> = Part::ALL.into_iter().flat_map(|part| self.part(part)).copied().collect();
+        let removed = self.removed().iter().chain(rows.iter().filter(|row| drawn.contains(row)));
+        self.less(removed.copied().collect())
+    }
+
+    fn less(&self, removed: HashSet<usize>) -> Result<Self, SplitError> {
         let mut split = self.clone();
         split.format_version = FORMAT_VERSION;
         split.drawn.get_or_insert_with(Drawn::default);
         split.parts.shadow.get_or_insert_default();
-        split.parts.train.retain(|row| !removed.contains(row));
+        let Parts { train, validation, calibration, test, shadow } = &mut split.parts;
+        for part in [train, validation, calibration, test].into_iter().chain(shadow) {
+            part.retain(|row| !removed.contains(row));
+        }
         let mut removed: Vec<usize> = removed.into_iter().collect();
         removed.sort_unstable();
         split.without = Some(removed);

@@ -1,7 +1,7 @@
 //! The rounds of boosting on disk: each waits for the one before, all are kept, the whole becomes a bank.
 
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use ndarray::Array2;
@@ -20,8 +20,6 @@ use crate::lab::record::{CodeRecord, MachineRecord};
 
 /// The file that says how far the rounds are; removed when the bank is complete.
 pub const ROUNDS_FILE: &str = "rounds.json";
-/// A checkpoint is kept no more often.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -127,23 +125,25 @@ impl Boosting<'_> {
         let rows: Vec<usize> = pool.iter().zip(drawn).flat_map(repeated).collect();
         let strangers = pool.iter().zip(drawn).filter(|(_, count)| **count == 0).map(|(&row, _)| row).collect();
         let n_rows = rows.len();
+        let running = checkpoint_file(round);
+        let checkpoint = self.place.read(&running)?.filter(|bytes| match self.worker.check_checkpoint(bytes) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!("{running}: {error:#}; round {round} begins anew");
+                false
+            }
+        });
+        let resumed = checkpoint.is_some();
         let assignment = Assignment {
             member: round,
             recipe: self.planned.plan.recipe_of(round),
             rows,
             strangers,
-            checkpoint: self.place.read(&checkpoint_file(round))?,
+            checkpoint,
             before: None,
             is_last: true,
         };
-        let mut kept = Instant::now();
-        let mut keep = |write: &mut dyn FnMut() -> anyhow::Result<Vec<u8>>| {
-            if kept.elapsed() >= CHECKPOINT_EVERY {
-                self.place.write(&checkpoint_file(round), &write()?)?;
-                kept = Instant::now();
-            }
-            Ok(())
-        };
+        let mut keep = |write: &mut dyn FnMut() -> anyhow::Result<Vec<u8>>| self.place.write(&running, &write()?);
         let trained = match self.worker.train(assignment, &mut keep, stop)? {
             Sitting::Interrupted(checkpoint) => {
                 self.place.write(&checkpoint_file(round), &checkpoint)?;
@@ -166,6 +166,7 @@ impl Boosting<'_> {
             privacy,
             kept_from: None,
             wall_seconds: (started.elapsed().as_secs_f64() * 100.0).round() / 100.0,
+            resumed,
             code: self.code.clone(),
             machine: self.machine.clone(),
         };

@@ -13,7 +13,6 @@
 
 use std::collections::HashSet;
 
-use ndarray::{Array2, ArrayView1};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -21,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::answers::Averaged;
 use super::merge::Bank;
+use super::pairs::Pairs;
 use super::place::Place;
 use crate::data::{Dataset, Part};
 use crate::lab::record::Results;
@@ -44,13 +44,9 @@ pub struct EnsembleRecord {
     pub fewest_models: usize,
     /// How many may, in the mean.
     pub mean_models: f64,
-    /// The share of pairs of rows of which every model saw one at least: nobody may answer for a query that is close to
-    /// both. Absent in older records.
+    /// For how many pairs of rows of the pool no model may; absent in older records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pairs_without_model: Option<f64>,
-    /// Pairs that were counted: all, or so many that were drawn.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub n_pairs: Option<usize>,
+    pub pairs: Option<Pairs>,
     /// On the rows of the pool, each answered by all models: what an ensemble without exclusion tells its members.
     pub pool_by_all: Option<Score>,
     /// On validation rows outside of the pool, answered as rows of the pool are.
@@ -71,27 +67,6 @@ pub struct EnsembleRecord {
     /// Both by all models.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unrouted: Option<Results>,
-}
-
-/// No more pairs are counted; of more, as many are drawn.
-const MAX_PAIRS: usize = 500_000;
-
-/// How many pairs of different rows were counted, and of how many every model saw one at least.
-fn pairs_without(counts: &Array2<u8>, rng: &mut ChaCha8Rng) -> (usize, usize) {
-    let knows = |row: ArrayView1<'_, u8>| -> Vec<bool> { row.iter().map(|&count| count > 0).collect() };
-    let rows: Vec<Vec<bool>> = counts.columns().into_iter().map(knows).collect();
-    let nobody = |a: usize, b: usize| rows[a].iter().zip(&rows[b]).all(|(a, b)| *a || *b);
-    let n = rows.len();
-    let n_pairs = n * n.saturating_sub(1) / 2;
-    if n_pairs <= MAX_PAIRS {
-        let without = (0..n).flat_map(|a| (a + 1..n).map(move |b| (a, b))).filter(|&(a, b)| nobody(a, b)).count();
-        return (n_pairs, without);
-    }
-    let mut drawn = || {
-        let (a, b) = (rng.random_range(0..n), rng.random_range(0..n - 1));
-        nobody(a, if b < a { b } else { b + 1 })
-    };
-    (MAX_PAIRS, (0..MAX_PAIRS).filter(|_| drawn()).count())
 }
 
 /// Measures a bank.
@@ -126,7 +101,6 @@ pub fn measure(place: &Place, bank: &Bank, dataset: &Dataset) -> anyhow::Result<
     let test = outside(Part::Test);
     let (test_as_members, test_by_all) = (as_members(&test)?, by_all(&test)?);
 
-    let (n_pairs, without) = pairs_without(counts, &mut rng);
     let models = &bank.manifest.models;
     let single: Vec<f64> = models.iter().filter_map(|model| Some(model.results.test?.accuracy)).collect();
     let n_models: usize = strangers.n_models.iter().sum();
@@ -140,8 +114,7 @@ pub fn measure(place: &Place, bank: &Bank, dataset: &Dataset) -> anyhow::Result<
         n_without_model: strangers.n_models.iter().filter(|&&n| n == 0).count(),
         fewest_models: strangers.n_models.iter().copied().min().unwrap_or(0),
         mean_models: n_models as f64 / pool.len().max(1) as f64,
-        pairs_without_model: (n_pairs > 0).then(|| without as f64 / n_pairs as f64),
-        n_pairs: Some(n_pairs),
+        pairs: Some(Pairs::of(inclusion)),
         pool_by_all: pool_by_all.mean(),
         validation,
         test: test_as_members.mean(),
@@ -151,26 +124,4 @@ pub fn measure(place: &Place, bank: &Bank, dataset: &Dataset) -> anyhow::Result<
         routed_alike: leak(&pool_by_strangers, &test_as_members)?,
         unrouted: leak(&pool_by_all, &test_by_all)?,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::inclusion::{Design, Inclusion, Pool};
-    use super::*;
-
-    #[test]
-    fn two_left_out_folds_answer_for_any_pair_and_one_does_not() {
-        let pairs = |n_rows, leave| {
-            let pool = Pool::new(&(0..n_rows).collect::<Vec<_>>()).unwrap();
-            let matrix = Inclusion::draw(Design::Folds { folds: 3, leave }, &pool, 1).unwrap();
-            pairs_without(matrix.counts(), &mut ChaCha8Rng::seed_from_u64(1))
-        };
-        assert_eq!(pairs(6, 2), (15, 0));
-        // Two rows of one fold have a model, rows of two folds have none.
-        assert_eq!(pairs(6, 1), (15, 12));
-        // Too many to count: two thirds of those that are drawn.
-        let (n_pairs, without) = pairs(1200, 1);
-        assert_eq!(n_pairs, MAX_PAIRS);
-        assert!((without as f64 / n_pairs as f64 - 2.0 / 3.0).abs() < 0.01, "{without}");
-    }
 }

@@ -8,17 +8,20 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use ndarray::Axis;
 use serde::{Deserialize, Serialize};
 
 use super::inclusion::{Design, Inclusion};
 use super::member::{State, model_file, record_file, state};
-use super::merge::{Bank, carry_slices};
+use super::merge::{Bank, Manifest, carry_slices};
 use super::place::Place;
 use super::plan::Planned;
 use super::slices;
-use crate::data::{Dataset, Part};
+use crate::data::Dataset;
+
+/// Trainings that took less all together are not compared.
+const LEAST_SECONDS: f64 = 0.1;
 
 /// The file of the [`ForgetRecord`] in a bank.
 pub const FORGET_FILE: &str = "forget.json";
@@ -57,8 +60,10 @@ pub struct ForgetRecord {
     pub retrain_seconds: f64,
     /// Seconds that training all models of the bank took when it was made: on whatever machine that was.
     pub full_seconds: f64,
-    /// `1 − retrain_seconds / full_seconds`.
-    pub saved: f64,
+    /// `1 − retrain_seconds / full_seconds`, below 0 where the clock says so; absent where a model on either side was
+    /// trained in several sittings, of which only the last was timed, or all took no time to speak of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved: Option<f64>,
 }
 
 impl Forgetting {
@@ -66,19 +71,18 @@ impl Forgetting {
     ///
     /// # Errors
     ///
-    /// When a row is not in the bank's pool or is a validation row, none is named, the bank was boosted, or a model or class would be left without rows.
+    /// When a row is not in the bank's pool, none is named, a model or class would be left without rows, or the bank is a
+    /// boosted one, in which every model is what it is by every row.
     pub fn plan(bank: &Bank, dataset: &Dataset, rows: &[usize]) -> anyhow::Result<Self> {
         let old = &bank.planned;
         old.check(dataset)?;
         let forgotten: HashSet<usize> = rows.iter().copied().collect();
         ensure!(!forgotten.is_empty(), "expected rows to forget, got none");
         ensure!(
-            !matches!(old.inclusion.design(), Design::Recorded { .. }),
-            "the bank was boosted: which rows trained which round follows from all rows, so that nothing may be kept; train it anew"
+            !matches!(old.plan.design, Design::Recorded { .. }),
+            "a boosted bank forgets nothing: what the rounds before got wrong, the rows among it, drew the rows of each round; \
+             boost anew on a split without the rows (`sordino split --without`)"
         );
-        if let Some(row) = old.split.part(Part::Validation).iter().find(|row| forgotten.contains(row)) {
-            bail!("row {row} is a validation row: out of the pool it would be looked at while training");
-        }
         let places = old.inclusion.places();
         let mut retrain = BTreeMap::new();
         for row in &forgotten {
@@ -99,9 +103,8 @@ impl Forgetting {
             old.inclusion.counts().select(Axis(1), &kept),
         )
         .context("without the rows")?;
-        let train: HashSet<usize> = old.split.part(Part::Train).iter().copied().collect();
-        let from_train: Vec<usize> = forgotten.iter().copied().filter(|row| train.contains(row)).collect();
-        let split = old.split.without(&from_train)?;
+        // Out of every part: what else is fitted on a part, a stacking or an attacker's models, is not to know them either.
+        let split = old.split.forgetting(rows)?;
         split.check_classes(dataset)?;
         let (plan, n_rows) = (&old.plan, forgotten.len());
         let planned =
@@ -142,13 +145,23 @@ impl Forgetting {
     /// # Errors
     ///
     /// When a model is missing.
-    pub fn record(&self, old: &Bank, place: &Place, new: &super::merge::Manifest) -> anyhow::Result<ForgetRecord> {
+    pub fn record(
+        &self,
+        (from, old): (&Place, &Bank),
+        (place, new): (&Place, &Manifest),
+    ) -> anyhow::Result<ForgetRecord> {
         let mut retrain_seconds = 0.0;
+        let mut is_timed = true;
+        for member in 0..old.manifest.models.len() {
+            let record = state(from, &old.planned, member)?;
+            is_timed &= matches!(record, State::Whole(record) if !record.resumed);
+        }
         for &member in &self.retrain {
             let State::Whole(record) = state(place, &self.planned, member)? else {
                 anyhow::bail!("model {member} is missing");
             };
             retrain_seconds += record.wall_seconds;
+            is_timed &= !record.resumed;
         }
         let full_seconds = old.manifest.train_seconds;
         let round = |value: f64| (value * 1000.0).round() / 1000.0;
@@ -161,7 +174,7 @@ impl Forgetting {
             n_models: self.planned.plan.n_models(),
             retrain_seconds: round(retrain_seconds),
             full_seconds,
-            saved: if full_seconds > 0.0 { round(1.0 - retrain_seconds / full_seconds) } else { 0.0 },
+            saved: (is_timed && full_seconds >= LEAST_SECONDS).then(|| round(1.0 - retrain_seconds / full_seconds)),
         })
     }
 }

@@ -66,6 +66,9 @@ pub struct MemberRecord {
     pub kept_from: Option<String>,
     /// Seconds on the wall clock; of the last sitting where it was resumed.
     pub wall_seconds: f64,
+    /// Whether there was a sitting before, of which the seconds are not counted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resumed: bool,
     /// The source code that ran; absent for a build outside of a checkout.
     pub code: Option<CodeRecord>,
     /// The machine, in words.

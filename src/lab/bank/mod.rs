@@ -22,6 +22,7 @@ pub mod inclusion;
 pub mod matrix_file;
 pub mod member;
 pub mod merge;
+pub mod pairs;
 pub mod place;
 pub mod plan;
 pub mod run;

@@ -2,7 +2,7 @@
 //!
 //! Knows neither networks nor data: a [`Worker`] trains one model. A model counts as done when its record stands in the
 //! place and fits; everything else is trained, from its checkpoint where there is one. The model is written before its record and
-//! both are written whole, so a kill at any moment costs at most what was trained since the last checkpoint.
+//! both are written whole, and a checkpoint is kept behind each epoch: a kill at any moment costs at most one epoch.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,14 +19,10 @@ use super::place::Place;
 use super::plan::Planned;
 use super::slices;
 use crate::data::hex;
-use crate::lab::checkpoint;
 use crate::lab::dp::PrivacyRecord;
 use crate::lab::recipe::Recipe;
 use crate::lab::record::{CodeRecord, MachineRecord};
 use crate::lab::train::EpochScore;
-
-/// A checkpoint is kept behind an epoch, but no more often, so that small networks are not slowed down by the disk.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
 /// One of several equal parts of a bank's work: the models `m` with `m mod count = index`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +136,13 @@ pub enum Sitting {
 
 /// Trains one model.
 pub trait Worker: Sync {
+    /// Looks at what [`Sitting::Interrupted`] or [`Sitting::Stage`] gave, as it was read back.
+    ///
+    /// # Errors
+    ///
+    /// When it is damaged, so that the training is to begin anew.
+    fn check_checkpoint(&self, bytes: &[u8]) -> anyhow::Result<()>;
+
     /// Trains until done or until `stop` is raised. After each epoch `keep` is offered a way to write a checkpoint.
     ///
     /// # Errors
@@ -148,7 +151,7 @@ pub trait Worker: Sync {
     fn train(&self, assignment: Assignment, keep: &mut Keep<'_>, stop: &AtomicBool) -> anyhow::Result<Sitting>;
 }
 
-/// Is offered a checkpoint after each epoch and decides whether to take it.
+/// Is offered a checkpoint after each epoch.
 pub type Keep<'a> = dyn FnMut(&mut dyn FnMut() -> anyhow::Result<Vec<u8>>) -> anyhow::Result<()> + 'a;
 
 /// What is told as a bank is trained.
@@ -241,24 +244,22 @@ impl Run<'_> {
             State::Missing => {}
         }
         let started = Instant::now();
-        let mut before = self.last_kept(member, n_stages)?;
+        let mut before = self.last_kept(member, n_stages, told)?;
+        let mut resumed = false;
         let first = before.as_ref().map_or(0, |(stage, _)| stage + 1);
         for stage in first..n_stages {
             let running = self.running_file(member, stage);
-            let checkpoint = self.place.read(&running)?;
+            let checkpoint = self.whole(member, &running, told)?;
+            let goes_on = checkpoint.is_some();
             if stage == first {
-                told(Event::Started(member, checkpoint.is_some() || stage > 0));
+                resumed = goes_on;
+                told(Event::Started(member, goes_on || stage > 0));
             }
-            let mut kept = Instant::now();
-            let mut keep = |write: &mut dyn FnMut() -> anyhow::Result<Vec<u8>>| {
-                if kept.elapsed() >= CHECKPOINT_EVERY {
-                    self.place.write(&running, &write()?)?;
-                    kept = Instant::now();
-                }
-                Ok(())
-            };
+            let mut keep = |write: &mut dyn FnMut() -> anyhow::Result<Vec<u8>>| self.place.write(&running, &write()?);
             let assignment = self.assignment(member, (stage, n_stages), checkpoint, before.take());
-            match self.worker.train(assignment, &mut keep, stop)? {
+            let sitting = self.worker.train(assignment, &mut keep, stop);
+            let sitting = if goes_on { sitting.with_context(|| format!("from {running}")) } else { sitting };
+            match sitting? {
                 Sitting::Interrupted(checkpoint) => {
                     self.place.write(&running, &checkpoint)?;
                     told(Event::Interrupted(member));
@@ -270,7 +271,8 @@ impl Run<'_> {
                     before = Some((stage, checkpoint));
                 }
                 Sitting::Finished(trained) => {
-                    told(Event::Done(Box::new(self.write(member, *trained, started.elapsed())?)));
+                    let record = self.write(member, *trained, (started.elapsed(), resumed))?;
+                    told(Event::Done(Box::new(record)));
                     self.place.remove(&running)?;
                 }
             }
@@ -278,15 +280,31 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The last finished stage of a model that is not done, and what it left; what is damaged is passed over.
-    fn last_kept(&self, member: usize, n_stages: usize) -> anyhow::Result<Option<(usize, Vec<u8>)>> {
+    /// The last finished stage of a model that is not done, and what it left.
+    fn last_kept(
+        &self,
+        member: usize,
+        n_stages: usize,
+        told: &(dyn Fn(Event) + Sync),
+    ) -> anyhow::Result<Option<(usize, Vec<u8>)>> {
         for stage in (0..n_stages - 1).rev() {
-            let bytes = self.place.read(&slices::kept_file(member, stage))?;
-            if let Some(bytes) = bytes.filter(|bytes| checkpoint::is_whole(bytes)) {
+            if let Some(bytes) = self.whole(member, &slices::kept_file(member, stage), told)? {
                 return Ok(Some((stage, bytes)));
             }
         }
         Ok(None)
+    }
+
+    /// A checkpoint that can be gone on from; one that is damaged is told and left.
+    fn whole(&self, member: usize, name: &str, told: &(dyn Fn(Event) + Sync)) -> anyhow::Result<Option<Vec<u8>>> {
+        let Some(bytes) = self.place.read(name)? else { return Ok(None) };
+        match self.worker.check_checkpoint(&bytes) {
+            Ok(()) => Ok(Some(bytes)),
+            Err(error) => {
+                told(Event::Unfit(member, format!("{name}: {error:#}")));
+                Ok(None)
+            }
+        }
     }
 
     fn running_file(&self, member: usize, stage: usize) -> String {
@@ -324,7 +342,12 @@ impl Run<'_> {
     }
 
     /// Writes the model, then its record.
-    fn write(&self, member: usize, trained: Trained, took: Duration) -> anyhow::Result<MemberRecord> {
+    fn write(
+        &self,
+        member: usize,
+        trained: Trained,
+        (took, resumed): (Duration, bool),
+    ) -> anyhow::Result<MemberRecord> {
         let record = MemberRecord {
             format: FORMAT.to_owned(),
             format_version: FORMAT_VERSION,
@@ -338,6 +361,7 @@ impl Run<'_> {
             privacy: trained.privacy,
             kept_from: None,
             wall_seconds: (took.as_secs_f64() * 100.0).round() / 100.0,
+            resumed,
             code: self.code.clone(),
             machine: self.machine.clone(),
         };

@@ -43,8 +43,13 @@ struct Fake {
 }
 
 impl Worker for Fake {
+    fn check_checkpoint(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        anyhow::ensure!(bytes != b"cut", "the checkpoint is damaged");
+        Ok(())
+    }
+
     fn train(&self, assignment: Assignment, keep: &mut Keep<'_>, stop: &AtomicBool) -> anyhow::Result<Sitting> {
-        keep(&mut || anyhow::bail!("not after so short a time"))?;
+        keep(&mut || Ok(format!("an epoch of {}", assignment.member).into_bytes()))?;
         anyhow::ensure!(self.fails_at != Some(assignment.member), "the loss is NaN");
         if self.stop_before == Some(self.n_trained.fetch_add(1, Ordering::SeqCst)) {
             stop.store(true, Ordering::SeqCst);
@@ -68,6 +73,27 @@ fn run_with(place: &Place, planned: &Planned, worker: &Fake, shard: &str) -> (an
     let events = Mutex::new(Vec::new());
     let ended = run.run(&AtomicBool::new(false), &|event| events.lock().unwrap().push(event));
     (ended, events.into_inner().unwrap())
+}
+
+#[test]
+fn a_checkpoint_is_kept_behind_each_epoch_and_a_damaged_one_is_named_and_not_gone_on_from() {
+    let (_dir, place) = place();
+    let planned = planned(SHARE, 1);
+    planned.write(&place).unwrap();
+    let worker = Fake { fails_at: Some(2), ..Fake::default() };
+    let (ended, _) = run_with(&place, &planned, &worker, "2/7");
+    assert!(ended.is_err());
+    assert_eq!(place.read(&checkpoint_file(2)).unwrap().unwrap(), b"an epoch of 2");
+    let (ended, _) = run_with(&place, &planned, &worker, "2/7");
+    let error = format!("{:#}", ended.unwrap_err());
+    assert!(error.contains("from model-00002.checkpoint: the loss is NaN"), "{error}");
+    place.write(&checkpoint_file(2), b"cut").unwrap();
+    let worker = Fake::default();
+    let (ended, events) = run_with(&place, &planned, &worker, "2/7");
+    assert_eq!(ended.unwrap(), Ended::Complete);
+    assert!(worker.seen.lock().unwrap()[0].checkpoint.is_none());
+    let named = "model-00002.checkpoint: the checkpoint is damaged".to_owned();
+    assert!(events.contains(&Event::Unfit(2, named)), "{events:?}");
 }
 
 fn run(place: &Place, planned: &Planned, shard: &str) -> Vec<Event> {

@@ -49,7 +49,9 @@ impl<'a> MemberTrainer<'a> {
     ) -> anyhow::Result<Self> {
         planned.check(dataset)?;
         match (&planned.plan.recipe.dp, &secret) {
-            (Some(dp), _) => drop(dp.key(planned.plan.recipe.seed, secret.clone())?),
+            (Some(dp), _) => {
+                dp.key(planned.plan.recipe.seed, secret.clone())?;
+            }
             (None, Some(_)) => bail!("a secret was given, and the bank's recipe is not private"),
             (None, None) => {}
         }
@@ -60,6 +62,10 @@ impl<'a> MemberTrainer<'a> {
 }
 
 impl Worker for MemberTrainer<'_> {
+    fn check_checkpoint(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        checkpoint::check(bytes)
+    }
+
     fn train(&self, assignment: Assignment, keep: &mut Keep<'_>, stop: &AtomicBool) -> anyhow::Result<Sitting> {
         let task = Task::new(self.dataset, assignment.rows.clone(), self.validation.clone());
         match train_member(task, (&assignment, self.secret.clone()), self.device, keep, stop)? {
@@ -98,10 +104,10 @@ pub struct Finished {
     pub network: Network,
     /// The course of the training.
     pub history: Vec<EpochScore>,
+    /// The epoch whose weights these are, where early stopping chose one.
+    pub best_epoch: Option<usize>,
     /// What differential privacy it gives, if any.
     pub privacy: Option<PrivacyRecord>,
-    /// The epoch that early stopping chose, counted from 1.
-    pub best_epoch: Option<usize>,
 }
 
 /// Trains one model on one task, from its checkpoint where there is one, with the secret that its recipe names.
@@ -117,14 +123,7 @@ pub fn train_member(
     stop: &AtomicBool,
 ) -> anyhow::Result<Ended> {
     let recipe = assignment.recipe.clone();
-    let whole = |bytes: &&Vec<u8>| {
-        let whole = checkpoint::is_whole(bytes);
-        if !whole {
-            tracing::warn!(member = assignment.member, "its checkpoint is damaged and not gone on from");
-        }
-        whole
-    };
-    let mut trainer = match (assignment.checkpoint.as_ref().filter(whole), &assignment.before) {
+    let mut trainer = match (&assignment.checkpoint, &assignment.before) {
         (Some(bytes), _) => Trainer::resume(task, recipe, device, bytes)?,
         (None, Some(Before { rows, recipe: before, checkpoint })) => {
             let known = Task::new(task.dataset, rows.clone(), task.validation.clone());
@@ -139,10 +138,13 @@ pub fn train_member(
         Outcome::Interrupted => Ok(Ended::Interrupted(trainer.checkpoint()?)),
         Outcome::Finished if !assignment.is_last => Ok(Ended::Stage(trainer.checkpoint()?)),
         Outcome::Finished => {
-            let (network, history) = (trainer.network(), trainer.position().history.clone());
-            let best_epoch = trainer.position().best.map(|best| best.epoch);
-            let privacy = trainer.privacy(vec![])?;
-            Ok(Ended::Finished(Box::new(Finished { network, history, privacy, best_epoch })))
+            let (history, best) = (trainer.position().history.clone(), trainer.position().best);
+            Ok(Ended::Finished(Box::new(Finished {
+                network: trainer.network(),
+                history,
+                best_epoch: best.map(|best| best.epoch),
+                privacy: trainer.privacy(vec![])?,
+            })))
         }
     }
 }
