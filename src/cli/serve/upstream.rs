@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::config::{Mistakes, Section, Written, count, duration, plain_word};
 use crate::artifact::ModelDigest;
 use crate::client::upstream::{Target, UpstreamConfig};
-use crate::defence::{DefenceConfig, Method};
+use crate::defence::Method;
 use crate::engine::upstream::{Declared, Dialect, OutputRule};
 use crate::tensor::{DType, Dim, TensorSpec};
 
@@ -298,7 +298,7 @@ impl WrittenInput {
 }
 
 fn needs_centroids(written: &Written, mistakes: &mut Mistakes) {
-    let defence = written.defence.clone().unwrap_or_else(DefenceConfig::default);
+    let defence = written.defence.clone().unwrap_or_default();
     if written.centroids.is_none() && defence.method != Method::LabelOnly {
         mistakes.push(format!(
             "model.centroids: the defence '{}' needs a centroid file (`sordino centroids build` makes one from the \

@@ -35,11 +35,13 @@ pub(super) enum Broken {
 
 type Io = TokioIo<TcpStream>;
 
+/// What moves a connection on; none once it has ended.
+type Driven = Option<Pin<Box<Driver<Io, Full<Bytes>>>>>;
+
 /// An open connection.
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    /// None once it has ended.
-    driver: Option<Pin<Box<Driver<Io, Full<Bytes>>>>>,
+    driver: Driven,
 }
 
 impl Connection {
@@ -72,11 +74,7 @@ impl Connection {
     }
 }
 
-async fn read(
-    driver: &mut Option<Pin<Box<Driver<Io, Full<Bytes>>>>>,
-    head: Response<hyper::body::Incoming>,
-    max_bytes: usize,
-) -> Result<Reply, Fault> {
+async fn read(driver: &mut Driven, head: Response<hyper::body::Incoming>, max_bytes: usize) -> Result<Reply, Fault> {
     let (head, mut body) = head.into_parts();
     let too_long = || Fault::TooLong { max_bytes };
     if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > max_bytes {
@@ -104,7 +102,7 @@ async fn read(
 }
 
 /// Waits for `work` and moves the connection on beside it.
-async fn drive<T>(driver: &mut Option<Pin<Box<Driver<Io, Full<Bytes>>>>>, work: impl Future<Output = T>) -> T {
+async fn drive<T>(driver: &mut Driven, work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     std::future::poll_fn(move |context| {
         if let Some(running) = driver
