@@ -44,6 +44,8 @@ pub(super) fn rule(scope: Scope, key: &str) -> Rule {
         (Scope::Request, "binary_data_output") | (Scope::Output, "binary_data") => Rule::Binary,
         (Scope::Input, "binary_data_size") => Rule::BinarySize,
         (Scope::Request, "timeout" | "priority") | (_, "content_type") => Rule::Ignored,
+        // perf_analyzer sends it with each gRPC request. There is one answer to a message, so no empty one behind it.
+        (Scope::Request, "triton_enable_empty_final_response") => Rule::Ignored,
         (Scope::Output, "classification") => Rule::Classes,
         (_, key) if key.starts_with("shared_memory_") => refused(key, "shared memory is not served"),
         (_, key) if key.starts_with("sequence_") => refused(key, "no state is kept between requests"),
@@ -70,7 +72,7 @@ mod tests {
                 "shared_memory_offset",
                 "shared_memory_byte_size",
                 "sequence_id",
-                "triton_enable_empty_final_response",
+                "triton_final_response",
                 "headers",
                 "raw_scores",
                 "",

@@ -132,7 +132,7 @@ fn each_mistake_has_its_own_sentence_and_no_value() {
     for (key, word) in [
         ("shared_memory_region", "shared memory"),
         ("sequence_id", "no state"),
-        ("triton_enable_empty_final_response", "reserved"),
+        ("triton_final_response", "reserved"),
         ("headers", "known here"),
         ("raw_scores", "known here"),
     ] {
