@@ -131,8 +131,10 @@ pub struct TensorSpec {
 
 /// A shape as messages print it, for instance `[2,28,28]`.
 pub(crate) fn shape_text(shape: &[usize]) -> String {
-    let sizes: Vec<String> = shape.iter().map(ToString::to_string).collect();
-    format!("[{}]", sizes.join(","))
+    // Shapes come from outside, too: no more is said than a line holds.
+    const SHOWN: usize = 16;
+    let sizes: Vec<String> = shape.iter().take(SHOWN).map(ToString::to_string).collect();
+    format!("[{}{}]", sizes.join(","), if shape.len() > SHOWN { ",…" } else { "" })
 }
 
 impl TensorSpec {

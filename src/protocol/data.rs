@@ -12,7 +12,7 @@ use super::quoted;
 use crate::tensor::{DType, Values, shape_text};
 
 /// Arrays nested deeper than this are refused; no tensor has that many dimensions.
-pub(super) const MAX_RANK: usize = 16;
+pub(in crate::protocol) const MAX_RANK: usize = 16;
 
 /// How the arrays of a `data` field were nested.
 #[derive(Debug, Default)]

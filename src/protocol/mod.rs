@@ -32,7 +32,7 @@ mod raw;
 pub use self::call::{Call, ReplyPlan, decode, encode};
 
 /// The longest `id`: it is echoed.
-const MAX_ID_BYTES: usize = 1024;
+pub(crate) const MAX_ID_BYTES: usize = 1024;
 
 /// What a client may know about the served model; every answer is planned against it.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,7 +3,7 @@
 //! What is sent and how an answer is read is `engine::upstream`'s. A request goes to the server with the fewest requests under
 //! way. It is sent again, to another server or over a new connection, only where nothing of it can have arrived: no
 //! connection came about, or an idle one turned out to be closed. A server with failures in a row is left out
-//! ([`breaker`]), and asked for its health in the background. No redirect is followed, no compressed answer taken, and
+//! (`breaker`), and asked for its health in the background. No redirect is followed, no compressed answer taken, and
 //! nothing that a server says in an error is repeated.
 
 mod breaker;

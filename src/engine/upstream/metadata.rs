@@ -42,7 +42,7 @@ struct Model {
     outputs: Option<Vec<Tensor>>,
 }
 
-/// Reads `GET /v2/models/M`; `extensions` is whether [`extensions`] named binary tensors.
+/// Reads `GET /v2/models/M`; `extensions` is whether the server's metadata named binary tensors.
 ///
 /// # Errors
 /// [`PlanError::Metadata`] and [`PlanError::Input`].

@@ -6,12 +6,14 @@
 
 use bytes::Bytes;
 use prost::Message as _;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
 
 use super::messages::infer_parameter::ParameterChoice;
 use super::messages::model_infer_request::InferInputTensor;
 use super::messages::model_infer_response::InferOutputTensor;
 use super::messages::{InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse};
 use crate::defence::Defended;
+use crate::protocol::data::MAX_RANK;
 use crate::protocol::inputs::{Slots, checked, raw_tensor, same_dtype};
 use crate::protocol::outputs::{PlannedOutput, Scores, WantedOutput, n_classes, plan_outputs};
 use crate::protocol::parameters::{Rule, Scope, rule};
@@ -44,6 +46,25 @@ fn no_message() -> Refusal {
     Refusal::bad_request("the message is no inference.ModelInferRequest")
 }
 
+/// The most parameters, inputs, outputs and raw contents together that a message may hold.
+const MAX_ENTRIES: usize = 1024;
+
+/// Counts the entries of a message before any is made: an empty one takes two bytes on the wire and some hundred in
+/// memory.
+fn check_entries(mut message: &[u8]) -> Result<(), Refusal> {
+    let mut n_entries = 0;
+    while !message.is_empty() {
+        let (tag, wire_type) = decode_key(&mut message).map_err(|_| no_message())?;
+        skip_field(wire_type, tag, &mut message, DecodeContext::default()).map_err(|_| no_message())?;
+        n_entries += usize::from((4..=7).contains(&tag));
+        if n_entries > MAX_ENTRIES {
+            let most = format!("more than {MAX_ENTRIES} parameters, inputs, outputs and raw contents");
+            return Err(Refusal::bad_request(format!("the message holds {most}")));
+        }
+    }
+    Ok(())
+}
+
 /// How a reply will be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::protocol) struct ReplyPlan {
@@ -56,6 +77,7 @@ pub(in crate::protocol) fn decode_infer(
     model: &ModelDescription,
     message: Bytes,
 ) -> Result<(Inputs, ReplyPlan), Refusal> {
+    check_entries(&message)?;
     let request = ModelInferRequest::decode(message).map_err(|_| no_message())?;
     if request.id.len() > MAX_ID_BYTES {
         let got = request.id.len();
@@ -123,6 +145,12 @@ fn read_input(
         return Err(Refusal::bad_request(format!("invalid datatype {} for input {shown}", quoted(&input.datatype))));
     };
     same_dtype(model, spec, dtype)?;
+    let rank = input.shape.len();
+    if rank > MAX_RANK {
+        return Err(Refusal::bad_request(format!(
+            "'shape' of input {shown} has {rank} sizes, expected at most {MAX_RANK}"
+        )));
+    }
     let shape =
         input.shape.iter().map(|&size| usize::try_from(size)).collect::<Result<Vec<_>, _>>().map_err(|_| {
             Refusal::bad_request(format!("'shape' of input {shown} must be whole numbers of at least 0"))

@@ -3,7 +3,7 @@
 //!
 //! Nothing here knows sockets, frames or compression: those are the server's and the client's. A message of this room
 //! may be built by anybody; what a server sends as an answer to an inference is an [`Answer`](super::Answer), which only
-//! [`encode_infer`] makes here, from [`Defended`](crate::defence::Defended) scores.
+//! `encode_infer` makes here, from [`Defended`](crate::defence::Defended) scores.
 
 mod bodies;
 mod infer;

@@ -120,6 +120,9 @@ fn each_mistake_has_its_own_sentence_and_no_value() {
     with(good(), &|r| r.inputs[0].shape = vec![1, 3], "[-1,2]");
     with(good(), &|r| r.inputs[0].shape = vec![i64::MAX, 2], "its shape holds");
     with(good(), &|r| r.inputs.clear(), "missing 'x'");
+    with(good(), &|r| r.inputs[0].shape = vec![1; 17], "has 17 sizes, expected at most 16");
+    with(good(), &|r| r.raw_input_contents = vec![Bytes::new(); 2000], "holds more than 1024 parameters");
+    with(good(), &|r| r.outputs = vec![InferRequestedOutputTensor::default(); 2000], "holds more than 1024 parameters");
     with(good(), &|r| r.inputs.push(r.inputs[0].clone()), "twice");
     with(good(), &|r| r.inputs[0].contents.as_mut().unwrap().fp64_contents.push(1.0), "fp64_contents holds values");
     with(good(), &|r| r.inputs[0].contents.as_mut().unwrap().fp32_contents.push(1.0), "holds 2 values, got 3");

@@ -22,7 +22,7 @@ use super::frames::{Messages, frame, ok_trailers};
 use super::{GRPC, coding, deadline, health, read, status, too_late, unpacked};
 use crate::engine::CallContext;
 use crate::protocol::grpc::{read_target, stream_answer, stream_error};
-use crate::protocol::{Refusal, RefusalKind};
+use crate::protocol::{MAX_ID_BYTES, Refusal, RefusalKind};
 use crate::server::body::Charge;
 use crate::server::coding::Coding;
 use crate::server::connection::{Activity, AnswerBody, InFlight, Running};
@@ -137,7 +137,9 @@ impl Talk<'_> {
             let _in_flight = InFlight::enter(&self.shared.metrics);
             let started = Instant::now();
             let body = unpacked(self.shared, message, self.coding).await?;
-            let id = read_target(body.bytes.clone())?.id;
+            // One that is too long is refused, and not sent back.
+            let id =
+                Some(read_target(body.bytes.clone())?.id).filter(|id| id.len() <= MAX_ID_BYTES).unwrap_or_default();
             let (answer, _charge): (Vec<u8>, Option<Charge>) =
                 match super::infer(self.shared, body, None, started, self.context.clone()).await {
                     Ok((computed, charge)) => (stream_answer(&computed.answer), Some(charge)),
@@ -145,6 +147,10 @@ impl Talk<'_> {
                 };
             let _fuse = self.activity.cut_after(self.patience());
             if self.sender.send(Frame::data(frame(&answer, false))).await.is_err() {
+                return Ok(());
+            }
+            // Until the connection takes it: whoever reads nothing is cut, and the answer is charged as long.
+            if self.sender.reserve().await.is_err() {
                 return Ok(());
             }
         }
