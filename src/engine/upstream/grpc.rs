@@ -89,7 +89,9 @@ impl Plan {
         self.check_shape(&shape, n_rows)?;
         let dtype =
             DType::from_oip_name(&output.datatype).ok_or_else(|| Fault::answer("its scores have an unknown type"))?;
-        let values = match (raw.get(position), output.contents) {
+        // MLServer sends empty contents beside raw ones.
+        let is_held = |contents: &InferTensorContents| raw.is_empty() || *contents != InferTensorContents::default();
+        let values = match (raw.get(position), output.contents.filter(is_held)) {
             (Some(raw), None) => read_floats(dtype, raw)?,
             (None, Some(contents)) => typed(dtype, contents)?,
             (Some(_), Some(_)) | (None, None) => return Err(Fault::answer("its scores stand in no one place").into()),

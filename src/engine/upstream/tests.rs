@@ -188,7 +188,13 @@ fn messages_are_read_raw_or_typed_and_held_to_what_was_asked() {
         answer.outputs[1].contents = Some(contents);
     });
     assert_eq!(values(typed), [1.0, 2.0, 3.0]);
-    let wrong: [fn(&mut ModelInferResponse); 9] = [
+    // As MLServer does it.
+    let beside = message(|answer| answer.outputs[1].contents = Some(InferTensorContents::default()));
+    assert_eq!(values(beside), [1.0, 2.0, 3.0]);
+    let wrong: [fn(&mut ModelInferResponse); 10] = [
+        |answer| {
+            answer.outputs[1].contents = Some(InferTensorContents { fp32_contents: vec![1.0], ..Default::default() })
+        },
         |answer| answer.id = "8".into(),
         |answer| answer.model_version = "2".into(),
         |answer| answer.outputs[1].name = "probabilities".into(),
