@@ -12,13 +12,12 @@ use sordino::audit::attack::Attack;
 use sordino::audit::duplicates::Duplicates;
 use sordino::audit::interval::{Estimate, Interval};
 use sordino::audit::render::{self, Layout};
-use sordino::audit::report::{
-    self, Figure, Findings, Leak, Origin, Report, Settings, SourceRecord, Standing, SystemFindings,
-};
+use sordino::audit::report::{self, Figure, Findings, Origin, Report, Settings, SourceRecord, SystemFindings};
 use sordino::audit::source::sides::Sides;
+use sordino::audit::standing::{Leak, Standing};
 use sordino::audit::system::{add_grid, build_all};
 use sordino::audit::target::{Target, TargetError};
-use sordino::audit::{roc::Roc, study};
+use sordino::audit::{roc::Roc, study, tried};
 use sordino::data::{DataSource, Dataset, Part, PartSizes, Split};
 use sordino::defence::{
     Bank, CentroidSums, ClassFallback, Defence, DefenceConfig, DistanceQuantiles, Fitted, Gate, Method, N_QUANTILES,
@@ -457,7 +456,7 @@ pub(crate) fn small_report() -> Report {
         findings,
         analysis: Figure::missing("not asked for"),
         policy: Figure::missing("no policy was given"),
-        not_tried: report::not_tried(report::Tried::default()),
+        not_tried: tried::not_tried(tried::Tried::default()),
     }
 }
 
@@ -496,7 +495,7 @@ fn the_tables_name_every_system_and_what_was_not_tried() {
         for system in &report.findings.systems {
             assert!(text.matches(&system.name).count() >= 4, "{} in {layout:?}", system.name);
         }
-        for line in report::NOT_TRIED {
+        for line in tried::NOT_TRIED {
             assert!(text.contains(line));
         }
         assert!(!text.contains("NaN"));
@@ -536,7 +535,7 @@ fn the_grid_stands_before_the_floor_and_its_masks_are_audited_alone() {
 
 #[test]
 fn what_was_not_tried_is_told_apart() {
-    use sordino::audit::report::{Tried, not_tried};
+    use sordino::audit::tried::{Tried, not_tried};
 
     let said = |tried| not_tried(tried).join("\n");
     let nothing = said(Tried::default());

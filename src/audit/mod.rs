@@ -23,9 +23,10 @@
 //! - [`study`]: all of it put together on the rows of [`rows`] (R17), against the label-only floor (R14);
 //! - [`duplicates`]: rows that stand on both sides;
 //! - [`analysis`], [`pictures`]: the paper's figures 2 and 3, with their controls;
+//! - [`standing`]: whether a leak is seen, and where a system stands against the floor;
 //! - [`records`]: a line for each record;
 //! - [`policy`]: limits, held against the intervals of a report;
-//! - [`report`], [`render`], [`html`]: what was found, as JSON, as tables and as a page, with what was *not* tried.
+//! - [`report`], [`render`], [`html`]: what was found, as JSON, as tables and as a page, with what was *not* tried ([`tried`]).
 //!
 //! It is not a proof: the headline is the strongest of the attacks that were run and that work on the undefended
 //! model (R16), which is a lower bound on what an attacker can do. It is the only room beside the fitting and
@@ -59,9 +60,11 @@ pub mod rows;
 pub mod shadow;
 pub mod source;
 pub mod spread;
+pub mod standing;
 pub mod study;
 pub mod system;
 pub mod target;
 pub mod temperature;
 pub mod thresholds;
+pub mod tried;
 pub mod utility;

@@ -15,6 +15,7 @@ use crate::audit::null::Null;
 use crate::audit::policy::Verdict;
 use crate::audit::rows::AllocationRecord;
 use crate::audit::shadow::leave_one_out::{LeaveOneOut, RecordRisk};
+use crate::audit::standing::{Leak, Standing};
 use crate::audit::system::{Role, Skipped};
 use crate::audit::temperature::Temperature;
 use crate::defence::DefenceConfig;
@@ -509,90 +510,6 @@ pub struct Headline {
     pub standing: Standing,
 }
 
-/// Whether anything is seen at all, and whether these rows could have shown it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Leak {
-    /// (b)'s interval leaves 0, or (a) leaves its null.
-    Seen,
-    /// Neither does, and both are narrow enough to say so.
-    NotSeen,
-    /// Neither does, but a leak of the stated margin would not have been seen either.
-    Undecidable,
-}
-
-impl Leak {
-    /// Reads (b) and (a): `within_null` and the null's 95 % (`None` where no null was drawn).
-    #[must_use]
-    pub fn of(fixed: &Estimate, null: Option<(bool, f64)>, margin: f64) -> Self {
-        if !fixed.interval().covers(0.0) || null.is_some_and(|(within, _)| !within) {
-            Self::Seen
-        } else if half_width(fixed) > margin || null.is_none_or(|(_, q95)| q95 > margin) {
-            Self::Undecidable
-        } else {
-            Self::NotSeen
-        }
-    }
-
-    /// In words, for tables.
-    #[must_use]
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::Seen => "yes",
-            Self::NotSeen => "no",
-            Self::Undecidable => "undecidable",
-        }
-    }
-}
-
-/// Where a system stands against the label-only floor: by the interval of the paired difference.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Standing {
-    /// The scores tell more than the label does.
-    AboveFloor,
-    /// No difference is seen, and the interval is narrow: these attacks can use next to nothing in the scores.
-    AtFloor,
-    /// No difference is seen, but the interval reaches beyond the stated margin.
-    NotToldApart,
-    /// Less than the label alone tells, which is in every answer: a flag, not a success.
-    BelowFloor,
-    /// No attack on scores works on the undefended model: this battery says nothing about a defence of them (R16).
-    CannotTell,
-}
-
-impl Standing {
-    /// Reads the interval of a paired difference to the floor.
-    #[must_use]
-    pub fn of(difference: &Estimate, margin: f64) -> Self {
-        if difference.low > 0.0 {
-            Self::AboveFloor
-        } else if difference.high < 0.0 {
-            Self::BelowFloor
-        } else if difference.low < -margin || difference.high > margin {
-            Self::NotToldApart
-        } else {
-            Self::AtFloor
-        }
-    }
-
-    /// In words, for tables.
-    #[must_use]
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::AboveFloor => "above floor",
-            Self::AtFloor => "at floor",
-            Self::NotToldApart => "not told apart",
-            Self::BelowFloor => "BELOW FLOOR",
-            Self::CannotTell => "cannot tell",
-        }
-    }
-}
-
-fn half_width(estimate: &Estimate) -> f64 {
-    (estimate.high - estimate.low) / 2.0
-}
-
 /// One row of the paper's table 4.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BeforeAfter {
@@ -614,49 +531,4 @@ pub struct BeforeAfter {
     pub advantage: f64,
     /// Train accuracy minus test accuracy: what the label alone tells.
     pub gap: f64,
-}
-
-/// What no figure here speaks about, whatever the study was given.
-pub const NOT_TRIED: [&str; 7] = [
-    "attacks on the defence's own fitting (estimated centroids in place of the file's, guesses at masked classes)",
-    "metrics of privacy other than membership: attribute inference, reconstruction, model extraction",
-    "attackers who take part in training (poisoning)",
-    "attackers who read the model's weights or gradients",
-    "several trained models, unless several targets were given: every interval here is over rows of one model",
-    "distances of inputs to training rows as such, without any answer",
-    "other paths around the proxy: timing, caches, logs, the model's own endpoint",
-];
-
-/// What a study had beside one answer a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Tried {
-    /// Shadow models.
-    pub shadows: bool,
-    /// Answers to changed rows, and to the same rows again.
-    pub changed: bool,
-    /// The way to the decision boundary.
-    pub boundary: bool,
-    /// Thresholds per class, and classifiers.
-    pub learned: bool,
-}
-
-/// What was not tried by a study that had this much.
-#[must_use]
-pub fn not_tried(tried: Tried) -> Vec<String> {
-    let shadows = "needs a bank of shadow models (--shadows)";
-    let lacking = [
-        (tried.learned, "attacks learned on answers, thresholds per class: left out (--scores-only)".to_owned()),
-        (tried.shadows, format!("likelihood-ratio attacks (LiRA), RMIA and difficulty calibration: {shadows}")),
-        (tried.shadows, format!("the risk of single records: {shadows}")),
-        (
-            tried.changed,
-            "label-only attacks by changed inputs: need a system that can be asked again (--queries)".to_owned(),
-        ),
-        (tried.changed, "repeated and perturbed queries: need a system that can be asked again (--queries)".to_owned()),
-        (tried.boundary, "distance to the decision boundary: needs some hundred queries a row (--boundary)".to_owned()),
-        (tried.changed, "queries that mix a record with another (against routing): need a system that can be asked again (--queries)".to_owned()),
-        (false, "planted records (canaries): need a model that was trained with them".to_owned()),
-    ];
-    let lacking = lacking.into_iter().filter_map(|(was, what)| (!was).then_some(what));
-    lacking.chain(NOT_TRIED.iter().map(|&what| what.to_owned())).collect()
 }

@@ -13,7 +13,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use crate::audit::analysis::Extreme;
 use crate::audit::policy::{Stands, Verdict};
 use crate::audit::render::tables::{self, Table, estimate, known_or_reason, signed_estimate};
-use crate::audit::report::{Findings, Headline, Leak, Report, Standing, SystemFindings};
+use crate::audit::report::{Findings, Headline, Report, SystemFindings};
+use crate::audit::standing::{Leak, Standing};
 use crate::audit::system::Role;
 
 const STYLE: &str = include_str!("style.css");

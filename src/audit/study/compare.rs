@@ -5,10 +5,9 @@ use crate::audit::band::{BandDraws, Bands, around};
 use crate::audit::exact::Counts;
 use crate::audit::interval::{Bootstrap, BootstrapDraws, Estimate, Interval, Placements, RowValues};
 use crate::audit::null::{NullDraws, Permutations};
-use crate::audit::report::{
-    AttackFindings, Epsilon, Figure, Headline, Leak, Standing, SystemFindings, Utility, Validity,
-};
+use crate::audit::report::{AttackFindings, Epsilon, Figure, Headline, SystemFindings, Utility, Validity};
 use crate::audit::roc::Ranking;
+use crate::audit::standing::{Leak, Standing};
 use crate::audit::system::{Role, System};
 use crate::audit::temperature::Temperature;
 

@@ -10,7 +10,7 @@ use super::{Args, Case, questions};
 use crate::audit::answers::Answers;
 use crate::audit::attack::Family;
 use crate::audit::lot;
-use crate::audit::report::{Claim, Figure, Settings, Tried};
+use crate::audit::report::{Claim, Figure, Settings};
 use crate::audit::shadow::folder::{self, Asking, Before, FolderBanks};
 use crate::audit::shadow::leave_one_out::{self, LeaveOneOutSettings};
 use crate::audit::shadow::{Bank, given_forms, given_undone};
@@ -19,6 +19,7 @@ use crate::audit::study::{Knowledge, LearnedFrom};
 use crate::audit::system::{Role, SystemKind};
 use crate::audit::target::Target;
 use crate::audit::temperature::Temperature;
+use crate::audit::tried::{self, Tried};
 use crate::data::Split;
 use crate::defence::ClassFallback;
 
@@ -167,7 +168,7 @@ fn undone(
 /// What was not tried, given what the study had.
 pub(super) fn not_tried(args: &Args, knowledge: &Knowledge) -> Vec<String> {
     let any = |family| knowledge.given.iter().any(|given| given.attack.family == family);
-    crate::audit::report::not_tried(Tried {
+    tried::not_tried(Tried {
         shadows: !knowledge.leave_one_out.is_empty(),
         changed: args.queries && any(Family::LabelOnly),
         boundary: args.boundary,
