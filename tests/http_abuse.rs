@@ -9,8 +9,11 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message as _;
+use sordino::protocol::grpc::SERVICE;
 use sordino::server::{ComputeConfig, Config, Ended};
 
+use crate::grpc_support::rows as rows_over_grpc;
 use crate::http_support::{Client, GOOD, Server, StubEngine, ask, called, gated, head, one_thread};
 
 const INFER: &str = "/v2/models/clf/infer";
@@ -110,6 +113,28 @@ async fn http2_answers_left_unread_end_their_connection() {
             // Later ones may find the connection cut already.
             unread.extend(sender.send_request(good_request()).await);
         }
+        server.wait_for("sordino_connections ", 0.0);
+        server.wait_for("sordino_in_flight_requests", 0.0);
+        drop(unread);
+    }
+}
+
+/// `n` messages in one gRPC stream, and its end.
+fn stream_of(n: usize) -> hyper::Request<Full<Bytes>> {
+    let message = rows_over_grpc(&[1.5, 2.0, 0.5, 4.0]).encode_to_vec();
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    let body = [&[0][..], &length, &message].concat().repeat(n);
+    let request = hyper::Request::post(format!("http://test/{SERVICE}/ModelStreamInfer"));
+    request.header("content-type", "application/grpc").header("te", "trailers").body(Full::new(body.into())).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn grpc_streams_left_unread_end_their_connection() {
+    for n in [2, 8] {
+        let config = Config { write_timeout: Duration::from_millis(100), ..Config::default() };
+        let server = Server::start(StubEngine::new(|| None), config);
+        let mut sender = http2_client(&server, 0).await;
+        let unread = sender.send_request(stream_of(n)).await.unwrap();
         server.wait_for("sordino_connections ", 0.0);
         server.wait_for("sordino_in_flight_requests", 0.0);
         drop(unread);

@@ -28,8 +28,12 @@ fn ask(fake: &Fake) -> Reply {
 #[test]
 fn answers_that_cannot_be_trusted_are_not_passed_on() {
     type Case = (&'static str, fn(&Seen) -> Does);
-    let cases: [Case; 22] = [
+    let cases: [Case; 24] = [
         ("another status", |seen| Does::Raw(500, Vec::new(), json_answer(seen, &[]).to_string().into_bytes())),
+        ("a redirect with an answer", |seen| {
+            Does::Raw(302, Vec::new(), json_answer(seen, &[]).to_string().into_bytes())
+        }),
+        ("a part with an answer", |seen| Does::Raw(206, Vec::new(), json_answer(seen, &[]).to_string().into_bytes())),
         ("an error that quotes scores", |_| {
             Does::Raw(400, Vec::new(), format!("{{\"error\":\"{SENTINEL}\"}}").into_bytes())
         }),
