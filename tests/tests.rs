@@ -8,6 +8,8 @@ mod audit_report;
 mod audit_sources;
 #[cfg(feature = "lab")]
 mod banks;
+#[cfg(feature = "lab")]
+mod canaries;
 mod data;
 mod grpc;
 mod grpc_support;
