@@ -176,6 +176,7 @@ async fn unary(
         }
         Err(refusal) => (refusal_reply(&refusal), Some(refusal.kind)),
     };
+    reply.body_mut().split_last();
     let held = &mut reply.body_mut().held;
     held.fuse = Some(activity.cut_after(shared.write_timeout));
     held.running = Some(running);
