@@ -43,8 +43,9 @@ pub(super) fn infer(
 ) -> Result<Reply, Refusal> {
     let coding = coding(&head.headers)?;
     let deadline = deadline(&head.headers);
-    let last = deadline.map(|time| Instant::now() + time);
-    let context = context(&head.headers, id.to_str().unwrap_or("-"), last);
+    let opened = Instant::now();
+    let last = deadline.and_then(|time| opened.checked_add(time));
+    let context = context(&head.headers, id.to_str().unwrap_or("-"), opened, last);
     let (sender, reply) = open();
     tokio::spawn(async move {
         let _running = running;
@@ -139,8 +140,9 @@ impl Talk<'_> {
             // One that is too long is refused, and not sent back.
             let id =
                 Some(read_target(body.bytes.clone())?.id).filter(|id| id.len() <= MAX_ID_BYTES).unwrap_or_default();
+            let context = CallContext { started: Some(started), ..self.context.clone() };
             let (answer, charge): (Vec<u8>, Option<Charge>) =
-                match super::infer(self.shared, body, None, started, self.context.clone()).await {
+                match super::infer(self.shared, body, None, started, context).await {
                     Ok((computed, charge)) => (stream_answer(&computed.answer), Some(charge)),
                     Err(refusal) => (stream_error(&refusal, &id), None),
                 };
