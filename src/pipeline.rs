@@ -2,8 +2,8 @@
 //!
 //! A [`Pipeline`] is an engine, a defence and an identity that belong together; whoever serves it takes one `Arc`
 //! snapshot per request, so a model is never answered for with another model's centroids. It runs on the caller's
-//! thread and knows no sockets; where the model runs in another server, [`Pipeline::answer_upstream`] waits for it in the
-//! middle and begins and ends in the same two functions. [`Facts`] tell about work done (rows, time per stage), never about scores or inputs.
+//! thread and knows no sockets; where the model runs in another server, the journey has three parts ([`Pipeline::set_out`],
+//! [`Pipeline::ask`], [`Pipeline::come_home`]), of which the first and the last are the same two functions. [`Facts`] tell about work done (rows, time per stage), never about scores or inputs.
 //!
 //! Scores that have not been defended do not leave: the only public result of [`Pipeline::answer`] is encoded from
 //! [`Defended`].
@@ -16,7 +16,7 @@ use crate::artifact::centroids::{self, CentroidFile};
 use crate::artifact::{ArtifactError, ModelDigest};
 use crate::defence::{Defence, DefenceConfig, DefenceError, DefendError, Defended, Form, RawScores, ScoreKind};
 use crate::engine::tract::TractEngine;
-use crate::engine::upstream::Fault;
+use crate::engine::upstream::{Fault, WireReply, WireRequest};
 use crate::engine::{CallContext, Engine, EngineError, LoadOptions, ModelSpec, RemoteEngine};
 use crate::protocol::{self, Answer, Call, ModelDescription, OutputSpec, Refusal, RefusalKind, ReplyPlan};
 use crate::tensor::Inputs;
@@ -168,7 +168,7 @@ impl Pipeline {
         Self::of(Runner::Here(engine), defence, identity)
     }
 
-    /// As [`Self::new`], for a model that runs in another server: ask it by [`Self::answer_upstream`].
+    /// As [`Self::new`], for a model that runs in another server: ask it by [`Self::set_out`] and what follows.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -243,43 +243,84 @@ impl Pipeline {
 
     /// The whole journey of one call, whatever its dialect: bytes in, bytes out, on the caller's thread.
     pub fn answer(&self, call: Call<'_>) -> (Result<Answer, Refusal>, Facts) {
+        self.answer_within(call, &CallContext::default())
+    }
+
+    /// As [`Self::answer`], for a request that has a deadline: once that has passed the model is not run.
+    pub fn answer_within(&self, call: Call<'_>, context: &CallContext) -> (Result<Answer, Refusal>, Facts) {
         let mut facts = Facts::default();
-        let answer = self.journey(call, &mut facts);
+        let answer = self.journey(call, context, &mut facts);
         (answer, facts)
     }
 
-    /// As [`Self::answer`], for a model in another server: the time that it takes holds no thread.
-    pub async fn answer_upstream(&self, call: Call<'_>, context: &CallContext) -> (Result<Answer, Refusal>, Facts) {
-        let mut facts = Facts::default();
-        let answer = async {
-            let (inputs, plan) = self.begin(call, &mut facts)?;
-            let start = Instant::now();
-            let raw = match &self.runner {
-                Runner::Here(engine) => engine.infer(&inputs),
-                Runner::Upstream(engine) => engine.infer(&inputs, context).await,
-            };
-            facts.infer = start.elapsed();
-            self.finish(raw, plan, &mut facts)
-        };
-        let answer = answer.await;
-        (answer, facts)
-    }
-
-    fn journey(&self, call: Call<'_>, facts: &mut Facts) -> Result<Answer, Refusal> {
-        let (inputs, plan) = self.begin(call, facts)?;
+    fn journey(&self, call: Call<'_>, context: &CallContext, facts: &mut Facts) -> Result<Answer, Refusal> {
+        let (inputs, plan, _) = self.begin(call, context, facts)?;
         let raw = timed(&mut facts.infer, || self.runner.infer(&inputs));
         self.finish(raw, plan, facts)
     }
 
-    /// Bytes to checked inputs.
-    fn begin(&self, call: Call<'_>, facts: &mut Facts) -> Result<(Inputs, ReplyPlan), Refusal> {
+    /// The first part of the journey to a model in another server: bytes in, a request out. The processor's work.
+    pub fn set_out(&self, call: Call<'_>, context: CallContext) -> (Result<Voyage, Refusal>, Facts) {
+        let mut facts = Facts::default();
+        let voyage = self.write(call, context, &mut facts);
+        (voyage, facts)
+    }
+
+    fn write(&self, call: Call<'_>, mut context: CallContext, facts: &mut Facts) -> Result<Voyage, Refusal> {
+        let (inputs, plan, deadline) = self.begin(call, &context, facts)?;
+        context.deadline = deadline;
+        let written = match &self.runner {
+            Runner::Here(_) => Err(Fault::Asynchronous.into()),
+            Runner::Upstream(engine) => engine.write(&inputs, &context),
+        };
+        let request = written.map_err(|error| failed(facts, error.into()))?;
+        Ok(Voyage { request, n_rows: inputs.n_rows(), plan, context })
+    }
+
+    /// The second part: the other server is asked. Waiting, no work.
+    pub async fn ask(&self, voyage: &Voyage) -> Result<WireReply, EngineError> {
+        match &self.runner {
+            Runner::Here(_) => Err(Fault::Asynchronous.into()),
+            Runner::Upstream(engine) => Arc::clone(engine).ask(voyage.request.clone(), voyage.context.clone()).await,
+        }
+    }
+
+    /// The last part: an answer in, bytes out, by way of the defence. The processor's work.
+    ///
+    /// # Errors
+    /// What the client is told; `facts` says what failed inside.
+    pub fn come_home(
+        &self,
+        voyage: Voyage,
+        reply: Result<WireReply, EngineError>,
+        facts: &mut Facts,
+    ) -> Result<Answer, Refusal> {
+        let Voyage { n_rows, plan, context, .. } = voyage;
+        let raw = reply.and_then(|reply| match &self.runner {
+            Runner::Here(_) => Err(Fault::Asynchronous.into()),
+            Runner::Upstream(engine) => engine.read(&reply, n_rows, &context),
+        });
+        self.finish(raw, plan, facts)
+    }
+
+    /// Bytes to checked inputs, for a caller that still waits; until when is said too.
+    fn begin(
+        &self,
+        call: Call<'_>,
+        context: &CallContext,
+        facts: &mut Facts,
+    ) -> Result<(Inputs, ReplyPlan, Option<Instant>), Refusal> {
         let (inputs, plan) = timed(&mut facts.decode, || protocol::decode(&self.description, call))?;
         if inputs.n_rows() > self.max_rows {
             let text = format!("expected at most {} rows in a request, got {}", self.max_rows, inputs.n_rows());
             return Err(Refusal::bad_request(text));
         }
+        let deadline = context.deadline_with(plan.timeout());
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(Refusal::new(RefusalKind::QueueTimeout, "the deadline of the call has passed"));
+        }
         facts.rows = inputs.n_rows();
-        Ok((inputs, plan))
+        Ok((inputs, plan, deadline))
     }
 
     /// Raw scores to bytes, by way of the defence: the only way out.
@@ -309,6 +350,23 @@ impl Pipeline {
     /// [`EngineError`] when the engine refuses the batch.
     pub fn raw(&self, inputs: &Inputs) -> Result<RawScores, EngineError> {
         self.runner.infer(inputs)
+    }
+}
+
+/// A request on its way to a model in another server, with what is needed when its answer comes.
+#[derive(Debug)]
+pub struct Voyage {
+    request: WireRequest,
+    n_rows: usize,
+    plan: ReplyPlan,
+    context: CallContext,
+}
+
+impl Voyage {
+    /// Bytes of the request.
+    #[must_use]
+    pub fn n_bytes(&self) -> usize {
+        self.request.body.len()
     }
 }
 

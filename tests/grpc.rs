@@ -118,6 +118,65 @@ fn a_packed_request_is_answered_packed_and_a_bomb_is_refused() {
 }
 
 #[test]
+fn typed_contents_count_by_what_they_take_in_memory() {
+    let config = Config { max_buffered_bytes: 1 << 20, max_body_bytes: 1 << 19, ..Config::default() };
+    let server = Server::start(StubEngine::new(|| None), config);
+    let client = GrpcClient::to(server.address);
+    let typed = |contents: InferTensorContents| {
+        let mut request = rows(&ROW);
+        request.raw_input_contents.clear();
+        request.inputs[0].contents = Some(contents);
+        client.infer(request).unwrap_err()
+    };
+    // On the wire a byte each, in memory eight.
+    let numbers = typed(InferTensorContents { int64_contents: vec![0; 300_000], ..Default::default() });
+    assert_eq!(numbers.code(), Code::ResourceExhausted, "{numbers}");
+    let few = typed(InferTensorContents { int64_contents: vec![0; 10_000], ..Default::default() });
+    assert_eq!(few.code(), Code::InvalidArgument, "{few}");
+    let bytes_contents = vec![Default::default(); 100_000];
+    let strings = typed(InferTensorContents { bytes_contents, ..Default::default() });
+    assert!(strings.code() == Code::InvalidArgument && strings.message().contains("strings"), "{strings}");
+    let mut crowded = rows(&ROW);
+    crowded.inputs[0].parameters = (0..2000).map(|n| (n.to_string(), InferParameter::default())).collect();
+    let status = client.infer(crowded).unwrap_err();
+    assert!(status.message().contains("more than 1024"), "{status}");
+    assert_eq!(client.infer(rows(&ROW)).unwrap().id, "q7");
+}
+
+#[test]
+fn the_parameter_timeout_is_a_deadline_in_microseconds() {
+    let (open, calls, engine) = gated();
+    let server = Server::start(engine, one_thread(4));
+    let client = GrpcClient::to(server.address);
+    let within = |choice: infer_parameter::ParameterChoice| {
+        let mut request = rows(&ROW);
+        let parameter = InferParameter { parameter_choice: Some(choice) };
+        request.parameters.insert("timeout".to_owned(), parameter);
+        request
+    };
+    use infer_parameter::ParameterChoice::{Int64Param, StringParam, Uint64Param};
+    let late = within(Int64Param(1));
+    assert_eq!(client.infer(late.clone()).unwrap_err().code(), Code::DeadlineExceeded);
+    assert_eq!(client.infer_within(late, Duration::from_secs(10)).unwrap_err().code(), Code::DeadlineExceeded);
+    let body = |value: &str| GOOD.replacen('{', &format!(r#"{{"parameters":{{"timeout":{value}}},"#), 1);
+    let reply = server.connect().infer(&body("1"));
+    assert_eq!((reply.status, &reply.json()["error"]), (504, &"the deadline of the call has passed".into()));
+    for wrong in ["-1", "1.5", "\"1\"", "null"] {
+        assert_eq!(server.connect().infer(&body(wrong)).status, 400, "{wrong}");
+    }
+    for wrong in [Int64Param(-1), StringParam("1".to_owned())] {
+        assert_eq!(client.infer(within(wrong)).unwrap_err().code(), Code::InvalidArgument);
+    }
+    assert_eq!(calls.load(std::sync::atomic::Ordering::Relaxed), 0, "the model is not run");
+    (0..4).for_each(|_| open.send(()).unwrap());
+    assert_eq!(client.infer(within(Int64Param(0))).unwrap().id, "q7");
+    assert_eq!(client.infer(within(Uint64Param(10_000_000))).unwrap().id, "q7");
+    for value in ["0", "10000000"] {
+        assert_eq!(server.connect().infer(&body(value)).status, 200, "{value}");
+    }
+}
+
+#[test]
 fn a_stream_answers_each_request_in_order_and_goes_on_after_a_refusal() {
     let server = Server::plain();
     let client = GrpcClient::to(server.address);

@@ -119,25 +119,47 @@ async fn http2_answers_left_unread_end_their_connection() {
     }
 }
 
-/// `n` messages in one gRPC stream, and its end.
-fn stream_of(n: usize) -> hyper::Request<Full<Bytes>> {
+/// `n` messages in one gRPC call, and its end.
+fn grpc_call(method: &str, n: usize) -> hyper::Request<Full<Bytes>> {
     let message = rows_over_grpc(&[1.5, 2.0, 0.5, 4.0]).encode_to_vec();
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     let body = [&[0][..], &length, &message].concat().repeat(n);
-    let request = hyper::Request::post(format!("http://test/{SERVICE}/ModelStreamInfer"));
+    let request = hyper::Request::post(format!("http://test/{SERVICE}/{method}"));
     request.header("content-type", "application/grpc").header("te", "trailers").body(Full::new(body.into())).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn grpc_streams_left_unread_end_their_connection() {
-    for n in [2, 8] {
-        let config = Config { write_timeout: Duration::from_millis(100), ..Config::default() };
+async fn grpc_answers_left_unread_end_their_connection() {
+    for (method, n) in [("ModelInfer", 1), ("ModelStreamInfer", 1), ("ModelStreamInfer", 8)] {
+        for window in [0, 1] {
+            let config = Config { write_timeout: Duration::from_millis(100), ..Config::default() };
+            let server = Server::start(StubEngine::new(|| None), config);
+            let mut sender = http2_client(&server, window).await;
+            let unread = sender.send_request(grpc_call(method, n)).await.unwrap();
+            server.wait_for("sordino_connections ", 0.0);
+            server.wait_for("sordino_in_flight_requests", 0.0);
+            drop(unread);
+        }
+    }
+}
+
+/// A window of one byte makes the HTTP/2 library take an answer off our hands; it is ours to account for all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_grpc_answer_is_charged_and_in_flight_until_all_of_it_has_been_taken() {
+    for method in ["ModelInfer", "ModelStreamInfer"] {
+        let config = Config { max_buffered_bytes: 1024, ..Config::default() };
         let server = Server::start(StubEngine::new(|| None), config);
-        let mut sender = http2_client(&server, 0).await;
-        let unread = sender.send_request(stream_of(n)).await.unwrap();
-        server.wait_for("sordino_connections ", 0.0);
-        server.wait_for("sordino_in_flight_requests", 0.0);
+        let mut sender = http2_client(&server, 1).await;
+        let unread = sender.send_request(grpc_call(method, 1)).await.unwrap();
+        assert_eq!(unread.status(), 200);
+        server.wait_for("sordino_rows_total ", 1.0);
+        // Long enough for the answer to be handed to the library.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(server.metric("sordino_in_flight_requests"), 1.0, "{method}");
+        assert_eq!(server.connect().infer(GOOD).status, 503, "{method}: its bytes are charged no more");
         drop(unread);
+        server.wait_for("sordino_in_flight_requests", 0.0);
+        assert_eq!(server.connect().infer(GOOD).status, 200, "{method}");
     }
 }
 

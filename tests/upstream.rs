@@ -155,16 +155,19 @@ fn ids_and_traces_go_along_and_nothing_else_of_the_head() {
 #[test]
 fn tensorflow_serving_and_kserve_v1_are_spoken() {
     let tensorflow = Fake::all(|seen| match (seen.method.as_str(), seen.path.as_str()) {
-        ("GET", "/v1/models/clf/metadata") => Does::Json(json!({"metadata": {"signature_def": {"signature_def": {
-            "serving_default": {
-                "inputs": {"x": {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": "-1"}, {"size": "2"}, {"size": "2"}]}}},
-                "outputs": {
-                    "logits": {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": "-1"}, {"size": "3"}]}},
-                    "embedding": {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": "-1"}, {"size": "8"}]}},
+        ("GET", "/v1/models/clf/metadata") => {
+            Does::Json(json!({"model_spec": {"version": "3"}, "metadata": {"signature_def": {"signature_def": {
+                "serving_default": {
+                    "inputs": {"x": {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": "-1"}, {"size": "2"}, {"size": "2"}]}}},
+                    "outputs": {
+                        "logits": {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": "-1"}, {"size": "3"}]}},
+                        "embedding": {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": "-1"}, {"size": "8"}]}},
+                    },
                 },
-            },
-        }}}})),
-        ("POST", "/v1/models/clf:predict") => {
+            }}}}))
+        }
+        // Of the version that was there at start, and of no other.
+        ("POST", "/v1/models/clf/versions/3:predict") => {
             let rows: Vec<Vec<f32>> = scores(seen).chunks(3).map(<[f32]>::to_vec).collect();
             Does::Json(json!({"outputs": {"embedding": [[33.8125]], "logits": rows}}))
         }
@@ -194,6 +197,23 @@ fn tensorflow_serving_and_kserve_v1_are_spoken() {
             assert_eq!(server.connect().infer(body).text(), plain.connect().infer(body).text(), "{dialect}");
         }
     }
+}
+
+/// Beside the threads that serve connections, and back.
+#[test]
+fn large_requests_and_answers_are_those_of_a_model_of_our_own() {
+    let plain = Server::plain();
+    let fake = Fake::good();
+    let (server, _) = in_front(config(&[&fake]));
+    let data: Vec<f32> = (0..4 * 1000_u16).map(|n| f32::from(n % 97) / 8.0).collect();
+    let body = json!({"inputs": [{"name": "x", "shape": [1000, 2, 2], "datatype": "FP32", "data": data}]}).to_string();
+    let reply = server.connect().infer(&body);
+    assert!(reply.status == 200 && body.len() > 10_000 && reply.body.len() > 32 << 10, "{}", reply.body.len());
+    assert_eq!(reply.text(), plain.connect().infer(&body).text());
+    let padded = format!("{body}{}", " ".repeat(64 << 10));
+    assert_eq!(server.connect().infer(&padded).text(), reply.text());
+    let refused = server.connect().infer(&padded.replace("\"x\"", "\"y\""));
+    assert_eq!(refused.status, 400, "{}", refused.text());
 }
 
 #[test]

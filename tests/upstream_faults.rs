@@ -135,24 +135,83 @@ fn a_request_that_may_have_arrived_is_not_sent_again() {
 
 #[test]
 fn a_slow_server_is_not_waited_for_and_in_the_end_left_out() {
-    let fake = Fake::new(|seen| Does::After(Duration::from_secs(3), Box::new(good(seen))));
-    let settings = UpstreamConfig { timeout: Duration::from_millis(100), eject_after: 2, ..config(&[&fake]) };
+    let slow = Fake::new(|seen| Does::After(Duration::from_secs(3), Box::new(good(seen))));
+    let quick = Fake::good();
+    let settings = UpstreamConfig { timeout: Duration::from_millis(100), eject_after: 1, ..config(&[&slow, &quick]) };
     let (server, upstream) = in_front(settings);
     let mut client = server.connect();
-    for _ in 0..2 {
-        let reply = client.infer(GOOD);
-        assert_eq!(
-            (reply.status, reply.json()["error"].as_str().unwrap()),
-            (504, "the model's server did not answer in time")
-        );
+    while slow.inferences().is_empty() {
+        client.infer(GOOD);
     }
-    let started = Instant::now();
-    let reply = client.infer(GOOD);
-    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")));
-    assert!(started.elapsed() < Duration::from_secs(1));
+    let replies: Vec<Reply> = (0..4).map(|_| client.infer(GOOD)).collect();
+    assert!(replies.iter().all(|reply| reply.status == 200));
+    assert_eq!((upstream.figures().ejections, upstream.figures().usable), (1, 1));
+    assert_eq!(slow.inferences().len(), 1);
+}
+
+#[test]
+fn the_only_server_in_use_is_kept_however_often_requests_fail() {
+    let slow = Fake::new(|seen| Does::After(Duration::from_secs(3), Box::new(good(seen))));
+    let settings = UpstreamConfig { timeout: Duration::from_millis(100), eject_after: 2, ..config(&[&slow]) };
+    let (server, upstream) = in_front(settings);
+    let mut client = server.connect();
+    for _ in 0..4 {
+        let reply = client.infer(GOOD);
+        let error = reply.json()["error"].to_string();
+        assert_eq!((reply.status, &*error), (504, "\"the model's server did not answer in time\""));
+    }
+    assert_eq!((upstream.figures().ejections, slow.inferences().len()), (0, 4));
+}
+
+/// One client whose requests make every server break the connection off, and another whose requests do not.
+#[test]
+fn no_client_can_have_all_servers_left_out() {
+    let poison = GOOD.replace("1.5", "666");
+    let fragile: fn(&Seen) -> Does = |seen| if seen.rows()[0][0] == 666.0 { Does::Close } else { good(seen) };
+    for n_servers in [1, 3] {
+        let fakes: Vec<Fake> = (0..n_servers).map(|_| Fake::new(fragile)).collect();
+        let settings = UpstreamConfig { eject_after: 2, ..config(&fakes.iter().collect::<Vec<_>>()) };
+        let (server, upstream) = in_front(settings);
+        let (mut hostile, mut client) = (server.connect(), server.connect());
+        for _ in 0..12 {
+            assert_eq!(hostile.infer(&poison).status, 502);
+            assert_eq!(upstream.figures().usable.min(1), 1);
+        }
+        assert_eq!(client.infer(GOOD).status, 200, "{n_servers} servers");
+        assert_eq!(upstream.figures().ejections, n_servers - 1);
+        assert_eq!(client.get("/v2/health/ready").status, 200);
+    }
+}
+
+#[test]
+fn the_only_server_is_left_out_where_it_cannot_be_connected_to() {
+    let gone = Fake::good();
+    let (server, upstream) = in_front(UpstreamConfig { eject_after: 2, retries: 0, ..config(&[&gone]) });
+    drop(gone);
+    let mut client = server.connect();
+    for _ in 0..3 {
+        let reply = client.infer(GOOD);
+        assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")));
+    }
     assert_eq!((upstream.figures().ejections, upstream.figures().usable), (1, 0));
     assert_eq!(client.get("/v2/health/ready").status, 503);
-    assert_eq!(fake.inferences().len(), 2);
+}
+
+#[test]
+fn a_deadline_of_the_request_is_that_of_the_answer() {
+    let slow = Fake::new(|seen| Does::After(Duration::from_secs(3), Box::new(good(seen))));
+    let (server, upstream) = in_front(config(&[&slow]));
+    let within = |micros: u64| {
+        let started = Instant::now();
+        let body = GOOD.replacen('{', &format!(r#"{{"parameters":{{"timeout":{micros}}},"#), 1);
+        let reply = server.connect().infer(&body);
+        assert!(started.elapsed() < Duration::from_secs(2));
+        (reply.status, reply.json()["error"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(within(1), (504, "the deadline of the call has passed".to_owned()));
+    assert!(slow.inferences().is_empty(), "nobody is asked for what nobody waits for");
+    assert_eq!(within(100_000), (504, "the model's server did not answer in time".to_owned()));
+    assert_eq!((slow.inferences().len(), upstream.figures().ejections), (1, 0));
 }
 
 #[test]
@@ -177,18 +236,25 @@ fn no_more_requests_are_under_way_than_allowed() {
 }
 
 #[test]
-fn a_client_that_leaves_takes_its_request_with_it() {
-    let fake = Fake::new(|seen| Does::After(Duration::from_secs(2), Box::new(good(seen))));
-    let (server, upstream) = in_front(config(&[&fake]));
+fn a_client_that_leaves_frees_no_place_that_the_server_still_works_for() {
+    let fake = Fake::new(|seen| Does::After(Duration::from_millis(700), Box::new(good(seen))));
+    let (server, upstream) = in_front(UpstreamConfig { max_in_flight: 1, ..config(&[&fake]) });
     let waiting = super::http_support::ask(&server);
     let wait = |n: usize| {
         let started = Instant::now();
         while upstream.figures().in_flight != n {
-            assert!(started.elapsed() < Duration::from_secs(1), "{} under way", upstream.figures().in_flight);
+            assert!(started.elapsed() < Duration::from_secs(5), "{} under way", upstream.figures().in_flight);
             std::thread::sleep(Duration::from_millis(1));
         }
     };
     wait(1);
+    while fake.inferences().is_empty() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     drop(waiting);
+    server.wait_for("sordino_connections ", 0.0);
+    assert_eq!(server.connect().infer(GOOD).status, 503, "the server has all the work that it may have");
     wait(0);
+    assert_eq!(server.connect().infer(GOOD).status, 200);
+    assert_eq!((fake.inferences().len(), upstream.figures().connections), (2, 1), "its connection is kept");
 }

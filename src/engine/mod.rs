@@ -15,8 +15,10 @@ mod zipmap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use self::upstream::{WireReply, WireRequest};
 use crate::defence::{RawScores, ScoreKind, ScoresError};
 use crate::tensor::{Inputs, TensorSpec};
 
@@ -99,14 +101,26 @@ pub struct CallContext {
     pub traceparent: Option<String>,
     /// W3C `tracestate`, as the client sent it.
     pub tracestate: Option<String>,
+    /// When the request began to arrive.
+    pub started: Option<Instant>,
     /// When nobody waits for the answer any more.
     pub deadline: Option<Instant>,
 }
 
-/// Raw scores that are on their way.
-pub type ScoresFuture<'a> = Pin<Box<dyn Future<Output = Result<RawScores, EngineError>> + Send + 'a>>;
+impl CallContext {
+    /// When nobody waits any more, if the request itself also says how long it may take: whichever comes first.
+    #[must_use]
+    pub fn deadline_with(&self, timeout: Option<Duration>) -> Option<Instant> {
+        let of_request = timeout.and_then(|time| self.started.unwrap_or_else(Instant::now).checked_add(time));
+        [self.deadline, of_request].into_iter().flatten().min()
+    }
+}
 
-/// A model that runs in another server: asked without holding a thread.
+/// An answer that is on its way.
+pub type ReplyFuture = Pin<Box<dyn Future<Output = Result<WireReply, EngineError>> + Send>>;
+
+/// A model that runs in another server: asked without holding a thread. Writing a request and reading an answer is work for
+/// the processor, asking is none; whoever drives this says where each is done.
 pub trait RemoteEngine: Send + Sync {
     /// What the model takes and gives.
     fn spec(&self) -> &ModelSpec;
@@ -114,8 +128,20 @@ pub trait RemoteEngine: Send + Sync {
     /// The platform string of its metadata.
     fn platform(&self) -> &str;
 
-    /// Raw scores of shape `(n_rows, n_classes)` for a batch.
-    fn infer<'a>(&'a self, inputs: &'a Inputs, call: &'a CallContext) -> ScoresFuture<'a>;
+    /// Writes the request for a batch.
+    ///
+    /// # Errors
+    /// [`upstream::Fault::Inputs`] for values that the protocol cannot carry.
+    fn write(&self, inputs: &Inputs, call: &CallContext) -> Result<WireRequest, EngineError>;
+
+    /// Sends a request and waits for its answer.
+    fn ask(self: Arc<Self>, request: WireRequest, call: CallContext) -> ReplyFuture;
+
+    /// Reads raw scores of shape `(n_rows, n_classes)` out of an answer.
+    ///
+    /// # Errors
+    /// [`EngineError`] where it is no answer to that request, or holds no finite scores (R8).
+    fn read(&self, reply: &WireReply, n_rows: usize, call: &CallContext) -> Result<RawScores, EngineError>;
 
     /// Whether a request sent now would have somewhere to go.
     fn is_ready(&self) -> bool;

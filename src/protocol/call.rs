@@ -1,6 +1,8 @@
 //! A call in any dialect, and its two crossings: [`decode`] splits it at once into [`Inputs`] and a [`ReplyPlan`], which
 //! meet again in [`encode`]. That takes [`Defended`] scores, whatever the dialect.
 
+use std::time::Duration;
+
 use super::{Answer, ModelDescription, Refusal, oip, predict};
 use crate::defence::Defended;
 use crate::tensor::Inputs;
@@ -38,6 +40,19 @@ enum Kind {
     #[cfg(feature = "serve")]
     Grpc(super::grpc::ReplyPlan),
     Predict(predict::ReplyPlan),
+}
+
+impl ReplyPlan {
+    /// How long the request may take by its own word, the parameter `timeout`.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        match &self.0 {
+            Kind::Oip(plan) => plan.timeout,
+            #[cfg(feature = "serve")]
+            Kind::Grpc(plan) => plan.timeout,
+            Kind::Predict(_) => None,
+        }
+    }
 }
 
 /// Reads a call into checked inputs, in the model's order, and the plan of its reply.

@@ -5,7 +5,8 @@
 //! | `binary_data_output` | request | default form of the outputs |
 //! | `binary_data` | output | form of this output |
 //! | `binary_data_size` | input | bytes of this tensor after the JSON part; over gRPC without effect |
-//! | `timeout`, `priority` | request | accepted and ignored: there is one queue, and its bound is the server's |
+//! | `timeout` | request | microseconds after which nobody waits for the answer; 0 is none |
+//! | `priority` | request | accepted and ignored: there is one queue |
 //! | `content_type` | everywhere | accepted and ignored: a hint of MLServer's clients, data are read by `datatype` |
 //! | `shared_memory_*` | everywhere | refused: scores would leave by another door |
 //! | `classification` | output | the best so many classes as strings, written after the defence |
@@ -13,7 +14,9 @@
 //! | `triton_*` | everywhere | refused: reserved |
 //! | anything else | everywhere | refused: a parameter that does nothing would be a promise |
 
-use crate::protocol::quoted;
+use std::time::Duration;
+
+use crate::protocol::{Refusal, quoted};
 
 /// Where a `parameters` object stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub(super) enum Rule {
     BinarySize,
     /// A number of classes: `classification` of an output.
     Classes,
+    /// Microseconds: `timeout` of a request.
+    Timeout,
     /// Accepted, without effect.
     Ignored,
     /// Refused, with the reason.
@@ -43,7 +48,8 @@ pub(super) fn rule(scope: Scope, key: &str) -> Rule {
     match (scope, key) {
         (Scope::Request, "binary_data_output") | (Scope::Output, "binary_data") => Rule::Binary,
         (Scope::Input, "binary_data_size") => Rule::BinarySize,
-        (Scope::Request, "timeout" | "priority") | (_, "content_type") => Rule::Ignored,
+        (Scope::Request, "timeout") => Rule::Timeout,
+        (Scope::Request, "priority") | (_, "content_type") => Rule::Ignored,
         // perf_analyzer sends it with each gRPC request. There is one answer to a message, so no empty one behind it.
         (Scope::Request, "triton_enable_empty_final_response") => Rule::Ignored,
         (Scope::Output, "classification") => Rule::Classes,
@@ -54,6 +60,14 @@ pub(super) fn rule(scope: Scope, key: &str) -> Rule {
         (Scope::Input, key) => refused(key, "known here: binary_data_size, content_type"),
         (Scope::Output, key) => refused(key, "known here: binary_data, classification, content_type"),
     }
+}
+
+/// The parameter `timeout`, in microseconds as Triton has it: none for 0.
+pub(super) fn timeout(wanted: Option<u64>) -> Result<Option<Duration>, Refusal> {
+    let micros = wanted.ok_or_else(|| {
+        Refusal::bad_request("parameter 'timeout' must be a whole number of microseconds of at least 0")
+    })?;
+    Ok((micros > 0).then(|| Duration::from_micros(micros)))
 }
 
 fn refused(key: &str, reason: &str) -> Rule {

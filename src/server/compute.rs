@@ -2,16 +2,13 @@
 //!
 //! A job carries the snapshot of the pipeline that its request took, its body, and the body's charge on the
 //! byte budget, so that a client that leaves does not free what is still being worked on. A job whose client
-//! has gone before its turn, or has waited too long for it, is skipped. A model in another server takes no thread: its
-//! requests wait where they are, and the bound is the one on requests under way to it. A panic is caught, answered with a fixed sentence, and the thread goes
+//! has gone before its turn, or has waited too long for it, is skipped. A model in another server takes none of these
+//! threads ([`upstream`]). A panic is caught, answered with a fixed sentence, and the thread goes
 //! on.
 
-use std::future::{Future as _, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -25,9 +22,10 @@ use super::coding::Coding;
 use super::config::ComputeConfig;
 use super::metrics::Metrics;
 use super::models::Served;
+use super::upstream::{self, Beside};
 use crate::engine::CallContext;
 use crate::pipeline::Facts;
-use crate::protocol::{self, Answer, Refusal, RefusalKind};
+use crate::protocol::{self, Answer, Refusal, RefusalKind, grpc};
 
 /// One request, ready to be computed.
 pub(super) struct Call {
@@ -84,6 +82,8 @@ pub(super) struct Compute {
     queue_timeout: Duration,
     inline: bool,
     metrics: Arc<Metrics>,
+    /// Where large requests to another server are read, and its large answers.
+    beside: Beside,
 }
 
 /// The threads, to be waited for when every [`Compute`] has been dropped.
@@ -105,7 +105,8 @@ impl Compute {
         });
         let threads = threads.collect::<Result<_, _>>()?;
         let (queue_timeout, inline) = (config.queue_timeout, config.inline);
-        Ok((Self { jobs, queue_timeout, inline, metrics: Arc::clone(metrics) }, threads))
+        let (metrics, beside) = (Arc::clone(metrics), Beside::new(config));
+        Ok((Self { jobs, queue_timeout, inline, metrics, beside }, threads))
     }
 
     /// Requests that wait for a thread.
@@ -119,7 +120,7 @@ impl Compute {
     /// Overloaded, when the queue is full; a queue timeout, when no thread came in time. All that happens later is in [`Done`].
     pub(super) async fn run(&self, call: Call) -> Result<Done, Refusal> {
         if call.served.pipeline.remote().is_some() {
-            return Ok(answer_upstream(call, &self.metrics).await);
+            return Ok(upstream::answer(call, &self.beside, &self.metrics).await);
         }
         if self.inline {
             return Ok(answer(call, Duration::ZERO, &self.metrics));
@@ -163,9 +164,11 @@ fn answer(call: Call, queued: Duration, metrics: &Metrics) -> Done {
         Ok(call) => call,
         Err((refusal, charge)) => return Done { result: Err(refusal), facts: Facts::default(), queued, charge },
     };
+    let mut call = call;
     let journey = || {
-        let (answer, facts) = match call.dialect.call(&call.body) {
-            Ok(asked) => call.served.pipeline.answer(asked),
+        let asked = call.charge_decoded().and_then(|()| call.dialect.call(&call.body));
+        let (answer, facts) = match asked {
+            Ok(asked) => call.served.pipeline.answer_within(asked, &call.context),
             Err(refusal) => (Err(refusal), Facts::default()),
         };
         (pack(answer, call.accepts), facts)
@@ -175,35 +178,7 @@ fn answer(call: Call, queued: Duration, metrics: &Metrics) -> Done {
     Done { result, facts, queued, charge: call.body.charge }
 }
 
-/// As [`answer`], for a model in another server.
-async fn answer_upstream(call: Call, metrics: &Metrics) -> Done {
-    let queued = Duration::ZERO;
-    let call = match call.unpacked_beside().await {
-        Ok(call) => call,
-        Err((refusal, charge)) => return Done { result: Err(refusal), facts: Facts::default(), queued, charge },
-    };
-    let (result, facts) = journey_upstream(&call, metrics).await;
-    Done { result, facts, queued, charge: call.body.charge }
-}
-
-async fn journey_upstream(call: &Call, metrics: &Metrics) -> (Result<Computed, Refusal>, Facts) {
-    let journey = async {
-        let (answer, facts) = match call.dialect.call(&call.body) {
-            Ok(asked) => call.served.pipeline.answer_upstream(asked, &call.context).await,
-            Err(refusal) => (Err(refusal), Facts::default()),
-        };
-        (pack(answer, call.accepts), facts)
-    };
-    let mut journey = pin!(journey);
-    let guarded = poll_fn(|context| {
-        let turn = catch_unwind(AssertUnwindSafe(|| journey.as_mut().poll(context)));
-        // After a panic it is not polled again.
-        turn.unwrap_or_else(|_| Poll::Ready((Err(panicked(metrics)), Facts::default())))
-    });
-    guarded.await
-}
-
-fn pack(answer: Result<Answer, Refusal>, accepts: Option<Coding>) -> Result<Computed, Refusal> {
+pub(super) fn pack(answer: Result<Answer, Refusal>, accepts: Option<Coding>) -> Result<Computed, Refusal> {
     let answer = answer?;
     let packed = accepts.and_then(|coding| Some((coding, coding.pack(answer.body())?)));
     Ok(Computed { answer, packed })
@@ -211,7 +186,7 @@ fn pack(answer: Result<Answer, Refusal>, accepts: Option<Coding>) -> Result<Comp
 
 impl Call {
     /// The call with its body as it was before it was packed.
-    fn unpacked(self) -> Result<Self, (Refusal, Charge)> {
+    pub(super) fn unpacked(self) -> Result<Self, (Refusal, Charge)> {
         let Some(coding) = self.packed else { return Ok(self) };
         let budget = self.body.charge.of_same_budget();
         match coding.unpack(self.body, self.max_bytes) {
@@ -220,26 +195,25 @@ impl Call {
         }
     }
 
-    /// As [`Self::unpacked`], beside the I/O threads where there is something to unpack.
-    async fn unpacked_beside(self) -> Result<Self, (Refusal, Charge)> {
-        if self.packed.is_none() {
-            return Ok(self);
+    /// Charges for what the body takes once it is read, where that is more than it took on the wire.
+    pub(super) fn charge_decoded(&mut self) -> Result<(), Refusal> {
+        if self.dialect == Dialect::Grpc {
+            let more = grpc::decoded_size(&self.body.bytes)?;
+            self.body.charge.grow(self.body.bytes.len().saturating_add(more))?;
         }
-        let budget = self.body.charge.of_same_budget();
-        let unpacked = tokio::task::spawn_blocking(move || self.unpacked()).await;
-        unpacked.unwrap_or_else(|_| Err((Refusal::internal(), budget)))
+        Ok(())
     }
 }
 
 /// What is said when a panic was caught.
-fn panicked(metrics: &Metrics) -> Refusal {
+pub(super) fn panicked(metrics: &Metrics) -> Refusal {
     metrics.panics.inc();
     Refusal::internal()
 }
 
 impl Dialect {
     /// The call that a body is in this dialect.
-    fn call<'a>(&'a self, body: &'a ReadBody) -> Result<protocol::Call<'a>, Refusal> {
+    pub(super) fn call<'a>(&'a self, body: &'a ReadBody) -> Result<protocol::Call<'a>, Refusal> {
         Ok(match self {
             Self::Oip(length) => {
                 let length = length.as_ref().map(HeaderValue::to_str).transpose();

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper_util::server::graceful::GracefulConnection;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -177,12 +177,42 @@ pub(super) struct AnswerBody {
     pub(super) held: Held,
 }
 
+/// A part of a streamed body.
+#[derive(Debug)]
+pub(super) enum Part {
+    /// A message, with what is held until the peer has made room for all of it.
+    Message(Bytes, Delivery),
+    /// What ends the stream.
+    Trailers(HeaderMap),
+}
+
+/// What one message of a stream holds on to until it has been taken or dropped; dropped, it gives word of that.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    _fuse: Option<Fuse>,
+    _charge: Option<Charge>,
+    _taken: Option<oneshot::Sender<()>>,
+}
+
+impl Delivery {
+    /// A message that nobody waits for.
+    pub(super) fn nothing_held() -> Self {
+        Self { _fuse: None, _charge: None, _taken: None }
+    }
+
+    /// A message that `charge` is held for, whose connection `fuse` cuts; the receiver ends when it has been taken.
+    pub(super) fn new(fuse: Fuse, charge: Option<Charge>) -> (Self, oneshot::Receiver<()>) {
+        let (taken, when_taken) = oneshot::channel();
+        (Self { _fuse: Some(fuse), _charge: charge, _taken: Some(taken) }, when_taken)
+    }
+}
+
 #[derive(Debug)]
 enum Content {
     /// All of it, and what follows it.
     Whole { bytes: Bytes, last: Bytes, trailers: Option<HeaderMap> },
-    /// Frames as they come.
-    Stream(mpsc::Receiver<Frame<Bytes>>),
+    /// Messages as they come: the last byte of the one that is on its way, and what that one holds.
+    Stream { parts: mpsc::Receiver<Part>, last: Bytes, delivery: Option<Delivery> },
     /// The answer of a service that is not ours; no model's.
     Foreign(tonic::body::Body),
 }
@@ -198,8 +228,8 @@ impl AnswerBody {
     }
 
     /// A body that is sent as it comes.
-    pub(super) fn stream(frames: mpsc::Receiver<Frame<Bytes>>) -> Self {
-        Self::of(Content::Stream(frames))
+    pub(super) fn stream(parts: mpsc::Receiver<Part>) -> Self {
+        Self::of(Content::Stream { parts, last: Bytes::new(), delivery: None })
     }
 
     /// A body of a service that is not ours.
@@ -215,10 +245,15 @@ impl AnswerBody {
     /// has room for one byte of it, but the next one only when all of it has gone out: so this body lives until
     /// the peer has made room for the whole answer.
     pub(super) fn split_last(&mut self) {
-        if let Content::Whole { bytes, last, trailers: None } = &mut self.content {
-            *last = bytes.split_off(bytes.len().saturating_sub(1));
+        if let Content::Whole { bytes, last, .. } = &mut self.content {
+            *last = split_last(bytes);
         }
     }
+}
+
+/// Takes the last byte off; see [`AnswerBody::split_last`].
+fn split_last(bytes: &mut Bytes) -> Bytes {
+    bytes.split_off(bytes.len().saturating_sub(1))
 }
 
 impl Body for AnswerBody {
@@ -235,7 +270,24 @@ impl Body for AnswerBody {
                 }
                 Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
             }
-            Content::Stream(frames) => frames.poll_recv(cx).map(|frame| frame.map(Ok)),
+            Content::Stream { parts, last, delivery } => {
+                let rest = std::mem::take(last);
+                if !rest.is_empty() {
+                    return Poll::Ready(Some(Ok(Frame::data(rest))));
+                }
+                // Whoever asks for more has sent what was there.
+                *delivery = None;
+                let part = std::task::ready!(parts.poll_recv(cx));
+                Poll::Ready(part.map(|part| match part {
+                    Part::Message(mut bytes, held) => {
+                        *delivery = Some(held);
+                        *last = split_last(&mut bytes);
+                        let first = if bytes.is_empty() { std::mem::take(last) } else { bytes };
+                        Ok(Frame::data(first))
+                    }
+                    Part::Trailers(trailers) => Ok(Frame::trailers(trailers)),
+                }))
+            }
             Content::Foreign(body) => Pin::new(body).poll_frame(cx),
         }
     }
@@ -243,7 +295,7 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Whole { bytes, last, trailers } => bytes.is_empty() && last.is_empty() && trailers.is_none(),
-            Content::Stream(_) => false,
+            Content::Stream { .. } => false,
             Content::Foreign(body) => body.is_end_stream(),
         }
     }

@@ -31,6 +31,7 @@ mod route;
 mod shutdown;
 mod statistics;
 mod trace;
+mod upstream;
 
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;

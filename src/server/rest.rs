@@ -169,7 +169,7 @@ async fn infer(
         return Err(Refusal::new(RefusalKind::UnsupportedEncoding, message));
     }
     let body = shared.limits.read(body).await?;
-    let context = context(&head.headers, id, None);
+    let context = context(&head.headers, id, started, None);
     let asked = Asked { served, dialect, packed, accepts, started, id, context };
     let (computed, charge) = compute(shared, asked, body).await?;
     let mut reply = inferred(computed, accepts.is_some());

@@ -10,8 +10,8 @@ use crate::engine::CallContext;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// The context of a request with this head and id of ours.
-pub(super) fn context(headers: &HeaderMap, id: &str, deadline: Option<Instant>) -> CallContext {
+/// The context of a request with this head and id of ours, which began to arrive at `started`.
+pub(super) fn context(headers: &HeaderMap, id: &str, started: Instant, deadline: Option<Instant>) -> CallContext {
     let word = |name: HeaderName, max: usize| {
         let text = headers.get(name)?.to_str().ok()?;
         (1..=max).contains(&text.len()).then(|| text.to_owned())
@@ -20,7 +20,7 @@ pub(super) fn context(headers: &HeaderMap, id: &str, deadline: Option<Instant>) 
     let is_hex = |text: &String| text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
     let traceparent = word(TRACEPARENT, 128).filter(is_hex);
     let tracestate = traceparent.as_ref().and_then(|_| word(TRACESTATE, 512));
-    CallContext { request_id: id.to_owned(), traceparent, tracestate, deadline }
+    CallContext { request_id: id.to_owned(), traceparent, tracestate, started: Some(started), deadline }
 }
 
 #[cfg(test)]
@@ -34,7 +34,7 @@ mod tests {
         let of = |parent: &'static str| {
             let headers = [(TRACEPARENT, parent), (TRACESTATE, "a=b")];
             let headers = headers.map(|(name, value)| (name, HeaderValue::from_static(value)));
-            let context = context(&headers.into_iter().collect(), "id", None);
+            let context = context(&headers.into_iter().collect(), "id", Instant::now(), None);
             (context.traceparent, context.tracestate)
         };
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

@@ -1,4 +1,5 @@
-//! When a server is left out: after failures in a row, for a while that doubles, until one request has been answered.
+//! When a server is left out: after failures in a row, for a while that doubles, until one request has been answered. The last
+//! one in use is left out only when it cannot be connected to: everything else may be one client's doing.
 
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,13 @@ impl Breaker {
         self.trying = false;
     }
 
+    /// A request failed in a way that its client may have brought about, and no other server is in use: this one stays in.
+    pub(super) fn spared(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        self.trying = false;
+        self.open_until = None;
+    }
+
     /// A request failed for the server's own reasons; whether the server is left out from now on.
     pub(super) fn failed(&mut self, now: Instant) -> bool {
         self.failures = self.failures.saturating_add(1);
@@ -87,6 +95,20 @@ mod tests {
         breaker.enter();
         breaker.succeeded();
         assert!(breaker.admits(later));
+    }
+
+    #[test]
+    fn a_server_that_is_spared_stays_in_and_is_left_out_once_there_is_another() {
+        let mut breaker = Breaker::new(2);
+        let start = Instant::now();
+        for _ in 0..5 {
+            breaker.enter();
+            breaker.spared();
+            assert!(breaker.admits(start));
+        }
+        assert!(breaker.failed(start) && !breaker.admits(start));
+        breaker.spared();
+        assert!(breaker.admits(start));
     }
 
     #[test]

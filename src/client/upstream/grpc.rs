@@ -3,22 +3,26 @@
 use std::error::Error as _;
 use std::time::Duration;
 
+use bytes::{Buf as _, BufMut as _, Bytes};
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, ConnectError, Request, Status};
 
-use super::UpstreamConfig;
 use super::target::Target;
+use super::{MAX_ABOUT_BYTES, UpstreamConfig};
 use crate::client::inference_client::grpc_inference_service_client::GrpcInferenceServiceClient as Client;
 use crate::engine::CallContext;
 use crate::engine::upstream::Fault;
-use crate::protocol::grpc::messages::{
-    ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest,
-};
+use crate::protocol::grpc::messages::{ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest};
+
+const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 
 /// The connection to one server.
 pub(super) struct Line {
-    client: Client<Channel>,
+    channel: Channel,
+    max_answer_bytes: usize,
 }
 
 impl Line {
@@ -31,16 +35,16 @@ impl Line {
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(20))
             .connect_lazy();
-        let client = Client::new(channel).max_decoding_message_size(config.max_answer_bytes);
-        Ok(Self { client })
+        Ok(Self { channel, max_answer_bytes: config.max_answer_bytes })
     }
 
-    /// Asks for scores. [`Fault::Unreachable`] says that nothing was sent.
-    pub(super) async fn infer(
-        &self,
-        message: ModelInferRequest,
-        call: &CallContext,
-    ) -> Result<ModelInferResponse, Fault> {
+    /// A client for questions about the model.
+    fn client(&self) -> Client<Channel> {
+        Client::new(self.channel.clone()).max_decoding_message_size(MAX_ABOUT_BYTES)
+    }
+
+    /// Sends an encoded request for scores; the answer comes as encoded. [`Fault::Unreachable`] says that nothing was sent.
+    pub(super) async fn infer(&self, message: Bytes, call: &CallContext) -> Result<Bytes, Fault> {
         let mut request = Request::new(message);
         let named = [
             ("x-request-id", Some(&call.request_id)),
@@ -55,20 +59,60 @@ impl Line {
         if let Some(deadline) = call.deadline {
             request.set_timeout(deadline.saturating_duration_since(std::time::Instant::now()));
         }
-        let answer = self.client.clone().model_infer(request).await;
+        let mut grpc = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(self.max_answer_bytes);
+        grpc.ready().await.map_err(|_| Fault::Unreachable)?;
+        let answer = grpc.unary(request, PathAndQuery::from_static(INFER), AsItIs).await;
         answer.map(tonic::Response::into_inner).map_err(|status| fault(&status))
     }
 
     pub(super) async fn metadata(&self, name: &str, version: Option<&str>) -> Result<ModelMetadataResponse, Fault> {
         let version = version.unwrap_or_default().to_owned();
-        let answer = self.client.clone().model_metadata(ModelMetadataRequest { name: name.to_owned(), version }).await;
+        let answer = self.client().model_metadata(ModelMetadataRequest { name: name.to_owned(), version }).await;
         answer.map(tonic::Response::into_inner).map_err(|status| fault(&status))
     }
 
     pub(super) async fn is_ready(&self, name: &str, version: Option<&str>) -> bool {
         let version = version.unwrap_or_default().to_owned();
-        let answer = self.client.clone().model_ready(ModelReadyRequest { name: name.to_owned(), version }).await;
+        let answer = self.client().model_ready(ModelReadyRequest { name: name.to_owned(), version }).await;
         answer.is_ok_and(|answer| answer.into_inner().ready)
+    }
+}
+
+/// Messages that are written and read elsewhere: on a thread for that, within bounds.
+#[derive(Debug, Clone, Copy)]
+struct AsItIs;
+
+impl Codec for AsItIs {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for AsItIs {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, message: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(message);
+        Ok(())
+    }
+}
+
+impl Decoder for AsItIs {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
     }
 }
 

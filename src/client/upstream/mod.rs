@@ -14,8 +14,11 @@ mod replica;
 mod start;
 mod target;
 
-use std::sync::Arc;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http_body_util::Full;
@@ -28,9 +31,8 @@ use self::connection::Reply;
 use self::replica::{Counters, Lease, Replica};
 use super::http::INFERENCE_HEADER_LENGTH;
 use crate::defence::RawScores;
-use crate::engine::upstream::{Declared, Dialect, Fault, Plan};
-use crate::engine::{CallContext, EngineError, ModelSpec, RemoteEngine, RemoteFigures, ScoresFuture};
-use crate::protocol::grpc::messages::{ModelInferRequest, ModelInferResponse};
+use crate::engine::upstream::{Declared, Dialect, Fault, Plan, WireReply, WireRequest};
+use crate::engine::{CallContext, EngineError, ModelSpec, RemoteEngine, RemoteFigures, ReplyFuture};
 use crate::tensor::Inputs;
 
 pub use self::start::{StartError, connect};
@@ -42,6 +44,9 @@ const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// The longest answer to a question about the server or the model.
+const MAX_ABOUT_BYTES: usize = 1 << 20;
 
 /// How other servers are asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,6 +106,8 @@ pub struct Upstream {
     counters: Counters,
     /// Where the search for the least loaded begins.
     turn: AtomicUsize,
+    /// Held while a failure is judged.
+    judging: Mutex<()>,
 }
 
 impl std::fmt::Debug for Upstream {
@@ -113,12 +120,12 @@ impl Upstream {
     fn new(plan: Plan, config: UpstreamConfig) -> Result<Arc<Self>, Fault> {
         let replicas = config.targets.iter().map(|target| Replica::new(target.clone(), &config));
         let replicas = replicas.collect::<Result<_, _>>()?;
-        let upstream = Self { plan, config, replicas, counters: Counters::default(), turn: AtomicUsize::new(0) };
-        Ok(Arc::new(upstream))
+        let (counters, turn, judging) = (Counters::default(), AtomicUsize::new(0), Mutex::new(()));
+        Ok(Arc::new(Self { plan, config, replicas, counters, turn, judging }))
     }
 
     /// The usable server with the fewest requests under way, but for those that were tried.
-    fn choose(&self, tried: &[usize]) -> Result<(usize, Lease<'_>), Fault> {
+    fn choose(self: &Arc<Self>, tried: &[usize]) -> Result<(usize, Lease), Fault> {
         let now = Instant::now();
         let n = self.replicas.len();
         let first = if n > 1 { self.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
@@ -131,80 +138,104 @@ impl Upstream {
         }
         // Stable: of equals the one whose turn it is.
         usable.sort_by_key(|&index| self.replicas[index].in_flight());
-        let lease = |&index: &usize| {
-            let lease = self.replicas[index].enter(&self.counters, self.config.max_in_flight)?;
-            Some((index, lease))
-        };
-        usable.iter().find_map(lease).ok_or(Fault::Busy)
+        usable.iter().find_map(|&index| Some((index, Lease::take(self, index)?))).ok_or(Fault::Busy)
     }
 
     /// Sends a request to one server, or to the next where the first did not get it.
-    async fn ask(&self, outgoing: &Outgoing, call: &CallContext) -> Result<Incoming, Fault> {
+    async fn asked(self: Arc<Self>, request: WireRequest, call: CallContext) -> Result<WireReply, Fault> {
         let started = tokio::time::Instant::now();
         let own = started + self.config.timeout;
         let deadline = call.deadline.map_or(own, |deadline| deadline.into()).min(own);
+        let outgoing = Arc::new(Outgoing::new(&self.plan, request, call));
         let mut tried = Vec::new();
         let mut last = None;
         loop {
             let (index, lease) = self.choose(&tried).map_err(|fault| last.take().unwrap_or(fault))?;
-            let exchange = self.exchange(lease.replica(), outgoing, call);
-            let outcome = timeout_at(deadline, exchange).await.unwrap_or(Err(Fault::Timeout));
-            match outcome {
-                Ok(reply) => {
-                    lease.succeeded();
-                    return Ok(reply);
-                }
-                // The client's own haste says nothing about the server.
-                Err(Fault::Timeout) if deadline < own => return Err(Fault::Timeout),
-                // The server answered: it is the request that it does not like.
-                Err(fault) if !fault.is_of_server() => {
-                    lease.succeeded();
-                    return Err(fault);
-                }
-                Err(fault) => {
-                    lease.failed();
+            let attempt = Attempt::new(lease, Arc::clone(&outgoing), own);
+            // The client's own haste says nothing about the server.
+            match timeout_at(deadline, attempt).await.map_err(|_| Fault::Timeout)? {
+                Ok(reply) => return Ok(reply),
+                Err(Fault::Unreachable) if tried.len() < self.config.retries as usize => {
                     tried.push(index);
-                    if fault != Fault::Unreachable || tried.len() > self.config.retries as usize {
-                        return Err(fault);
-                    }
                     self.counters.retries.fetch_add(1, Ordering::Relaxed);
-                    last = Some(fault);
+                    last = Some(Fault::Unreachable);
                 }
+                Err(fault) => return Err(fault),
             }
         }
     }
 
-    /// Sends to one server, and reads the whole answer.
-    async fn exchange(&self, replica: &Replica, outgoing: &Outgoing, call: &CallContext) -> Result<Incoming, Fault> {
+    /// Sends to one server, and takes the whole answer.
+    async fn exchange(&self, replica: &Replica, outgoing: &Outgoing) -> Result<WireReply, Fault> {
         match (outgoing, &replica.line) {
-            (Outgoing::Grpc(message), Some(line)) => Ok(Incoming::Grpc(line.infer(message.clone(), call).await?)),
-            (Outgoing::Grpc(_), None) => Err(Fault::Inputs("this server is not asked over gRPC".to_owned())),
+            (Outgoing::Grpc { message, call }, Some(line)) => {
+                let body = line.infer(message.clone(), call).await?;
+                Ok(WireReply { body, ..WireReply::default() })
+            }
+            (Outgoing::Grpc { .. }, None) => Err(Fault::Inputs("this server is not asked over gRPC".to_owned())),
             (Outgoing::Rest(asked), _) => {
                 let request = asked.request(&replica.target)?;
-                let reply = replica.exchange(&self.config, &self.counters, request).await?;
-                if reply.status == 200 { Ok(Incoming::Rest(reply)) } else { Err(Fault::Status(reply.status)) }
+                let max_bytes = self.config.max_answer_bytes;
+                let reply = replica.exchange(&self.config, &self.counters, max_bytes, request).await?;
+                if reply.status == 200 { Ok(taken(reply)) } else { Err(Fault::Status(reply.status)) }
             }
         }
     }
+}
 
-    async fn scores(&self, inputs: &Inputs, call: &CallContext) -> Result<RawScores, EngineError> {
-        let (n_rows, id) = (inputs.n_rows(), &call.request_id);
-        let outgoing = if self.plan.dialect() == Dialect::OipGrpc {
-            Outgoing::Grpc(self.plan.write_message(inputs, id))
-        } else {
-            let wire = self.plan.write(inputs, id)?;
-            Outgoing::Rest(RestCall::infer(&self.plan, wire.header_length, wire.body, call))
-        };
-        let reply = match self.ask(&outgoing, call).await? {
-            Incoming::Grpc(answer) => return self.plan.read_message(answer, n_rows, id),
-            Incoming::Rest(reply) => reply,
-        };
-        let identity = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
-        if !reply.headers.get_all(CONTENT_ENCODING).iter().all(identity) {
-            return Err(Fault::Answer("it is compressed, which was not asked for".to_owned()).into());
+/// Of an answer over REST what is read of it.
+fn taken(reply: Reply) -> WireReply {
+    let identity = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
+    let header_length = reply.headers.get(&INFERENCE_HEADER_LENGTH).map(|value| value.to_str().unwrap_or(""));
+    WireReply {
+        header_length: header_length.map(str::to_owned),
+        is_compressed: !reply.headers.get_all(CONTENT_ENCODING).iter().all(identity),
+        body: reply.body,
+        place: None,
+    }
+}
+
+/// One request to one server. Whoever waits may leave: a server goes on working all the same, so what was sent keeps its place
+/// until the server has answered or its time is over, and tells as much about the server.
+struct Attempt {
+    running: Option<Running>,
+    has_begun: bool,
+}
+
+type Running = Pin<Box<dyn Future<Output = Result<WireReply, Fault>> + Send>>;
+
+impl Attempt {
+    fn new(mut lease: Lease, outgoing: Arc<Outgoing>, until: tokio::time::Instant) -> Self {
+        let running = Box::pin(async move {
+            let exchange = lease.upstream().exchange(lease.replica(), &outgoing);
+            let outcome = timeout_at(until, exchange).await.unwrap_or(Err(Fault::Timeout));
+            lease.judge(&outcome);
+            // The answer has still to be read: that counts as under way too, so the number of those is bounded.
+            outcome.map(|reply| WireReply { place: Some(Box::new(lease)), ..reply })
+        });
+        Self { running: Some(running), has_begun: false }
+    }
+}
+
+impl Future for Attempt {
+    type Output = Result<WireReply, Fault>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.has_begun = true;
+        let Some(running) = &mut self.running else { return Poll::Pending };
+        let outcome = std::task::ready!(running.as_mut().poll(context));
+        self.running = None;
+        Poll::Ready(outcome)
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take().filter(|_| self.has_begun)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async { drop(running.await) });
         }
-        let header_length = reply.headers.get(&INFERENCE_HEADER_LENGTH).map(|value| value.to_str().unwrap_or(""));
-        self.plan.read(header_length, &reply.body, n_rows, id)
     }
 }
 
@@ -217,8 +248,16 @@ impl RemoteEngine for Upstream {
         self.plan.platform()
     }
 
-    fn infer<'a>(&'a self, inputs: &'a Inputs, call: &'a CallContext) -> ScoresFuture<'a> {
-        Box::pin(self.scores(inputs, call))
+    fn write(&self, inputs: &Inputs, call: &CallContext) -> Result<WireRequest, EngineError> {
+        Ok(self.plan.write(inputs, &call.request_id)?)
+    }
+
+    fn ask(self: Arc<Self>, request: WireRequest, call: CallContext) -> ReplyFuture {
+        Box::pin(async move { Ok(self.asked(request, call).await?) })
+    }
+
+    fn read(&self, reply: &WireReply, n_rows: usize, call: &CallContext) -> Result<RawScores, EngineError> {
+        self.plan.read(reply, n_rows, &call.request_id)
     }
 
     fn is_ready(&self) -> bool {
@@ -242,13 +281,16 @@ impl RemoteEngine for Upstream {
 /// A request of ours.
 enum Outgoing {
     Rest(RestCall),
-    Grpc(ModelInferRequest),
+    Grpc { message: Bytes, call: CallContext },
 }
 
-/// A whole answer.
-enum Incoming {
-    Rest(Reply),
-    Grpc(ModelInferResponse),
+impl Outgoing {
+    fn new(plan: &Plan, request: WireRequest, call: CallContext) -> Self {
+        if plan.dialect() == Dialect::OipGrpc {
+            return Self::Grpc { message: request.body, call };
+        }
+        Self::Rest(RestCall::infer(plan, request, &call))
+    }
 }
 
 /// A request of ours, for whichever server will get it. Its headers are all written here: none is a client's, but for
@@ -267,7 +309,8 @@ impl RestCall {
         Self { method: Method::GET, path: path.to_owned(), headers, body: Bytes::new() }
     }
 
-    fn infer(plan: &Plan, header_length: Option<usize>, body: Vec<u8>, call: &CallContext) -> Self {
+    fn infer(plan: &Plan, request: WireRequest, call: &CallContext) -> Self {
+        let WireRequest { header_length, body } = request;
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(ACCEPT_ENCODING, IDENTITY);
         match header_length {
@@ -289,7 +332,7 @@ impl RestCall {
                 headers.insert(name, value);
             }
         }
-        Self { method: Method::POST, path: plan.infer_path(), headers, body: body.into() }
+        Self { method: Method::POST, path: plan.infer_path(), headers, body }
     }
 
     fn request(&self, target: &Target) -> Result<Request<Full<Bytes>>, Fault> {

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use super::replica::Replica;
-use super::{RestCall, Upstream};
+use super::{MAX_ABOUT_BYTES, RestCall, Upstream};
 use crate::engine::upstream::{Dialect, metadata};
 
 /// Asks every server in turn for as long as the upstream is in use.
@@ -29,14 +29,13 @@ pub(super) fn start(upstream: &Arc<Upstream>) {
 }
 
 async fn ask(upstream: &Upstream, replica: &Replica) -> bool {
-    let declared = &upstream.config.declared;
     if let Some(line) = &replica.line {
-        let asked = line.is_ready(&declared.model, declared.version.as_deref());
+        let asked = line.is_ready(&upstream.config.declared.model, upstream.plan.version());
         return tokio::time::timeout(upstream.config.timeout, asked).await.unwrap_or(false);
     }
     let path = ready_path(upstream);
     let Ok(request) = RestCall::get(&path).request(&replica.target) else { return false };
-    let exchange = replica.exchange(&upstream.config, &upstream.counters, request);
+    let exchange = replica.exchange(&upstream.config, &upstream.counters, MAX_ABOUT_BYTES, request);
     // A server that takes longer than a request may take is none.
     let Ok(Ok(reply)) = tokio::time::timeout(upstream.config.timeout, exchange).await else { return false };
     match upstream.plan.dialect() {
@@ -47,7 +46,7 @@ async fn ask(upstream: &Upstream, replica: &Replica) -> bool {
 
 fn ready_path(upstream: &Upstream) -> String {
     let declared = &upstream.config.declared;
-    let version = declared.version.as_ref().map(|version| format!("/versions/{version}")).unwrap_or_default();
+    let version = upstream.plan.version().map(|version| format!("/versions/{version}")).unwrap_or_default();
     match upstream.plan.dialect() {
         Dialect::OipHttp | Dialect::OipGrpc => format!("/v2/models/{}{version}/ready", declared.model),
         Dialect::TfServing => format!("/v1/models/{}{version}", declared.model),

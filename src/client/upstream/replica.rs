@@ -1,18 +1,18 @@
 //! One of the servers: its idle connections, how much is under way, and whether it is left out.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use http_body_util::Full;
 use hyper::Request;
 use hyper::body::Bytes;
 
-use super::UpstreamConfig;
 use super::breaker::Breaker;
 use super::connection::{Broken, Connection, Reply};
 use super::grpc::Line;
 use super::target::Target;
+use super::{Upstream, UpstreamConfig};
 use crate::engine::upstream::{Dialect, Fault};
 
 /// Counts over all servers.
@@ -36,9 +36,9 @@ pub(super) struct Replica {
 }
 
 /// A request under way to one server. Dropped without a verdict, nothing was learnt about the server.
-pub(super) struct Lease<'a> {
-    replica: &'a Replica,
-    counters: &'a Counters,
+pub(super) struct Lease {
+    upstream: Arc<Upstream>,
+    index: usize,
     judged: bool,
 }
 
@@ -63,17 +63,6 @@ impl Replica {
     /// Whether it may be sent a request, but for how many it has.
     pub(super) fn is_usable(&self, now: Instant) -> bool {
         self.is_ready.load(Ordering::Relaxed) && self.breaker().admits(now)
-    }
-
-    /// Counts a request in, if it may be sent.
-    pub(super) fn enter<'a>(&'a self, counters: &'a Counters, max_in_flight: usize) -> Option<Lease<'a>> {
-        let mut breaker = self.breaker();
-        if !breaker.admits(Instant::now()) || self.in_flight() >= max_in_flight {
-            return None;
-        }
-        breaker.enter();
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Some(Lease { replica: self, counters, judged: false })
     }
 
     fn breaker(&self) -> MutexGuard<'_, Breaker> {
@@ -105,11 +94,13 @@ impl Replica {
         }
     }
 
-    /// Sends a request over an idle connection or a new one. [`Fault::Unreachable`] says that it was not sent.
+    /// Sends a request over an idle connection or a new one, and reads an answer of at most `max_bytes`.
+    /// [`Fault::Unreachable`] says that it was not sent.
     pub(super) async fn exchange(
         &self,
         config: &UpstreamConfig,
         counters: &Counters,
+        max_bytes: usize,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Reply, Fault> {
         let mut connection = self.pooled(config).await;
@@ -119,7 +110,7 @@ impl Replica {
                 Some(connection) => connection,
                 None => self.opened(config, counters).await?,
             };
-            match current.exchange(request, config.max_answer_bytes).await {
+            match current.exchange(request, max_bytes).await {
                 Ok(reply) => {
                     let mut idle = self.idle();
                     if idle.len() < config.max_idle {
@@ -136,32 +127,58 @@ impl Replica {
     }
 }
 
-impl Lease<'_> {
+impl Lease {
+    /// Counts a request in, if it may be sent.
+    pub(super) fn take(upstream: &Arc<Upstream>, index: usize) -> Option<Self> {
+        let replica = &upstream.replicas[index];
+        let mut breaker = replica.breaker();
+        if !breaker.admits(Instant::now()) || replica.in_flight() >= upstream.config.max_in_flight {
+            return None;
+        }
+        breaker.enter();
+        replica.in_flight.fetch_add(1, Ordering::Relaxed);
+        Some(Self { upstream: Arc::clone(upstream), index, judged: false })
+    }
+
+    pub(super) fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
     pub(super) fn replica(&self) -> &Replica {
-        self.replica
+        &self.upstream.replicas[self.index]
     }
 
-    /// The server answered, whatever it said.
-    pub(super) fn succeeded(mut self) {
+    /// What the outcome of the request says about the server.
+    pub(super) fn judge<T>(&mut self, outcome: &Result<T, Fault>) {
         self.judged = true;
-        self.replica.breaker().succeeded();
+        match outcome {
+            Err(fault) if fault.is_of_server() => self.failed(fault),
+            // It answered: if it said no, it is the request that it does not like.
+            _ => self.replica().breaker().succeeded(),
+        }
     }
 
-    /// It failed for reasons of its own.
-    pub(super) fn failed(mut self) {
-        self.judged = true;
-        if self.replica.breaker().failed(Instant::now()) {
-            self.counters.ejections.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(upstream = self.replica.target.shown(), "left out for a while after failures");
+    fn failed(&self, fault: &Fault) {
+        // Two that fail at one time must not each take the other for the one that is left.
+        let _one_at_a_time = self.upstream.judging.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let mut others = self.upstream.replicas.iter().enumerate().filter(|(index, _)| *index != self.index);
+        let is_last = !others.any(|(_, other)| other.is_usable(now));
+        let mut breaker = self.replica().breaker();
+        if is_last && *fault != Fault::Unreachable {
+            breaker.spared();
+        } else if breaker.failed(now) {
+            self.upstream.counters.ejections.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(upstream = self.replica().target.shown(), "left out for a while after failures");
         }
     }
 }
 
-impl Drop for Lease<'_> {
+impl Drop for Lease {
     fn drop(&mut self) {
-        self.replica.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.replica().in_flight.fetch_sub(1, Ordering::Relaxed);
         if !self.judged {
-            self.replica.breaker().abandoned();
+            self.replica().breaker().abandoned();
         }
     }
 }

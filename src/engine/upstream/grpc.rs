@@ -1,16 +1,50 @@
 //! The Open Inference Protocol v2 over gRPC, as a client: messages out of checked inputs, and the scores out of an answer in
 //! either of the two forms that servers use.
 
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::answer::{MAX_OUTPUTS, MAX_RANK};
 use super::metadata::Found;
 use super::oip::{check_version, read_floats, write_raw};
-use super::{Fault, Plan, PlanError};
-use crate::defence::RawScores;
-use crate::engine::EngineError;
+use super::{Fault, Plan, PlanError, WireRequest};
 use crate::protocol::grpc::messages::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
-use crate::protocol::grpc::messages::{
-    InferTensorContents, ModelInferRequest, ModelInferResponse, ModelMetadataResponse,
-};
+use crate::protocol::grpc::messages::{ModelInferRequest, ModelMetadataResponse};
+use crate::protocol::grpc::{Malformed, fields};
 use crate::tensor::{DType, Dim, Inputs, TensorSpec};
+
+/// Of a `ModelInferResponse` what is read here; the rest is passed over without being made.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Answer {
+    #[prost(string, tag = "2")]
+    model_version: String,
+    #[prost(string, tag = "3")]
+    id: String,
+    #[prost(message, repeated, tag = "5")]
+    outputs: Vec<Output>,
+    #[prost(bytes = "bytes", repeated, tag = "6")]
+    raw: Vec<Bytes>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Output {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    datatype: String,
+    #[prost(int64, repeated, tag = "3")]
+    shape: Vec<i64>,
+    #[prost(message, optional, tag = "5")]
+    contents: Option<Contents>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Contents {
+    #[prost(float, repeated, tag = "6")]
+    fp32: Vec<f32>,
+    #[prost(double, repeated, tag = "7")]
+    fp64: Vec<f64>,
+}
 
 /// What a model's metadata say.
 ///
@@ -40,70 +74,102 @@ pub fn found(metadata: ModelMetadataResponse) -> Result<Found, PlanError> {
     })
 }
 
-impl Plan {
-    /// Writes a call for `inputs` that asks for the score output alone, as raw bytes.
-    #[must_use]
-    pub fn write_message(&self, inputs: &Inputs, id: &str) -> ModelInferRequest {
-        let mut request = ModelInferRequest {
-            model_name: self.model.clone(),
-            model_version: self.version.clone().unwrap_or_default(),
-            id: id.to_owned(),
-            outputs: vec![InferRequestedOutputTensor { name: self.spec.score_output.clone(), ..Default::default() }],
+/// Writes a call for `inputs` that asks for the score output alone, as raw bytes: an encoded `ModelInferRequest`.
+pub(super) fn write(plan: &Plan, inputs: &Inputs, id: &str) -> WireRequest {
+    let mut request = ModelInferRequest {
+        model_name: plan.model.clone(),
+        model_version: plan.version.clone().unwrap_or_default(),
+        id: id.to_owned(),
+        outputs: vec![InferRequestedOutputTensor { name: plan.spec.score_output.clone(), ..Default::default() }],
+        ..Default::default()
+    };
+    for tensor in inputs.tensors() {
+        let mut raw = Vec::new();
+        write_raw(&mut raw, tensor.values());
+        request.raw_input_contents.push(raw.into());
+        request.inputs.push(InferInputTensor {
+            name: tensor.name().to_owned(),
+            datatype: tensor.values().dtype().to_string(),
+            shape: tensor.shape().iter().map(|&size| i64::try_from(size).unwrap_or(i64::MAX)).collect(),
             ..Default::default()
-        };
-        for tensor in inputs.tensors() {
-            let mut raw = Vec::new();
-            write_raw(&mut raw, tensor.values());
-            request.raw_input_contents.push(raw.into());
-            request.inputs.push(InferInputTensor {
-                name: tensor.name().to_owned(),
-                datatype: tensor.values().dtype().to_string(),
-                shape: tensor.shape().iter().map(|&size| i64::try_from(size).unwrap_or(i64::MAX)).collect(),
-                ..Default::default()
-            });
-        }
-        request
+        });
     }
+    WireRequest { header_length: None, body: request.encode_to_vec().into() }
+}
 
-    /// Reads an answer to a call of `n_rows` rows.
-    ///
-    /// # Errors
-    /// As [`Plan::read`].
-    pub fn read_message(&self, answer: ModelInferResponse, n_rows: usize, id: &str) -> Result<RawScores, EngineError> {
-        if !answer.id.is_empty() && answer.id != id {
-            return Err(Fault::answer("it answers another request").into());
-        }
-        check_version(self, Some(&answer.model_version))?;
-        let raw = answer.raw_output_contents;
-        if !raw.is_empty() && raw.len() != answer.outputs.len() {
-            return Err(Fault::answer("it has not as many raw tensors as outputs").into());
-        }
-        let name = &self.spec.score_output;
-        let mut found = answer.outputs.into_iter().enumerate().filter(|(_, output)| output.name == *name);
-        let (position, output) = found.next().ok_or_else(|| Fault::answer(format!("'{name}' is not in it")))?;
-        if found.next().is_some() {
-            return Err(Fault::answer(format!("it has '{name}' twice")).into());
-        }
-        let shape: Option<Vec<usize>> = output.shape.iter().map(|&size| usize::try_from(size).ok()).collect();
-        let shape = shape.ok_or_else(|| Fault::answer("its scores have a negative size"))?;
-        self.check_shape(&shape, n_rows)?;
-        let dtype =
-            DType::from_oip_name(&output.datatype).ok_or_else(|| Fault::answer("its scores have an unknown type"))?;
-        // MLServer sends empty contents beside raw ones.
-        let is_held = |contents: &InferTensorContents| raw.is_empty() || *contents != InferTensorContents::default();
-        let values = match (raw.get(position), output.contents.filter(is_held)) {
-            (Some(raw), None) => read_floats(dtype, raw)?,
-            (None, Some(contents)) => typed(dtype, contents)?,
-            (Some(_), Some(_)) | (None, None) => return Err(Fault::answer("its scores stand in no one place").into()),
-        };
-        self.seal(values, n_rows)
+/// Reads the scores of an encoded `ModelInferResponse`; the other outputs are dropped.
+pub(super) fn read(plan: &Plan, body: &Bytes, n_rows: usize, id: &str) -> Result<Vec<f32>, Fault> {
+    check_size(body)?;
+    // Clones a handle; raw tensors stay where they are.
+    let answer = Answer::decode(body.clone()).map_err(|_| no_answer())?;
+    if !answer.id.is_empty() && answer.id != id {
+        return Err(Fault::answer("it answers another request"));
+    }
+    check_version(plan, Some(&answer.model_version))?;
+    let raw = answer.raw;
+    if !raw.is_empty() && raw.len() != answer.outputs.len() {
+        return Err(Fault::answer("it has not as many raw tensors as outputs"));
+    }
+    let name = &plan.spec.score_output;
+    let mut found = answer.outputs.into_iter().enumerate().filter(|(_, output)| output.name == *name);
+    let (position, output) = found.next().ok_or_else(|| Fault::answer(format!("'{name}' is not in it")))?;
+    if found.next().is_some() {
+        return Err(Fault::answer(format!("it has '{name}' twice")));
+    }
+    let shape: Option<Vec<usize>> = output.shape.iter().map(|&size| usize::try_from(size).ok()).collect();
+    let shape = shape.ok_or_else(|| Fault::answer("its scores have a negative size"))?;
+    plan.check_shape(&shape, n_rows)?;
+    let dtype =
+        DType::from_oip_name(&output.datatype).ok_or_else(|| Fault::answer("its scores have an unknown type"))?;
+    // MLServer sends empty contents beside raw ones.
+    let is_held = |contents: &Contents| raw.is_empty() || *contents != Contents::default();
+    match (raw.get(position), output.contents.filter(is_held)) {
+        (Some(raw), None) => read_floats(dtype, raw, plan.n_scores(n_rows)),
+        (None, Some(contents)) => typed(dtype, contents),
+        (Some(_), Some(_)) | (None, None) => Err(Fault::answer("its scores stand in no one place")),
     }
 }
 
-fn typed(dtype: DType, contents: InferTensorContents) -> Result<Vec<f32>, Fault> {
+fn typed(dtype: DType, contents: Contents) -> Result<Vec<f32>, Fault> {
     match dtype {
-        DType::F32 => Ok(contents.fp32_contents),
-        DType::F64 => Ok(contents.fp64_contents.into_iter().map(|value| value as f32).collect()),
+        DType::F32 => Ok(contents.fp32),
+        DType::F64 => Ok(contents.fp64.into_iter().map(|value| value as f32).collect()),
         _ => Err(Fault::answer(format!("its scores are {dtype}, expected floating-point numbers"))),
+    }
+}
+
+fn no_answer() -> Fault {
+    Fault::answer("expected an inference.ModelInferResponse")
+}
+
+/// Counts outputs, raw tensors and dimensions before any is made: an empty output takes two bytes on the wire and some
+/// hundred in memory.
+fn check_size(message: &[u8]) -> Result<(), Fault> {
+    let too_many = |what: &str, most: usize| Fault::answer(format!("it has more than {most} {what}"));
+    let (mut n_outputs, mut n_raw, mut n_dims) = (0, 0, 0);
+    fields(message, &mut |tag, value| {
+        match (tag, value) {
+            (5, Some(output)) => {
+                n_outputs += 1;
+                fields(output, &mut |tag, value| {
+                    // Packed, a size takes at least a byte.
+                    n_dims += usize::from(tag == 3) * value.map_or(1, <[u8]>::len);
+                    if n_dims > MAX_OUTPUTS * MAX_RANK {
+                        Err(too_many("dimensions", MAX_OUTPUTS * MAX_RANK))
+                    } else {
+                        Ok(())
+                    }
+                })?;
+            }
+            (6, _) => n_raw += 1,
+            _ => {}
+        }
+        if n_outputs > MAX_OUTPUTS || n_raw > MAX_OUTPUTS { Err(too_many("outputs", MAX_OUTPUTS)) } else { Ok(()) }
+    })
+}
+
+impl From<Malformed> for Fault {
+    fn from(Malformed: Malformed) -> Self {
+        no_answer()
     }
 }

@@ -125,9 +125,15 @@ pub fn tfserving(body: &[u8], signature: &str) -> Result<Found, PlanError> {
         inputs: inputs.collect::<Result<_, _>>()?,
         outputs: outputs.collect(),
         platform: "tensorflow_savedmodel".to_owned(),
-        versions: Vec::new(),
+        versions: version_of(&all["model_spec"]["version"]).into_iter().collect(),
         binary: false,
     })
+}
+
+/// A version, written as text or as a number.
+fn version_of(value: &Value) -> Option<String> {
+    let digits = |text: &String| !text.is_empty() && text.len() <= 19 && text.bytes().all(|byte| byte.is_ascii_digit());
+    value.as_str().map(str::to_owned).or_else(|| value.as_u64().map(|number| number.to_string())).filter(digits)
 }
 
 fn tf_dtype(name: &str) -> Option<DType> {

@@ -6,20 +6,23 @@
 //! [`RawScores`], which only a defence can open. What an upstream says beside that is never repeated: a [`Fault`] holds
 //! statuses, names and shapes.
 //!
-//! Dialing, pools and balancing are `client::upstream`'s. Here are the dialects: [`oip`] and [`grpc`] (Open Inference Protocol
-//! v2 over REST and gRPC), [`v1`] (TensorFlow Serving's REST and KServe's V1).
+//! Dialing, pools and balancing are `client::upstream`'s. Here are the dialects: `oip` and [`grpc`] (Open Inference Protocol
+//! v2 over REST and gRPC), `v1` (TensorFlow Serving's REST and KServe's V1). An answer is read without trust in who wrote it:
+//! what it may hold is counted before it is made.
 
+mod answer;
 pub mod grpc;
 pub mod metadata;
 mod numbers;
-pub mod oip;
+mod oip;
 #[cfg(test)]
 mod tests;
-pub mod v1;
+mod v1;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+use bytes::Bytes;
 use ndarray::Array2;
 
 use self::metadata::Found;
@@ -150,7 +153,7 @@ pub struct Declared {
     pub dialect: Dialect,
     /// The model's name there.
     pub model: String,
-    /// The version to ask for; none: the only one that the server names.
+    /// The version to ask for; none: the only one that the server names, TensorFlow Serving's newest at start.
     pub version: Option<String>,
     /// The output that holds scores; may be left out where there is one output.
     pub score_output: Option<String>,
@@ -191,6 +194,9 @@ pub enum PlanError {
     /// It serves several versions of the model.
     #[error("declare the version: the upstream serves {0}, and a defence is fitted to one")]
     Version(String),
+    /// It does not say which version of the model it serves.
+    #[error("declare the version: the upstream does not say which one it serves, nor do its answers")]
+    NoVersion,
     /// How many classes there are cannot be told.
     #[error("declare n_classes: the upstream does not tell how many '{output}' has")]
     Classes {
@@ -213,13 +219,38 @@ pub struct Plan {
     pub(super) platform: String,
 }
 
-/// A request of ours, on its way to bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A request of ours, written.
+#[derive(Clone, PartialEq, Eq)]
 pub struct WireRequest {
     /// Length of the JSON part where raw tensors follow it.
     pub header_length: Option<usize>,
-    /// The body.
-    pub body: Vec<u8>,
+    /// The body, or the message.
+    pub body: Bytes,
+}
+
+impl fmt::Debug for WireRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WireRequest({} bytes)", self.body.len())
+    }
+}
+
+/// An answer as it came, not read.
+#[derive(Default)]
+pub struct WireReply {
+    /// What it says of the length of its JSON part.
+    pub header_length: Option<String>,
+    /// Whether it is compressed, which was not asked for.
+    pub is_compressed: bool,
+    /// The body, or the message.
+    pub body: Bytes,
+    /// The place among the requests under way, given back when this is dropped.
+    pub place: Option<Box<dyn Send + Sync>>,
+}
+
+impl fmt::Debug for WireReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WireReply({} bytes)", self.body.len())
+    }
 }
 
 impl Plan {
@@ -248,6 +279,8 @@ impl Plan {
         let other_outputs = other_outputs.filter(|name| *name != output).collect();
         let answers_version = match (&declared.version, &found.versions[..]) {
             (Some(declared), _) => Some(declared.clone()),
+            // Its answers do not tell their version: without one it could not be held.
+            (None, []) if declared.dialect == Dialect::TfServing => return Err(PlanError::NoVersion),
             (None, []) => None,
             (None, [only]) => Some(only.clone()),
             (None, several) => {
@@ -268,7 +301,11 @@ impl Plan {
             row_by_row: false,
         };
         let binary = declared.binary.unwrap_or(found.binary);
-        let (model, version) = (declared.model.clone(), declared.version.clone());
+        let (model, mut version) = (declared.model.clone(), declared.version.clone());
+        if dialect == Dialect::TfServing {
+            // Asked for by its number, a version that has been rolled away is a 404, and never another model's scores.
+            version.clone_from(&answers_version);
+        }
         let (signature, platform) = (declared.signature.clone(), found.platform);
         Ok(Self { dialect, model, version, answers_version, signature, binary, spec, platform })
     }
@@ -291,6 +328,12 @@ impl Plan {
         &self.platform
     }
 
+    /// The version that is asked for; none: whichever the server serves.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
     /// The path of an inference.
     #[must_use]
     pub fn infer_path(&self) -> String {
@@ -303,7 +346,8 @@ impl Plan {
     /// [`Fault::Inputs`] for values that the protocol cannot carry.
     pub fn write(&self, inputs: &Inputs, id: &str) -> Result<WireRequest, Fault> {
         match self.dialect {
-            Dialect::OipHttp | Dialect::OipGrpc => oip::write(self, inputs, id),
+            Dialect::OipHttp => oip::write(self, inputs, id),
+            Dialect::OipGrpc => Ok(grpc::write(self, inputs, id)),
             Dialect::TfServing => v1::write_columns(self, inputs),
             Dialect::KserveV1 => v1::write_instances(self, inputs),
         }
@@ -314,23 +358,27 @@ impl Plan {
     /// # Errors
     /// [`Fault::Answer`] where it is not the answer to that call; [`super::EngineError::Scores`] for numbers that are no
     /// scores (R8).
-    pub fn read(
-        &self,
-        header_length: Option<&str>,
-        body: &[u8],
-        n_rows: usize,
-        id: &str,
-    ) -> Result<RawScores, super::EngineError> {
+    pub fn read(&self, reply: &WireReply, n_rows: usize, id: &str) -> Result<RawScores, super::EngineError> {
+        if reply.is_compressed {
+            return Err(Fault::answer("it is compressed, which was not asked for").into());
+        }
+        let body = &reply.body;
         let values = match self.dialect {
-            Dialect::OipHttp | Dialect::OipGrpc => oip::read(self, header_length, body, n_rows, id)?,
+            Dialect::OipHttp => oip::read(self, reply.header_length.as_deref(), body, n_rows, id)?,
+            Dialect::OipGrpc => grpc::read(self, body, n_rows, id)?,
             Dialect::TfServing => v1::read_outputs(self, body, n_rows)?,
             Dialect::KserveV1 => v1::read_predictions(self, body, n_rows)?,
         };
         self.seal(values, n_rows)
     }
 
+    /// The number of scores of `n_rows` rows.
+    pub(super) fn n_scores(&self, n_rows: usize) -> usize {
+        n_rows.saturating_mul(self.spec.n_classes)
+    }
+
     /// `values` as sealed scores of shape `(n_rows, n_classes)`.
-    pub(super) fn seal(&self, values: Vec<f32>, n_rows: usize) -> Result<RawScores, super::EngineError> {
+    fn seal(&self, values: Vec<f32>, n_rows: usize) -> Result<RawScores, super::EngineError> {
         let shape = (n_rows, self.spec.n_classes);
         let got = values.len();
         let scores = Array2::from_shape_vec(shape, values).map_err(|_| {

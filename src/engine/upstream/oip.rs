@@ -5,8 +5,7 @@
 
 use std::io::Write as _;
 
-use serde::Deserialize;
-
+use super::answer::{Answer, Output};
 use super::numbers::Numbers;
 use super::{Fault, Plan, WireRequest};
 use crate::tensor::{DType, InputTensor, Inputs, Values};
@@ -33,7 +32,7 @@ pub(super) fn write(plan: &Plan, inputs: &Inputs, id: &str) -> Result<WireReques
     if plan.binary {
         inputs.tensors().iter().for_each(|tensor| write_raw(&mut body, tensor.values()));
     }
-    Ok(WireRequest { header_length, body })
+    Ok(WireRequest { header_length, body: body.into() })
 }
 
 fn n_bytes(inputs: &Inputs) -> usize {
@@ -113,32 +112,6 @@ pub(super) fn write_json<T: serde::Serialize + ?Sized>(body: &mut Vec<u8>, value
     }
 }
 
-#[derive(Deserialize)]
-struct Answer {
-    #[serde(default)]
-    id: Option<String>,
-    #[serde(default)]
-    model_version: Option<String>,
-    outputs: Vec<Output>,
-}
-
-#[derive(Deserialize)]
-struct Output {
-    name: String,
-    datatype: String,
-    shape: Vec<usize>,
-    #[serde(default)]
-    parameters: Option<Parameters>,
-    #[serde(default)]
-    data: Option<Numbers>,
-}
-
-#[derive(Deserialize)]
-struct Parameters {
-    #[serde(default)]
-    binary_data_size: Option<usize>,
-}
-
 /// Reads the score output of an answer; the others are dropped.
 pub(super) fn read(
     plan: &Plan,
@@ -154,8 +127,7 @@ pub(super) fn read(
             split.ok_or_else(|| Fault::answer("its header length is no length within the body"))?
         }
     };
-    let answer: Answer =
-        serde_json::from_slice(json).map_err(|_| Fault::answer("expected the JSON of an inference answer"))?;
+    let answer = Answer::read(json, plan.n_scores(n_rows))?;
     if answer.id.as_deref().is_some_and(|got| !got.is_empty() && got != id) {
         return Err(Fault::answer("it answers another request"));
     }
@@ -163,8 +135,7 @@ pub(super) fn read(
     let mut found = None;
     let mut start = 0_usize;
     for output in answer.outputs {
-        let size = output.parameters.as_ref().and_then(|parameters| parameters.binary_data_size);
-        let bytes = match size {
+        let bytes = match output.binary_size {
             None => None,
             Some(size) => {
                 let end = start.checked_add(size).filter(|&end| end <= raw.len());
@@ -178,7 +149,7 @@ pub(super) fn read(
         if found.is_some() {
             return Err(Fault::answer(format!("it has '{}' twice", plan.spec.score_output)));
         }
-        found = Some(scores(plan, &output.datatype, &output.shape, bytes, output.data, n_rows)?);
+        found = Some(scores(plan, output, bytes, n_rows)?);
     }
     if start != raw.len() {
         return Err(Fault::answer("bytes stand after its last raw tensor"));
@@ -197,45 +168,41 @@ pub(super) fn check_version(plan: &Plan, got: Option<&str>) -> Result<(), Fault>
     }
 }
 
-fn scores(
-    plan: &Plan,
-    datatype: &str,
-    shape: &[usize],
-    raw: Option<&[u8]>,
-    data: Option<Numbers>,
-    n_rows: usize,
-) -> Result<Vec<f32>, Fault> {
-    plan.check_shape(shape, n_rows)?;
-    let dtype = DType::from_oip_name(datatype).ok_or_else(|| Fault::answer("its scores have an unknown type"))?;
+fn scores(plan: &Plan, output: Output, raw: Option<&[u8]>, n_rows: usize) -> Result<Vec<f32>, Fault> {
+    let Output { datatype, shape, data, .. } = output;
+    plan.check_shape(&shape, n_rows)?;
+    let dtype = DType::from_oip_name(&datatype).ok_or_else(|| Fault::answer("its scores have an unknown type"))?;
     let n_values: usize = shape.iter().product();
-    let values = match (raw, data) {
-        (Some(raw), None) => read_floats(dtype, raw)?,
-        (None, Some(numbers)) if !matches!(dtype, DType::F16 | DType::F32 | DType::F64 | DType::Bf16) => {
-            drop(numbers);
-            return Err(not_floats(dtype));
+    match (raw, data) {
+        (Some(raw), None) => read_floats(dtype, raw, n_values),
+        (None, Some(_)) if !matches!(dtype, DType::F16 | DType::F32 | DType::F64 | DType::Bf16) => {
+            Err(not_floats(dtype))
         }
-        // Flat, or nested as the shape says.
-        (None, Some(numbers)) if numbers.is_tensor && (numbers.shape.len() == 1 || numbers.shape == shape) => {
-            numbers.values
-        }
-        (None, Some(_)) => return Err(Fault::answer("its scores are no array of that shape")),
-        (Some(_), Some(_)) | (None, None) => return Err(Fault::answer("its scores stand in no one place")),
-    };
-    if values.len() != n_values {
-        return Err(Fault::answer(format!("expected {n_values} scores, got {}", values.len())));
+        (None, Some(numbers)) => from_numbers(numbers, &shape, n_values),
+        (Some(_), Some(_)) | (None, None) => Err(Fault::answer("its scores stand in no one place")),
     }
-    Ok(values)
+}
+
+/// Flat, or nested as the shape says.
+fn from_numbers(numbers: Numbers, shape: &[usize], n_values: usize) -> Result<Vec<f32>, Fault> {
+    if !numbers.is_tensor || (numbers.shape.len() != 1 && numbers.shape != shape) {
+        return Err(Fault::answer("its scores are no array of that shape"));
+    }
+    if numbers.values.len() != n_values {
+        return Err(Fault::answer(format!("expected {n_values} scores, got {}", numbers.values.len())));
+    }
+    Ok(numbers.values)
 }
 
 fn not_floats(dtype: DType) -> Fault {
     Fault::answer(format!("its scores are {dtype}, expected floating-point numbers"))
 }
 
-/// Raw bytes of floating-point numbers as f32.
-pub(super) fn read_floats(dtype: DType, raw: &[u8]) -> Result<Vec<f32>, Fault> {
-    let element = dtype.size().unwrap_or(1);
-    if !raw.len().is_multiple_of(element) {
-        return Err(Fault::answer(format!("{} bytes are no multiple of the {element} of a score", raw.len())));
+/// Raw bytes of so many floating-point numbers as f32.
+pub(super) fn read_floats(dtype: DType, raw: &[u8], n_values: usize) -> Result<Vec<f32>, Fault> {
+    let expected = dtype.size().and_then(|size| size.checked_mul(n_values));
+    if expected.is_some_and(|expected| expected != raw.len()) {
+        return Err(Fault::answer(format!("{} bytes are not those of {n_values} scores of {dtype}", raw.len())));
     }
     Ok(match dtype {
         DType::F32 => raw.as_chunks().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect(),

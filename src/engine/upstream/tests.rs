@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message as _;
+
 use super::metadata::Found;
 use super::*;
 use crate::defence::offline;
@@ -87,7 +89,7 @@ fn requests_are_written_in_each_dialect() {
     let text = |dialect| {
         let found = Found { binary: false, ..found() };
         let plan = Plan::new(&declared(dialect), found).unwrap();
-        String::from_utf8(plan.write(&inputs(), "7").unwrap().body).unwrap()
+        String::from_utf8(plan.write(&inputs(), "7").unwrap().body.to_vec()).unwrap()
     };
     let oip = r#"{"id":"7","inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1.0,2.5,-3.0,0.5]}],"outputs":[{"name":"logits"}]}"#;
     assert_eq!(text(Dialect::OipHttp), oip);
@@ -108,8 +110,17 @@ fn several_inputs_are_written_row_by_row_for_v1() {
         crate::tensor::InputTensor::new(&spec(name, &[-1, size]), &[2, size as usize], Values::F32(values)).unwrap()
     };
     let inputs = Inputs::new(vec![tensor("x", 2, vec![1.0, 2.0, 3.0, 4.0]), tensor("y", 1, vec![5.0, 6.0])]).unwrap();
-    let body = String::from_utf8(plan.write(&inputs, "").unwrap().body).unwrap();
+    let body = String::from_utf8(plan.write(&inputs, "").unwrap().body.to_vec()).unwrap();
     assert_eq!(body, r#"{"instances":[{"x":[1.0,2.0],"y":[5.0]},{"x":[3.0,4.0],"y":[6.0]}]}"#);
+}
+
+fn reply(header_length: Option<usize>, body: &[u8]) -> WireReply {
+    let header_length = header_length.map(|length| length.to_string());
+    WireReply { header_length, body: Bytes::copy_from_slice(body), ..WireReply::default() }
+}
+
+fn plain(body: &str) -> WireReply {
+    reply(None, body.as_bytes())
 }
 
 fn values(scores: Result<RawScores, EngineError>) -> Vec<f32> {
@@ -119,7 +130,7 @@ fn values(scores: Result<RawScores, EngineError>) -> Vec<f32> {
 #[test]
 fn scores_are_read_in_each_dialect() {
     let expected = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-    let read = |dialect, body: &str| values(plan(dialect).read(None, body.as_bytes(), 2, "7"));
+    let read = |dialect, body: &str| values(plan(dialect).read(&plain(body), 2, "7"));
     for data in ["[1,2,3,4,5,6]", "[[1,2,3],[4,5,6]]"] {
         let answer = format!(
             r#"{{"outputs":[{{"data":{data},"shape":[2,3],"datatype":"FP64","name":"logits","parameters":null}}],"model_version":null}}"#
@@ -136,7 +147,7 @@ fn scores_are_read_in_each_dialect() {
     let head =
         r#"{"outputs":[{"name":"logits","shape":[2,3],"datatype":"FP16","parameters":{"binary_data_size":12}}]}"#;
     let body = [head.as_bytes(), &half].concat();
-    assert_eq!(values(plan(Dialect::OipHttp).read(Some(&head.len().to_string()), &body, 2, "7")), expected);
+    assert_eq!(values(plan(Dialect::OipHttp).read(&reply(Some(head.len()), &body), 2, "7")), expected);
 }
 
 #[test]
@@ -150,13 +161,13 @@ fn answers_of_v1_that_are_no_scores_are_refused() {
         r#"{"outputs":{"logits":[["1","2","3"],["4","5","6"]]}}"#,
         r#"{"outputs":{"probabilities":[[1,2,3],[4,5,6]]}}"#,
     ] {
-        let read = plan(Dialect::TfServing).read(None, body.as_bytes(), 2, "");
+        let read = plan(Dialect::TfServing).read(&plain(body), 2, "");
         assert!(matches!(read, Err(EngineError::Upstream(Fault::Answer(_)))), "{body}");
     }
     for body in
         [r#"{"predictions":[[1,2,3],[4,5,6]]}"#, r#"{"predictions":[{"logits":[1,2,3]},{}]}"#, r#"{"predictions":1}"#]
     {
-        assert!(plan(Dialect::KserveV1).read(None, body.as_bytes(), 2, "").is_err(), "{body}");
+        assert!(plan(Dialect::KserveV1).read(&plain(body), 2, "").is_err(), "{body}");
     }
 }
 
@@ -176,7 +187,7 @@ fn message(change: impl Fn(&mut ModelInferResponse)) -> Result<RawScores, Engine
         ..Default::default()
     };
     change(&mut answer);
-    plan(Dialect::OipGrpc).read_message(answer, 1, "7")
+    plan(Dialect::OipGrpc).read(&reply(None, &answer.encode_to_vec()), 1, "7")
 }
 
 #[test]
@@ -212,24 +223,84 @@ fn messages_are_read_raw_or_typed_and_held_to_what_was_asked() {
     assert!(matches!(nan, Err(EngineError::Scores(_))));
 }
 
+/// What an answer says beside the scores costs a few bytes to send and some hundred to hold.
+#[test]
+fn what_an_answer_may_hold_is_counted_before_it_is_made() {
+    let many = 5_000;
+    let crowds: [fn(&mut ModelInferResponse, usize); 4] = [
+        |answer, many| answer.outputs.extend(vec![InferOutputTensor::default(); many]),
+        |answer, many| answer.raw_output_contents.extend(vec![Bytes::new(); many]),
+        |answer, many| answer.outputs[0].shape = vec![1; 10 * many],
+        |answer, many| answer.outputs[1].shape = vec![1; 10 * many],
+    ];
+    for (position, crowd) in crowds.into_iter().enumerate() {
+        let error = message(|answer| crowd(answer, many)).unwrap_err().to_string();
+        assert!(error.contains("more than"), "{position}: {error}");
+    }
+    // Strings and whole numbers of other outputs are passed over.
+    let label = message(|answer| {
+        let raw = answer.raw_output_contents.pop().unwrap();
+        answer.raw_output_contents.clear();
+        let fp32_contents = raw.as_chunks().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect();
+        answer.outputs[1].contents = Some(InferTensorContents { fp32_contents, ..Default::default() });
+        let bytes_contents = vec![Bytes::new(); 100_000];
+        answer.outputs[0].contents = Some(InferTensorContents { bytes_contents, ..Default::default() });
+    });
+    assert_eq!(values(label), [1.0, 2.0, 3.0]);
+
+    let json = |more: &str, data: &str| {
+        let text =
+            format!(r#"{{"outputs":[{more}{{"name":"logits","datatype":"FP32","shape":[1,3],"data":{data}}}]}}"#);
+        plan(Dialect::OipHttp).read(&plain(&text), 1, "7")
+    };
+    let small = r#"{"name":"","datatype":"","shape":[]},"#;
+    assert_eq!(values(json(small, "[1,2,3]")), [1.0, 2.0, 3.0]);
+    assert!(json(&small.repeat(many), "[1,2,3]").is_err());
+    assert!(json(&format!(r#"{{"name":"","datatype":"","shape":[{}1]}},"#, "1,".repeat(16)), "[1,2,3]").is_err());
+    assert!(json(&format!(r#"{{"name":"{}","datatype":"","shape":[]}},"#, "x".repeat(many)), "[1,2,3]").is_err());
+    assert!(json("", &format!("[1,2,3{}]", ",4".repeat(many))).is_err());
+    // Another output may be as long as it likes: its numbers are not kept.
+    let long = format!(r#"{{"data":[1{}],"name":"e","datatype":"FP32","shape":[1]}},"#, ",4".repeat(many));
+    assert_eq!(values(json(&long, "[1,2,3]")), [1.0, 2.0, 3.0]);
+}
+
+#[test]
+fn tensorflow_serving_is_held_to_the_version_that_it_had_at_start() {
+    let with = |versions: &[&str], declared_version: Option<&str>| {
+        let versions = versions.iter().map(|&version| version.to_owned()).collect();
+        let mut declared = declared(Dialect::TfServing);
+        declared.version = declared_version.map(str::to_owned);
+        Plan::new(&declared, Found { versions, ..found() }).map(|plan| plan.infer_path())
+    };
+    assert_eq!(with(&["3"], None).unwrap(), "/v1/models/clf/versions/3:predict");
+    assert_eq!(with(&[], Some("3")).unwrap(), "/v1/models/clf/versions/3:predict");
+    assert_eq!(with(&[], None), Err(PlanError::NoVersion));
+    for (spec, expected) in [(r#"{"version":"12"}"#, vec!["12"]), (r#"{"version":12}"#, vec!["12"]), ("{}", vec![])] {
+        let body = format!(
+            r#"{{"model_spec":{spec},"metadata":{{"signature_def":{{"signature_def":{{"serving_default":{{}}}}}}}}}}"#
+        );
+        assert_eq!(metadata::tfserving(body.as_bytes(), "serving_default").unwrap().versions, expected);
+    }
+}
+
 #[test]
 fn damaged_answers_never_panic() {
     let head = r#"{"id":"7","outputs":[{"name":"logits","shape":[2,3],"datatype":"FP32","parameters":{"binary_data_size":24}}]}"#;
     let body = [head.as_bytes(), &[0; 24]].concat();
-    let length = head.len().to_string();
+    let length = Some(head.len());
     let plan = plan(Dialect::OipHttp);
-    assert!(plan.read(Some(&length), &body, 2, "7").is_ok());
+    assert!(plan.read(&reply(length, &body), 2, "7").is_ok());
     for at in 0..body.len() {
         let mut damaged = body.clone();
         damaged[at] ^= 0x15;
-        let _ = plan.read(Some(&length), &damaged, 2, "7");
-        let _ = plan.read(None, &damaged[..at], 2, "7");
-        let _ = plan.read(Some(&at.to_string()), &body, 2, "7");
+        let _ = plan.read(&reply(length, &damaged), 2, "7");
+        let _ = plan.read(&reply(None, &damaged[..at]), 2, "7");
+        let _ = plan.read(&reply(Some(at), &body), 2, "7");
     }
 }
 
 #[test]
 fn faults_show_no_body() {
-    let error = plan(Dialect::OipHttp).read(None, br#"{"outputs":"35.3125"}"#, 1, "7").unwrap_err();
+    let error = plan(Dialect::OipHttp).read(&plain(r#"{"outputs":"35.3125"}"#), 1, "7").unwrap_err();
     assert!(!format!("{error} {error:?}").contains("35.3125"));
 }

@@ -2,9 +2,8 @@
 //!
 //! Both answer with every output there is: the scores are picked by name, the rest is dropped.
 
-use serde_json::Value;
-
-use super::numbers::Numbers;
+use super::answer::field;
+use super::numbers::{Numbers, Read};
 use super::oip::{write_json, write_list};
 use super::{Fault, Plan, UNNAMED, WireRequest};
 use crate::tensor::{Inputs, Values};
@@ -28,7 +27,7 @@ pub(super) fn write_columns(plan: &Plan, inputs: &Inputs) -> Result<WireRequest,
         write_nested(&mut body, tensor.values(), tensor.shape())?;
     }
     body.extend_from_slice(b"}}");
-    Ok(WireRequest { header_length: None, body })
+    Ok(WireRequest { header_length: None, body: body.into() })
 }
 
 /// A KServe V1 request: `{"instances":[…]}`, one nested array a row, or an object by input name where there are several.
@@ -56,7 +55,7 @@ pub(super) fn write_instances(_plan: &Plan, inputs: &Inputs) -> Result<WireReque
         body.push(b']');
     }
     body.push(b'}');
-    Ok(WireRequest { header_length: None, body })
+    Ok(WireRequest { header_length: None, body: body.into() })
 }
 
 fn part(values: &Values, start: usize, size: usize) -> Values {
@@ -91,47 +90,34 @@ fn write_nested(body: &mut Vec<u8>, values: &Values, shape: &[usize]) -> Result<
 
 /// The scores of a TensorFlow Serving answer by columns.
 pub(super) fn read_outputs(plan: &Plan, body: &[u8], n_rows: usize) -> Result<Vec<f32>, Fault> {
-    let mut answer = object(body)?;
-    let outputs = answer.get_mut("outputs").map(Value::take).ok_or_else(|| Fault::answer("it has no 'outputs'"))?;
-    let scores = match outputs {
-        Value::Object(mut named) => named
-            .remove(&plan.spec.score_output)
-            .ok_or_else(|| Fault::answer(format!("'{}' is not in it", plan.spec.score_output)))?,
-        // A signature of one output is answered without its name.
-        unnamed if plan.spec.other_outputs.is_empty() => unnamed,
-        _ => return Err(Fault::answer("it names no outputs, and the model has several")),
-    };
-    rows(plan, scores, n_rows)
+    let name = &plan.spec.score_output;
+    let read = Read { max: plan.n_scores(n_rows), of_whole: Some(name), of_rows: None };
+    let numbers = field(body, "outputs", read)?;
+    // A signature of one output is answered without its name.
+    if !numbers.has_name && !plan.spec.other_outputs.is_empty() {
+        return Err(missing(name));
+    }
+    rows(plan, numbers, n_rows)
 }
 
 /// The scores of a KServe V1 answer: a list of rows, or of objects that hold one under the name of the score output.
 pub(super) fn read_predictions(plan: &Plan, body: &[u8], n_rows: usize) -> Result<Vec<f32>, Fault> {
-    let mut answer = object(body)?;
-    let predictions = answer.get_mut("predictions").map(Value::take);
-    let predictions = predictions.ok_or_else(|| Fault::answer("it has no 'predictions'"))?;
     let name = &plan.spec.score_output;
-    let missing = || Fault::answer(format!("'{name}' is not in it"));
-    let scores = match predictions {
-        Value::Object(mut named) => named.remove(name).ok_or_else(missing)?,
-        Value::Array(mut list) if list.first().is_some_and(Value::is_object) => {
-            let row = |entry: &mut Value| entry.get_mut(name).map(Value::take).ok_or_else(missing);
-            Value::Array(list.iter_mut().map(row).collect::<Result<_, _>>()?)
-        }
-        unnamed if name == UNNAMED || plan.spec.other_outputs.is_empty() => unnamed,
-        _ => return Err(missing()),
-    };
-    rows(plan, scores, n_rows)
+    let read = Read { max: plan.n_scores(n_rows), of_whole: Some(name), of_rows: Some(name) };
+    let numbers = field(body, "predictions", read)?;
+    if !numbers.has_name && name != UNNAMED && !plan.spec.other_outputs.is_empty() {
+        return Err(missing(name));
+    }
+    rows(plan, numbers, n_rows)
 }
 
-fn object(body: &[u8]) -> Result<Value, Fault> {
-    let answer: Value = serde_json::from_slice(body).map_err(|_| Fault::answer("expected JSON"))?;
-    if answer.is_object() { Ok(answer) } else { Err(Fault::answer("expected a JSON object")) }
+fn missing(name: &str) -> Fault {
+    Fault::answer(format!("'{name}' is not in it"))
 }
 
-fn rows(plan: &Plan, scores: Value, n_rows: usize) -> Result<Vec<f32>, Fault> {
-    let numbers: Numbers = serde_json::from_value(scores).map_err(|_| Fault::answer("its scores are no numbers"))?;
+fn rows(plan: &Plan, numbers: Numbers, n_rows: usize) -> Result<Vec<f32>, Fault> {
     if !numbers.is_tensor {
-        return Err(Fault::answer("its scores are no array of numbers"));
+        return Err(Fault::answer("its scores are no array of so many numbers"));
     }
     plan.check_shape(&numbers.shape, n_rows)?;
     Ok(numbers.values)

@@ -4,19 +4,21 @@
 //! contents must stand in the field of their element type. The reply is always raw, as Triton's is. Parameters go by the
 //! same table as over REST.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use prost::Message as _;
-use prost::encoding::{DecodeContext, decode_key, skip_field};
 
 use super::messages::infer_parameter::ParameterChoice;
 use super::messages::model_infer_request::InferInputTensor;
 use super::messages::model_infer_response::InferOutputTensor;
 use super::messages::{InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse};
+use super::wire::{Malformed, fields};
 use crate::defence::Defended;
 use crate::protocol::data::MAX_RANK;
 use crate::protocol::inputs::{Slots, checked, raw_tensor, same_dtype};
 use crate::protocol::outputs::{PlannedOutput, Scores, WantedOutput, n_classes, plan_outputs};
-use crate::protocol::parameters::{Rule, Scope, rule};
+use crate::protocol::parameters::{Rule, Scope, rule, timeout};
 use crate::protocol::{Answer, MAX_ID_BYTES, ModelDescription, Refusal, quoted};
 use crate::tensor::{DType, InputTensor, Inputs, TensorSpec, Values};
 
@@ -46,29 +48,92 @@ fn no_message() -> Refusal {
     Refusal::bad_request("the message is no inference.ModelInferRequest")
 }
 
-/// The most parameters, inputs, outputs and raw contents together that a message may hold.
+/// The most parameters, inputs, outputs and raw contents together that a message may hold, those of inputs and outputs
+/// among them.
 const MAX_ENTRIES: usize = 1024;
+/// The most bytes of the sizes of one shape.
+const MAX_SHAPE_BYTES: usize = 10 * MAX_RANK;
 
-/// Counts the entries of a message before any is made: an empty one takes two bytes on the wire and some hundred in
-/// memory.
-fn check_entries(mut message: &[u8]) -> Result<(), Refusal> {
-    let mut n_entries = 0;
-    while !message.is_empty() {
-        let (tag, wire_type) = decode_key(&mut message).map_err(|_| no_message())?;
-        skip_field(wire_type, tag, &mut message, DecodeContext::default()).map_err(|_| no_message())?;
+/// Counts the entries of a message before any is made, since an empty one takes two bytes on the wire and some hundred in
+/// memory; the result is how many bytes its typed contents take when they are read, for the budget.
+///
+/// # Errors
+/// When there are too many entries, a shape has too many sizes, or strings are sent, which no model here takes.
+pub fn decoded_size(message: &[u8]) -> Result<usize, Refusal> {
+    let (mut n_entries, mut n_bytes) = (0, 0);
+    fields(message, &mut |tag, value| {
         n_entries += usize::from((4..=7).contains(&tag));
-        if n_entries > MAX_ENTRIES {
-            let most = format!("more than {MAX_ENTRIES} parameters, inputs, outputs and raw contents");
-            return Err(Refusal::bad_request(format!("the message holds {most}")));
+        match (tag, value) {
+            (5, Some(input)) => {
+                fields(input, &mut |tag, value| {
+                    match (tag, value) {
+                        (3, Some(sizes)) if sizes.len() > MAX_SHAPE_BYTES => return Err(too_many_sizes()),
+                        // A size of its own.
+                        (3 | 4, _) => n_entries += 1,
+                        (5, Some(contents)) => n_bytes += typed_size(contents)?,
+                        _ => {}
+                    }
+                    few(n_entries)
+                })?;
+            }
+            (6, Some(output)) => fields(output, &mut |tag, _| {
+                n_entries += usize::from(tag == 2);
+                few(n_entries)
+            })?,
+            _ => {}
         }
+        few(n_entries)
+    })?;
+    Ok(n_bytes)
+}
+
+fn few(n_entries: usize) -> Result<(), Refusal> {
+    if n_entries > MAX_ENTRIES {
+        let most = format!("more than {MAX_ENTRIES} parameters, inputs, outputs and raw contents");
+        return Err(Refusal::bad_request(format!("the message holds {most}")));
     }
     Ok(())
+}
+
+fn too_many_sizes() -> Refusal {
+    Refusal::bad_request(format!("'shape' of an input has too many sizes, expected at most {MAX_RANK}"))
+}
+
+/// Bytes of typed contents in memory.
+fn typed_size(contents: &[u8]) -> Result<usize, Refusal> {
+    let mut n_bytes = 0_usize;
+    fields(contents, &mut |tag, value| {
+        let element = match tag {
+            2 | 4 => 4,
+            3 | 5 => 8,
+            8 => return Err(Refusal::bad_request("'contents' of an input holds strings, which are not served")),
+            _ => 1,
+        };
+        // Every number ends in the one byte of it that is below 128; floating-point ones are as long as in memory.
+        let n_elements = match (tag, value) {
+            (1..=5, Some(packed)) => packed.iter().filter(|byte| **byte < 128).count(),
+            (_, Some(packed)) => packed.len(),
+            (6 | 7, None) => 8,
+            (_, None) => 1,
+        };
+        n_bytes = n_bytes.saturating_add(element * n_elements);
+        Ok(())
+    })?;
+    Ok(n_bytes)
+}
+
+impl From<Malformed> for Refusal {
+    fn from(Malformed: Malformed) -> Self {
+        no_message()
+    }
 }
 
 /// How a reply will be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::protocol) struct ReplyPlan {
     id: String,
+    /// How long the request may take, by its own word.
+    pub(in crate::protocol) timeout: Option<Duration>,
     outputs: Vec<PlannedOutput>,
 }
 
@@ -77,47 +142,53 @@ pub(in crate::protocol) fn decode_infer(
     model: &ModelDescription,
     message: Bytes,
 ) -> Result<(Inputs, ReplyPlan), Refusal> {
-    check_entries(&message)?;
+    decoded_size(&message)?;
     let request = ModelInferRequest::decode(message).map_err(|_| no_message())?;
     if request.id.len() > MAX_ID_BYTES {
         let got = request.id.len();
         return Err(Refusal::bad_request(format!("'id' may hold at most {MAX_ID_BYTES} bytes, got {got}")));
     }
-    check_parameters(Scope::Request, &request.parameters)?;
+    let Known { timeout, .. } = check_parameters(Scope::Request, &request.parameters)?;
     let wanted = request.outputs.iter().map(|output| {
-        let classes = check_parameters(Scope::Output, &output.parameters)?;
+        let Known { classes, .. } = check_parameters(Scope::Output, &output.parameters)?;
         Ok(WantedOutput { name: &output.name, binary: true, classes })
     });
     let wanted = wanted.collect::<Result<Vec<_>, Refusal>>()?;
     let outputs = plan_outputs(model, wanted, true)?;
-    let inputs = read_inputs(model, &request.inputs, &request.raw_input_contents)?;
-    Ok((inputs, ReplyPlan { id: request.id, outputs }))
+    let inputs = read_inputs(model, request.inputs, &request.raw_input_contents)?;
+    Ok((inputs, ReplyPlan { id: request.id, timeout, outputs }))
 }
 
-/// Holds parameters against the table; the number of classes, if one asks for them.
+/// What parameters ask for that have an effect.
+#[derive(Debug, Default)]
+struct Known {
+    classes: Option<usize>,
+    timeout: Option<Duration>,
+}
+
+/// Holds parameters against the table.
 fn check_parameters<'a>(
     scope: Scope,
     parameters: impl IntoIterator<Item = (&'a String, &'a InferParameter)>,
-) -> Result<Option<usize>, Refusal> {
-    let mut classes = None;
+) -> Result<Known, Refusal> {
+    let mut known = Known::default();
+    let whole = |parameter: &InferParameter| match parameter.parameter_choice {
+        Some(ParameterChoice::Int64Param(wanted)) => u64::try_from(wanted).ok(),
+        Some(ParameterChoice::Uint64Param(wanted)) => Some(wanted),
+        _ => None,
+    };
     for (key, parameter) in parameters {
         match rule(scope, key) {
             Rule::Refused(message) => return Err(Refusal::bad_request(message)),
-            Rule::Classes => {
-                let wanted = match parameter.parameter_choice {
-                    Some(ParameterChoice::Int64Param(wanted)) => u64::try_from(wanted).ok(),
-                    Some(ParameterChoice::Uint64Param(wanted)) => Some(wanted),
-                    _ => None,
-                };
-                classes = Some(n_classes(wanted)?);
-            }
+            Rule::Classes => known.classes = Some(n_classes(whole(parameter))?),
+            Rule::Timeout => known.timeout = timeout(whole(parameter))?,
             Rule::Binary | Rule::BinarySize | Rule::Ignored => {}
         }
     }
-    Ok(classes)
+    Ok(known)
 }
 
-fn read_inputs(model: &ModelDescription, wire: &[InferInputTensor], raw: &[Bytes]) -> Result<Inputs, Refusal> {
+fn read_inputs(model: &ModelDescription, wire: Vec<InferInputTensor>, raw: &[Bytes]) -> Result<Inputs, Refusal> {
     if !raw.is_empty() && raw.len() != wire.len() {
         return Err(Refusal::bad_request(format!(
             "expected a raw_input_contents for each of the {} inputs, got {}",
@@ -126,7 +197,7 @@ fn read_inputs(model: &ModelDescription, wire: &[InferInputTensor], raw: &[Bytes
         )));
     }
     let mut slots = Slots::new(model);
-    for (position, input) in wire.iter().enumerate() {
+    for (position, input) in wire.into_iter().enumerate() {
         check_parameters(Scope::Input, &input.parameters)?;
         let (index, spec) = slots.place(&input.name)?;
         slots.put(index, read_input(model, spec, input, raw.get(position))?);
@@ -137,7 +208,7 @@ fn read_inputs(model: &ModelDescription, wire: &[InferInputTensor], raw: &[Bytes
 fn read_input(
     model: &ModelDescription,
     spec: &TensorSpec,
-    input: &InferInputTensor,
+    input: InferInputTensor,
     raw: Option<&Bytes>,
 ) -> Result<InputTensor, Refusal> {
     let shown = quoted(&spec.name);
@@ -155,7 +226,7 @@ fn read_input(
         input.shape.iter().map(|&size| usize::try_from(size)).collect::<Result<Vec<_>, _>>().map_err(|_| {
             Refusal::bad_request(format!("'shape' of input {shown} must be whole numbers of at least 0"))
         })?;
-    match (raw, &input.contents) {
+    match (raw, input.contents) {
         (Some(raw), None) => raw_tensor(spec, &shape, raw),
         (None, Some(contents)) => {
             let values = typed(dtype, contents)
@@ -170,7 +241,7 @@ fn read_input(
 }
 
 /// Typed contents as values; no field but that of the element type may hold any.
-fn typed(dtype: DType, contents: &InferTensorContents) -> Result<Values, String> {
+fn typed(dtype: DType, contents: InferTensorContents) -> Result<Values, String> {
     let InferTensorContents {
         bool_contents,
         int_contents,
@@ -205,17 +276,17 @@ fn typed(dtype: DType, contents: &InferTensorContents) -> Result<Values, String>
         return Err(format!("datatype {dtype} stands in {field}, and {other} holds values"));
     }
     Ok(match dtype {
-        DType::Bool => Values::Bool(bool_contents.clone()),
-        DType::I8 => Values::I8(narrow(dtype, int_contents)?),
-        DType::I16 => Values::I16(narrow(dtype, int_contents)?),
-        DType::I32 => Values::I32(int_contents.clone()),
-        DType::I64 => Values::I64(int64_contents.clone()),
-        DType::U8 => Values::U8(narrow(dtype, uint_contents)?),
-        DType::U16 => Values::U16(narrow(dtype, uint_contents)?),
-        DType::U32 => Values::U32(uint_contents.clone()),
-        DType::U64 => Values::U64(uint64_contents.clone()),
-        DType::F64 => Values::F64(fp64_contents.clone()),
-        _ => Values::F32(fp32_contents.clone()),
+        DType::Bool => Values::Bool(bool_contents),
+        DType::I8 => Values::I8(narrow(dtype, &int_contents)?),
+        DType::I16 => Values::I16(narrow(dtype, &int_contents)?),
+        DType::I32 => Values::I32(int_contents),
+        DType::I64 => Values::I64(int64_contents),
+        DType::U8 => Values::U8(narrow(dtype, &uint_contents)?),
+        DType::U16 => Values::U16(narrow(dtype, &uint_contents)?),
+        DType::U32 => Values::U32(uint_contents),
+        DType::U64 => Values::U64(uint64_contents),
+        DType::F64 => Values::F64(fp64_contents),
+        _ => Values::F32(fp32_contents),
     })
 }
 

@@ -11,11 +11,13 @@ mod infer;
 pub mod messages;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 pub use self::bodies::no_overrides;
 pub use self::bodies::{index, model_config, model_metadata, server_metadata, statistics, stream_answer, stream_error};
 pub(super) use self::infer::{ReplyPlan, decode_infer, encode_infer};
-pub use self::infer::{Target, read_target};
+pub use self::infer::{Target, decoded_size, read_target};
+pub(crate) use self::wire::{Malformed, fields};
 
 /// The service by its full name, as it stands in paths.
 pub const SERVICE: &str = "inference.GRPCInferenceService";

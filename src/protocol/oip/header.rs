@@ -7,6 +7,7 @@
 //! quote what they found are replaced.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Deserialize as _;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -54,6 +55,8 @@ pub(super) struct Header {
     pub(super) id: Option<String>,
     /// `binary_data_output`, if given.
     pub(super) binary_outputs: Option<bool>,
+    /// `timeout`, if given and not 0.
+    pub(super) timeout: Option<Duration>,
     pub(super) inputs: Vec<WireInput>,
     /// In the order asked for; empty asks for all.
     pub(super) outputs: Vec<WireOutput>,
@@ -289,9 +292,11 @@ object!(Top -> Header, "the request must be a JSON object", |seed, map| {
     {
         return context.refuse(format!("'id' may hold at most {MAX_ID_BYTES} bytes, got {}", id.len()));
     }
+    let known = parameters.unwrap_or_default();
     Ok(Header {
         id: id.flatten(),
-        binary_outputs: parameters.unwrap_or_default().binary,
+        binary_outputs: known.binary,
+        timeout: known.timeout,
         inputs,
         outputs: outputs.unwrap_or_default(),
     })
@@ -420,6 +425,7 @@ struct Known {
     binary: Option<bool>,
     size: Option<usize>,
     classes: Option<usize>,
+    timeout: Option<Duration>,
 }
 
 impl<'de> DeserializeSeed<'de> for Parameters<'_, '_> {
@@ -461,6 +467,11 @@ impl<'de> Visitor<'de> for Parameters<'_, '_> {
                         Ok(wanted) => known.classes = Some(wanted),
                         Err(refusal) => return context.refuse(refusal.message),
                     }
+                }
+                Rule::Timeout => {
+                    let wanted: u64 = context
+                        .value(&mut map, "parameter 'timeout' must be a whole number of microseconds of at least 0")?;
+                    known.timeout = (wanted > 0).then(|| Duration::from_micros(wanted));
                 }
                 Rule::Ignored => {
                     map.next_value::<IgnoredAny>()?;

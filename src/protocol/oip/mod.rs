@@ -16,6 +16,7 @@ mod repository;
 mod tests;
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use ndarray::ArrayView2;
 
@@ -41,6 +42,8 @@ pub const HEADER_LENGTH: &str = "inference-header-content-length";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyPlan {
     id: Option<String>,
+    /// How long the request may take, by its own word.
+    pub(in crate::protocol) timeout: Option<Duration>,
     outputs: Vec<PlannedOutput>,
 }
 
@@ -100,7 +103,7 @@ fn decode_raw(model: &ModelDescription, body: &[u8]) -> Result<(Inputs, ReplyPla
         ))
     })?;
     let tensor = raw_tensor(spec, &shape, body)?;
-    Ok((one_batch(vec![tensor])?, ReplyPlan { id: None, outputs: plan_outputs(model, [], true)? }))
+    Ok((one_batch(vec![tensor])?, ReplyPlan { id: None, timeout: None, outputs: plan_outputs(model, [], true)? }))
 }
 
 /// The shape of one row, if that is what `n_bytes` are. A model with an open dimension after the batch is not served.
@@ -124,7 +127,7 @@ fn plan_reply(model: &ModelDescription, header: &Header) -> Result<ReplyPlan, Re
         binary: output.binary.unwrap_or(default),
         classes: output.classes,
     });
-    Ok(ReplyPlan { id: header.id.clone(), outputs: plan_outputs(model, wanted, default)? })
+    Ok(ReplyPlan { id: header.id.clone(), timeout: header.timeout, outputs: plan_outputs(model, wanted, default)? })
 }
 
 /// Checks the inputs against the model and puts them in its order. Binary tensors are taken from `raw` in the

@@ -275,6 +275,7 @@ fn a_reply_echoes_the_id_and_stays_silent_without_one() {
     let scores = defended(array![[0.0, 1.0]]);
     let plan = |id: Option<&str>| ReplyPlan {
         id: id.map(str::to_owned),
+        timeout: None,
         outputs: vec![PlannedOutput { index: 1, binary: false, classes: None }],
     };
     let answer = encode_infer(&model(), plan(Some("a\"\u{1F600}\n")), &scores);
@@ -294,7 +295,7 @@ fn binary_outputs_follow_the_json_part_in_order() {
         PlannedOutput { index: 1, binary: true, classes: None },
         PlannedOutput { index: 0, binary: true, classes: None },
     ];
-    let answer = encode_infer(&model(), ReplyPlan { id: None, outputs }, &scores);
+    let answer = encode_infer(&model(), ReplyPlan { id: None, timeout: None, outputs }, &scores);
     let (json, raw) = answer.body().split_at(answer.header_length().unwrap());
     let json: Value = serde_json::from_slice(json).unwrap();
     assert_eq!(json["outputs"][0]["parameters"], json!({"binary_data_size": 16}));

@@ -176,6 +176,7 @@ async fn unary(
         }
         Err(refusal) => (refusal_reply(&refusal), Some(refusal.kind)),
     };
+    reply.body_mut().split_last();
     let held = &mut reply.body_mut().held;
     held.fuse = Some(activity.cut_after(shared.write_timeout));
     held.running = Some(running);
@@ -208,7 +209,8 @@ async fn answered(
     }
     // What comes packed is answered packed; clients name codings in every call, also those that want none.
     let accepts = if packed { Coding::accepted(&head.headers, &ACCEPT_ENCODING) } else { None };
-    let context = context(&head.headers, id, deadline(&head.headers).map(|time| started + time));
+    let context =
+        context(&head.headers, id, started, deadline(&head.headers).and_then(|time| started.checked_add(time)));
     let (Computed { answer, packed }, charge) = infer(shared, body, accepts, started, context).await?;
     Ok(match packed {
         Some((coding, message)) => (message, Some(coding), Some(charge)),

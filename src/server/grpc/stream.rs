@@ -7,9 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use hyper::Response;
-use hyper::body::{Frame, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use prost::Message as _;
@@ -25,13 +24,13 @@ use crate::protocol::grpc::{read_target, stream_answer, stream_error};
 use crate::protocol::{MAX_ID_BYTES, Refusal, RefusalKind};
 use crate::server::body::Charge;
 use crate::server::coding::Coding;
-use crate::server::connection::{Activity, AnswerBody, InFlight, Running};
+use crate::server::connection::{Activity, AnswerBody, Delivery, InFlight, Part, Running};
 use crate::server::handler::{Reply, Shared};
 
 /// How often a watched health is looked at.
 const HEALTH_PAUSE: Duration = Duration::from_secs(1);
 
-type Sender = mpsc::Sender<Frame<Bytes>>;
+type Sender = mpsc::Sender<Part>;
 
 /// Opens a stream of inference requests.
 pub(super) fn infer(
@@ -44,8 +43,9 @@ pub(super) fn infer(
 ) -> Result<Reply, Refusal> {
     let coding = coding(&head.headers)?;
     let deadline = deadline(&head.headers);
-    let last = deadline.map(|time| Instant::now() + time);
-    let context = context(&head.headers, id.to_str().unwrap_or("-"), last);
+    let opened = Instant::now();
+    let last = deadline.and_then(|time| opened.checked_add(time));
+    let context = context(&head.headers, id.to_str().unwrap_or("-"), opened, last);
     let (sender, reply) = open();
     tokio::spawn(async move {
         let _running = running;
@@ -80,7 +80,7 @@ async fn watched(shared: &Shared, sender: &Sender, body: Incoming) -> Result<(),
         let status = health(shared, &service).unwrap_or(ServingStatus::ServiceUnknown);
         if told.replace(status) != Some(status) {
             let message = HealthCheckResponse { status: status.into() }.encode_to_vec();
-            if sender.send(Frame::data(frame(&message, false))).await.is_err() {
+            if sender.send(Part::Message(frame(&message, false), Delivery::nothing_held())).await.is_err() {
                 return Ok(());
             }
         }
@@ -108,7 +108,7 @@ async fn close(sender: &Sender, ended: Result<(), Refusal>) {
         let _ = status(&refusal).add_header(&mut trailers);
     }
     // A client that has gone wants no word.
-    let _ = sender.send(Frame::trailers(trailers)).await;
+    let _ = sender.send(Part::Trailers(trailers)).await;
 }
 
 /// One stream of inference requests.
@@ -140,23 +140,19 @@ impl Talk<'_> {
             // One that is too long is refused, and not sent back.
             let id =
                 Some(read_target(body.bytes.clone())?.id).filter(|id| id.len() <= MAX_ID_BYTES).unwrap_or_default();
-            let (answer, _charge): (Vec<u8>, Option<Charge>) =
-                match super::infer(self.shared, body, None, started, self.context.clone()).await {
+            let context = CallContext { started: Some(started), ..self.context.clone() };
+            let (answer, charge): (Vec<u8>, Option<Charge>) =
+                match super::infer(self.shared, body, None, started, context).await {
                     Ok((computed, charge)) => (stream_answer(&computed.answer), Some(charge)),
                     Err(refusal) => (stream_error(&refusal, &id), None),
                 };
-            let _fuse = self.activity.cut_after(self.patience());
-            if self.sender.send(Frame::data(frame(&answer, false))).await.is_err() {
+            // Until the peer has made room for all of it: whoever reads nothing is cut, and the answer is charged as long.
+            let (delivery, taken) = Delivery::new(self.activity.cut_after(self.shared.write_timeout), charge);
+            if self.sender.send(Part::Message(frame(&answer, false), delivery)).await.is_err() {
                 return Ok(());
             }
-            // Until the connection takes it: whoever reads nothing is cut, and the answer is charged as long.
-            if self.sender.reserve().await.is_err() {
-                return Ok(());
-            }
+            // Nothing is said but by dropping the other end.
+            let _ = taken.await;
         }
-    }
-
-    fn patience(&self) -> Duration {
-        self.shared.write_timeout
     }
 }
