@@ -81,6 +81,7 @@ pub(super) struct Compute {
     jobs: Sender<Job>,
     queue_timeout: Duration,
     inline: bool,
+    quick: Duration,
     metrics: Arc<Metrics>,
     /// Where large requests to another server are read, and its large answers.
     beside: Beside,
@@ -104,9 +105,9 @@ impl Compute {
             std::thread::Builder::new().name(name).spawn(move || work(&received, &metrics))
         });
         let threads = threads.collect::<Result<_, _>>()?;
-        let (queue_timeout, inline) = (config.queue_timeout, config.inline);
+        let (queue_timeout, inline, quick) = (config.queue_timeout, config.inline, config.quick);
         let (metrics, beside) = (Arc::clone(metrics), Beside::new(config));
-        Ok((Self { jobs, queue_timeout, inline, metrics, beside }, threads))
+        Ok((Self { jobs, queue_timeout, inline, quick, metrics, beside }, threads))
     }
 
     /// Requests that wait for a thread.
@@ -114,7 +115,14 @@ impl Compute {
         self.jobs.len()
     }
 
-    /// Has `call` computed on a compute thread, or here if so configured.
+    /// Whether nobody gains by handing `call` to another thread.
+    fn is_quick_and_alone(&self, call: &Call) -> bool {
+        // The request itself is in flight.
+        let is_alone = self.metrics.in_flight.get() <= 1 && self.jobs.is_empty();
+        is_alone && call.packed.is_none() && call.served.quickness.promises(call.body.bytes.len(), self.quick)
+    }
+
+    /// Has `call` computed on a compute thread, or here if so configured or if it is quick and alone.
     ///
     /// # Errors
     /// Overloaded, when the queue is full; a queue timeout, when no thread came in time. All that happens later is in [`Done`].
@@ -122,7 +130,7 @@ impl Compute {
         if call.served.pipeline.remote().is_some() {
             return Ok(upstream::answer(call, &self.beside, &self.metrics).await);
         }
-        if self.inline {
+        if self.inline || self.is_quick_and_alone(&call) {
             return Ok(answer(call, Duration::ZERO, &self.metrics));
         }
         let (reply, mut done) = oneshot::channel();
@@ -173,8 +181,12 @@ fn answer(call: Call, queued: Duration, metrics: &Metrics) -> Done {
         };
         (pack(answer, call.accepts), facts)
     };
+    let begun = Instant::now();
     let (result, facts) =
         catch_unwind(AssertUnwindSafe(journey)).unwrap_or_else(|_| (Err(panicked(metrics)), Facts::default()));
+    if result.is_ok() {
+        call.served.quickness.learn(call.body.bytes.len(), begun.elapsed());
+    }
     Done { result, facts, queued, charge: call.body.charge }
 }
 

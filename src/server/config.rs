@@ -43,13 +43,17 @@ pub struct ComputeConfig {
     pub queue_timeout: Duration,
     /// Run on the I/O thread instead: for measuring very cheap models. A slow model then stalls all clients.
     pub inline: bool,
+    /// A request that is alone is computed on the I/O thread if it will take no longer than this, by what the last ones to
+    /// the same model took. Zero: none is.
+    pub quick: Duration,
 }
 
 impl Default for ComputeConfig {
-    /// One thread per core, 16 waiting requests for each, 5 seconds of waiting.
+    /// One thread per core, 16 waiting requests for each, 5 seconds of waiting, 300 microseconds are quick.
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads, queue: 16 * threads, queue_timeout: Duration::from_secs(5), inline: false }
+        let (queue_timeout, quick) = (Duration::from_secs(5), Duration::from_micros(300));
+        Self { threads, queue: 16 * threads, queue_timeout, inline: false, quick }
     }
 }
 

@@ -26,6 +26,7 @@ mod handler;
 mod io;
 mod metrics;
 mod models;
+mod quick;
 mod rest;
 mod route;
 mod shutdown;

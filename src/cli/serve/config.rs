@@ -89,6 +89,7 @@ pub(super) struct Written {
     queue: Option<usize>,
     queue_timeout_seconds: Option<f64>,
     inline: Option<bool>,
+    quick_microseconds: Option<u32>,
     pub(super) model: Option<PathBuf>,
     pub(super) centroids: Option<PathBuf>,
     name: Option<String>,
@@ -227,6 +228,7 @@ fn from_file(text: &str, path: &Path, mistakes: &mut Mistakes) -> Written {
     written.queue = compute.take("queue");
     written.queue_timeout_seconds = compute.seconds("queue_timeout_seconds");
     written.inline = compute.take("inline");
+    written.quick_microseconds = compute.take("quick_microseconds");
     compute.close();
     let beside = |file: PathBuf| path.parent().map_or_else(|| file.clone(), |folder| folder.join(&file));
     let mut model = Section::open("model", &mut file, mistakes);
@@ -337,6 +339,7 @@ impl Written {
                 mistakes,
             ),
             inline: self.inline.unwrap_or(default.compute.inline),
+            quick: self.quick_microseconds.map_or(default.compute.quick, |time| Duration::from_micros(time.into())),
         };
         let mut time = |key, seconds: Option<f64>, default: Duration| duration(key, seconds, default, mistakes);
         let server = Config {

@@ -133,6 +133,7 @@ fn a_whole_file_is_read() {
         threads = 3
         queue_timeout_seconds = 0.25
         inline = true
+        quick_microseconds = 50
         [model]
         path = "m.onnx"
         centroids = "/abs/c.safetensors"
@@ -150,7 +151,13 @@ fn a_whole_file_is_read() {
     assert_eq!(settings.server.drain, Duration::from_secs(2));
     assert_eq!(
         settings.server.compute,
-        ComputeConfig { threads: 3, queue: 48, queue_timeout: Duration::from_millis(250), inline: true }
+        ComputeConfig {
+            threads: 3,
+            queue: 48,
+            queue_timeout: Duration::from_millis(250),
+            inline: true,
+            quick: Duration::from_micros(50)
+        }
     );
     let files = settings.model.unwrap();
     assert_eq!(files.onnx, Path::new("etc/m.onnx"));
