@@ -8,6 +8,7 @@ mod audit_report;
 mod audit_sources;
 #[cfg(feature = "lab")]
 mod banks;
+mod batching;
 mod data;
 mod grpc;
 mod grpc_support;
