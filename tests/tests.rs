@@ -8,6 +8,7 @@ mod audit_report;
 mod audit_sources;
 #[cfg(feature = "lab")]
 mod banks;
+mod batching;
 #[cfg(feature = "lab")]
 mod canaries;
 mod data;

@@ -5,6 +5,7 @@
 
 use std::str::FromStr;
 
+use half::{bf16, f16};
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use prost::Message as _;
@@ -142,7 +143,8 @@ impl ModelInputs {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Metadata`] when a request would be longer than 64 MiB.
+    /// [`ClientError::Metadata`] when a request would be longer than 64 MiB, or an input of half precision had to
+    /// travel as JSON, which the protocol does not have.
     pub fn calls(
         &self,
         (path, model): (&str, &str),
@@ -154,6 +156,11 @@ impl ModelInputs {
         let n_bytes = self.inputs.iter().try_fold(0_usize, |sum, input| sum.checked_add(input.n_bytes(n_rows)?));
         if n_bytes.is_none_or(|n| n > MAX_BODY_BYTES / 4) {
             return Err(ClientError::Metadata(format!("{n_rows} rows make a request too long to send")));
+        }
+        let half = self.inputs.iter().find(|input| matches!(input.dtype, DType::F16 | DType::Bf16));
+        if let (Encoding::Json, Some(input)) = (encoding, half) {
+            let Input { name, dtype, .. } = input;
+            return Err(ClientError::Metadata(format!("input {name:?} of type {dtype} travels as binary data alone")));
         }
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let path = infer_path(path, model, encoding);
@@ -236,7 +243,7 @@ impl Input {
         let MetadataInput { name, datatype, shape } = input;
         let refuse = |what: String| ClientError::Metadata(format!("input {name:?}: {what}"));
         let dtype = DType::from_oip_name(&datatype)
-            .filter(|dtype| !matches!(dtype, DType::Bytes | DType::F16 | DType::Bf16))
+            .filter(|dtype| *dtype != DType::Bytes)
             .ok_or_else(|| refuse(format!("values of type {datatype} cannot be made up")))?;
         let (batch, row) = shape.split_first().ok_or_else(|| refuse("expected a batch dimension, got none".into()))?;
         if *batch != -1 {
@@ -264,6 +271,8 @@ impl Input {
             DType::Bool => Scalar::Bool(rng.random()),
             DType::F32 => Scalar::F32(rng.random()),
             DType::F64 => Scalar::F64(rng.random()),
+            DType::F16 => Scalar::Half(f16::from_f32(rng.random()).to_bits()),
+            DType::Bf16 => Scalar::Half(bf16::from_f32(rng.random()).to_bits()),
             other => Scalar::Int(rng.random_range(0..100), other.size().unwrap_or(1)),
         }
     }
@@ -274,6 +283,8 @@ enum Scalar {
     Bool(bool),
     F32(f32),
     F64(f64),
+    /// The bits of a number of half the width: never in JSON.
+    Half(u16),
     Int(i64, usize),
 }
 
@@ -285,6 +296,7 @@ impl Scalar {
             Self::F32(value) => value.to_string().parse::<serde_json::Number>().map_or(Value::Null, Value::Number),
             Self::F64(value) => json!(value),
             Self::Int(value, _) => json!(value),
+            Self::Half(_) => Value::Null,
         }
     }
 
@@ -292,6 +304,7 @@ impl Scalar {
         match *self {
             Self::F32(value) => bytes.extend(value.to_le_bytes()),
             Self::F64(value) => bytes.extend(value.to_le_bytes()),
+            Self::Half(bits) => bytes.extend(bits.to_le_bytes()),
             Self::Bool(value) => bytes.push(u8::from(value)),
             Self::Int(value, width) => bytes.extend(&value.to_le_bytes()[..width]),
         }

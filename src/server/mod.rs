@@ -21,6 +21,7 @@ mod coding;
 mod compute;
 mod config;
 mod connection;
+mod gather;
 mod grpc;
 mod handler;
 mod io;
@@ -57,7 +58,7 @@ use self::io::TimedIo;
 use self::metrics::Metrics;
 use crate::protocol::reports::Extensions;
 
-pub use self::config::{ComputeConfig, Config};
+pub use self::config::{Batching, ComputeConfig, Config};
 pub use self::models::{Models, Repository};
 pub use self::shutdown::Shutdown;
 

@@ -79,6 +79,8 @@ pub(super) fn write_list(body: &mut Vec<u8>, values: &Values) -> Result<(), Faul
         Values::I64(v) => list(body, v),
         Values::F32(v) => list(body, v),
         Values::F64(v) => list(body, v),
+        Values::F16(v) => list(body, &v.iter().map(|value| value.to_f32()).collect::<Vec<_>>()),
+        Values::Bf16(v) => list(body, &v.iter().map(|value| value.to_f32()).collect::<Vec<_>>()),
     }
     Ok(())
 }
@@ -102,6 +104,8 @@ pub(super) fn write_raw(out: &mut Vec<u8>, values: &Values) {
         Values::I64(v) => raw!(v),
         Values::F32(v) => raw!(v),
         Values::F64(v) => raw!(v),
+        Values::F16(v) => raw!(v),
+        Values::Bf16(v) => raw!(v),
     }
 }
 

@@ -387,6 +387,12 @@ impl<'de> DeserializeSeed<'de> for Data<'_, '_, '_> {
             return Ok(Payload::Unread);
         };
         let expected = self.shape.and_then(|shape| shape.iter().try_fold(1_usize, |all, &size| all.checked_mul(size)));
+        if matches!(dtype, DType::F16 | DType::Bf16) {
+            // As Triton has it: a JSON number is not told to be one that this type holds.
+            let whose = self.name.map(|name| format!(" of input {}", quoted(name))).unwrap_or_default();
+            let text = format!("'data'{whose}: datatype {dtype} travels as binary data alone, with binary_data_size");
+            return self.context.refuse(text);
+        }
         let mut nesting = Nesting::default();
         let values = read_values(deserializer, dtype, expected, self.context.max_elements, &mut nesting);
         if let (Err(_), Some(problem)) = (&values, nesting.problem.take()) {
