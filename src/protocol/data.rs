@@ -27,6 +27,11 @@ pub(super) struct Nesting {
 }
 
 impl Nesting {
+    /// One array of `length` elements.
+    pub(super) fn flat(length: usize) -> Self {
+        Self { lengths: vec![Some(length)], leaf_depth: (length > 0).then_some(1), problem: None }
+    }
+
     /// Whether arrays nested like this hold a tensor of `shape`: flat, or nested as the shape says, where the
     /// innermost arrays may run over all the remaining dimensions.
     pub(super) fn fits(&self, shape: &[usize]) -> bool {

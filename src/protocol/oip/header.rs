@@ -13,6 +13,7 @@ use serde::Deserialize as _;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 
+use super::numbers::{Apart, take_apart};
 use crate::protocol::data::{MAX_RANK, Nesting, read_values};
 use crate::protocol::outputs::n_classes;
 use crate::protocol::parameters::{Rule, Scope, rule};
@@ -98,12 +99,32 @@ pub(super) struct WireOutput {
 /// # Errors
 /// A bad request with a sentence that names the field.
 pub(super) fn read_header(json: &[u8], max_inputs: usize) -> Result<Header, Refusal> {
+    if let Some(header) = read_quickly(json, max_inputs) {
+        return Ok(header);
+    }
     let header = read_pass(json, max_inputs, &[])?;
     if !header.inputs.iter().any(|input| matches!(input.payload, Payload::Unread)) {
         return Ok(header);
     }
     let dtypes: Vec<DType> = header.inputs.iter().map(|input| input.dtype).collect();
     read_pass(json, max_inputs, &dtypes)
+}
+
+/// The usual request, its numbers apart; `None` where it is not one, or is to be refused.
+fn read_quickly(json: &[u8], max_inputs: usize) -> Option<Header> {
+    let Apart { rest, arrays } = take_apart(json, max_inputs)?;
+    let mut header = read_pass(&rest, max_inputs, &[]).ok()?;
+    for (position, values) in arrays {
+        let payload = &mut header.inputs.get_mut(position)?.payload;
+        // The empty array that stands in for the values.
+        if !matches!(payload, Payload::Json(Values::F32(read), _) if read.is_empty()) {
+            return None;
+        }
+        let nesting = Nesting::flat(values.len());
+        *payload = Payload::Json(Values::F32(values), nesting);
+    }
+    let unread = header.inputs.iter().any(|input| matches!(input.payload, Payload::Unread));
+    (!unread).then_some(header)
 }
 
 fn read_pass(json: &[u8], max_inputs: usize, known_dtypes: &[DType]) -> Result<Header, Refusal> {
