@@ -11,6 +11,7 @@ use sordino::artifact::ModelDigest;
 use sordino::audit::attack::Attack;
 use sordino::audit::duplicates::Duplicates;
 use sordino::audit::interval::{Estimate, Interval};
+use sordino::audit::policy::{Policy, Stands};
 use sordino::audit::render::{self, Layout};
 use sordino::audit::report::{self, Figure, Findings, Origin, Report, Settings, SourceRecord, SystemFindings};
 use sordino::audit::source::sides::Sides;
@@ -133,6 +134,22 @@ fn a_planted_leak_in_the_labels_reaches_through_every_defence() {
 }
 
 #[test]
+fn the_floor_is_no_lower_than_what_the_label_alone_tells() {
+    // A leak of the labels, one of the scores, and several deals of the rows: rules fitted to noise must not displace it.
+    for (seed, member) in [(2, Side { margin: 2.0, errors: 0.1 }), (3, Side { margin: 4.0, errors: 0.3 })] {
+        for deal in 1..=4 {
+            let findings = planted(400, member, EQUAL, seed).audit(&Settings { seed: deal, ..settings() });
+            let floor = system(&findings, "label-only");
+            let correctness = floor.attacks.iter().find(|found| found.attack == Attack::Correctness).unwrap();
+            if let Some(headline) = floor.headline.value.as_ref() {
+                assert_eq!(headline.fixed.value, correctness.fixed.value, "{seed}, {deal}: {headline:?}");
+                assert_eq!(headline.fixed_minus_floor.value, 0.0);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_target_without_a_leak_shows_none() {
     let findings = planted(1_500, EQUAL, EQUAL, 3).audit(&settings());
     for found in &findings.systems {
@@ -149,6 +166,12 @@ fn attacks_that_fail_on_the_undefended_model_do_not_count() {
     assert!(findings.validity.iter().all(|validity| !validity.counts));
     let headline = &system(&findings, "undefended").headline;
     assert!(headline.value.is_none() && headline.reason.as_ref().unwrap().contains("cannot tell"));
+    // A model without a leak is not for ever undecided: what none of the attacks finds is held against the limit.
+    let judged = |limit: f64| {
+        let policy = Policy { max_advantage: Some(limit), max_advantage_over_floor: Some(limit), ..Policy::default() };
+        policy.judge(&findings).unwrap().stands
+    };
+    assert_eq!((judged(0.25), judged(0.001)), (Stands::Held, Stands::Undecided));
 }
 
 #[test]
@@ -455,6 +478,7 @@ pub(crate) fn small_report() -> Report {
         },
         findings,
         analysis: Figure::missing("not asked for"),
+        trainings: Figure::missing("one training"),
         policy: Figure::missing("no policy was given"),
         not_tried: tried::not_tried(tried::Tried::default()),
     }
@@ -539,7 +563,8 @@ fn what_was_not_tried_is_told_apart() {
 
     let said = |tried| not_tried(tried).join("\n");
     let nothing = said(Tried::default());
-    let all = said(Tried { shadows: true, changed: true, boundary: true, learned: true, canaries: true });
+    let all =
+        said(Tried { shadows: true, changed: true, boundary: true, learned: true, canaries: true, trainings: true });
     for word in ["LiRA", "single records", "changed inputs", "repeated", "mix a record", "boundary", "--scores-only"] {
         assert!(nothing.contains(word) && !all.contains(word), "{word}");
     }

@@ -2,12 +2,14 @@
 //!
 //! A limit is *held* where the whole interval is within it, *violated* where the whole interval is beyond it, and
 //! *undecided* where the interval reaches over it, or where there is none: more rows could tell. The limits are the
-//! writer's; no band of AUC or the like is built in.
+//! writer's; no band of AUC or the like is built in. Where no attack counts (R16) because none finds anything on the model
+//! itself, the widest interval over all of them is held against a limit: a model without a leak passes.
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::exact::clopper_pearson;
 use crate::audit::interval::Interval;
-use crate::audit::report::{Findings, SystemFindings};
+use crate::audit::report::{AttackFindings, Findings, SystemFindings};
 use crate::audit::system::Role;
 
 /// A policy as it is written: TOML, unknown keys refused.
@@ -196,16 +198,24 @@ impl Policy {
             into.push(Judgement::new(system.name.clone(), quantity, limit, found));
         };
         for limit in &self.tpr_at_fpr {
-            add(format!("TPR at {} % FPR", 100.0 * limit.fpr), limit.max, tpr(system, limit.fpr));
+            let rows = (findings.rows.verdict_members as u64, findings.settings.level);
+            add(format!("TPR at {} % FPR", 100.0 * limit.fpr), limit.max, tpr(system, limit.fpr, rows));
         }
-        let headline = system.headline.value.as_ref().ok_or_else(|| "no attack counts".to_owned());
+        let headline = system.headline.value.as_ref();
+        let of_any = if headline.is_some() { "" } else { " of any attack, as none counts (R16)" };
         if let Some(limit) = self.max_advantage {
-            let found = headline.clone().map(|headline| headline.fixed.interval());
-            add("advantage (b)".to_owned(), limit, found);
+            let found = headline.map_or_else(
+                || widest_of_all(system, |found| found.fixed.interval()),
+                |headline| Ok(headline.fixed.interval()),
+            );
+            add(format!("advantage (b){of_any}"), limit, found);
         }
         if let Some(limit) = self.max_advantage_over_floor {
-            let found = headline.map(|headline| headline.fixed_minus_floor.interval());
-            add("advantage over the floor".to_owned(), limit, found);
+            let found = headline.map_or_else(
+                || widest_of_all(system, |found| found.fixed_minus_floor.interval()),
+                |headline| Ok(headline.fixed_minus_floor.interval()),
+            );
+            add(format!("advantage over the floor{of_any}"), limit, found);
         }
         if let Some(limit) = self.max_ece {
             add("ECE".to_owned(), limit, Ok(system.utility.ece_interval));
@@ -228,19 +238,38 @@ impl Judgement {
     }
 }
 
-/// The interval of the true-positive rate at a false-positive rate, the widest upward over the attacks that count.
-fn tpr(system: &SystemFindings, fpr: f64) -> Result<Interval, String> {
+/// The interval of the true-positive rate at a false-positive rate, the widest upward over the attacks that count. Its
+/// lower end is that of the largest of so many exact ones at once (Bonferroni): what was picked among many is no violation
+/// for having been picked.
+fn tpr(system: &SystemFindings, fpr: f64, settings: (u64, f64)) -> Result<Interval, String> {
+    let (n_members, level) = settings;
+    let counted: Vec<&AttackFindings> = judged_attacks(system);
+    let corrected = 1.0 - (1.0 - level) / counted.len().max(1) as f64;
     let mut all: Option<Interval> = None;
-    for found in system.attacks.iter().filter(|found| found.counts) {
+    for found in counted {
         let at = found.tpr_at_fpr.iter().find(|at| at.target_fpr == fpr);
-        let interval = at.and_then(|at| at.tpr_interval).ok_or("not resolvable with these rows")?;
-        all =
-            Some(all.map_or(interval, |all| Interval {
-                low: all.low.max(interval.low),
-                high: all.high.max(interval.high),
-            }));
+        let at = at.and_then(|at| Some((at.tpr.value?, at.tpr_interval?)));
+        let (tpr, interval) = at.ok_or("not resolvable with these rows")?;
+        let hits = (tpr * n_members as f64).round() as u64;
+        let low = clopper_pearson(hits.min(n_members), n_members, corrected).low;
+        all = Some(all.map_or(Interval { low, high: interval.high }, |all| Interval {
+            low: all.low.max(low),
+            high: all.high.max(interval.high),
+        }));
     }
-    all.ok_or_else(|| "no attack counts".to_owned())
+    all.ok_or_else(|| "there is no attack".to_owned())
+}
+
+/// The attacks that count; where none does, all of them: an upper bound over those still holds for what this battery finds.
+fn judged_attacks(system: &SystemFindings) -> Vec<&AttackFindings> {
+    let counted: Vec<&AttackFindings> = system.attacks.iter().filter(|found| found.counts).collect();
+    if counted.is_empty() { system.attacks.iter().collect() } else { counted }
+}
+
+/// What stands in for the headline where no attack counts: the widest interval over all attacks.
+fn widest_of_all(system: &SystemFindings, of: fn(&AttackFindings) -> Interval) -> Result<Interval, String> {
+    let all = system.attacks.iter().map(of).reduce(|a, b| Interval { low: a.low.min(b.low), high: a.high.max(b.high) });
+    all.ok_or_else(|| "there is no attack".to_owned())
 }
 
 /// Accuracy on non-members that is lost against the undefended model. Where every label is kept it is 0; else the two

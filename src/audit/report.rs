@@ -15,6 +15,7 @@ use crate::audit::null::Null;
 use crate::audit::policy::Verdict;
 use crate::audit::rows::AllocationRecord;
 use crate::audit::shadow::leave_one_out::{LeaveOneOut, RecordRisk};
+use crate::audit::spread::SystemSpread;
 use crate::audit::standing::{Leak, Standing};
 use crate::audit::system::{Role, Skipped};
 use crate::audit::temperature::Temperature;
@@ -63,12 +64,25 @@ pub struct Report {
     pub origin: Origin,
     /// The figures.
     pub findings: Findings,
+    /// The same audit of further trainings, where there were any: here the unit is the training, not the row.
+    pub trainings: Figure<Trainings>,
     /// The paper's analysis of the rows.
     pub analysis: Figure<Analysis>,
     /// How the limits of a policy stand.
     pub policy: Figure<Verdict>,
     /// Attacks that were not run: nothing here says how they would do.
     pub not_tried: Vec<String>,
+}
+
+/// Figures over several trainings.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Trainings {
+    /// How many, the audited one with them.
+    pub n: usize,
+    /// SHA-256 of each model's bytes, the audited one first.
+    pub models: Vec<String>,
+    /// What all of them have.
+    pub systems: Vec<SystemSpread>,
 }
 
 /// What was audited, with what, where.

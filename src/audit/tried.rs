@@ -1,12 +1,11 @@
 //! What a study did not try, in words: what it lacked, and what no study here tries.
 
 /// What no figure here speaks about, whatever the study was given.
-pub const NOT_TRIED: [&str; 7] = [
+pub const NOT_TRIED: [&str; 6] = [
     "attacks on the defence's own fitting (estimated centroids in place of the file's, guesses at masked classes)",
     "metrics of privacy other than membership: attribute inference, reconstruction, model extraction",
     "attackers who take part in training (poisoning)",
     "attackers who read the model's weights or gradients",
-    "several trained models, unless several targets were given: every interval here is over rows of one model",
     "distances of inputs to training rows as such, without any answer",
     "other paths around the proxy: timing, caches, logs, the model's own endpoint",
 ];
@@ -24,6 +23,8 @@ pub struct Tried {
     pub learned: bool,
     /// Members that were planted.
     pub canaries: bool,
+    /// Several trainings.
+    pub trainings: bool,
 }
 
 /// What was not tried by a study that had this much.
@@ -41,6 +42,10 @@ pub fn not_tried(tried: Tried) -> Vec<String> {
         (tried.changed, "repeated and perturbed queries: need a system that can be asked again (--queries)".to_owned()),
         (tried.boundary, "distance to the decision boundary: needs some hundred queries a row (--boundary)".to_owned()),
         (tried.changed, "queries that mix a record with another (against routing): need a system that can be asked again (--queries)".to_owned()),
+        (
+            tried.trainings,
+            "several trainings (--training): every interval over rows is of one model".to_owned(),
+        ),
         (
             tried.canaries,
             "planted records (canaries): need a model that was trained with them (sordino data plant)".to_owned(),

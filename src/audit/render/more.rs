@@ -1,9 +1,9 @@
 //! Tables of what stands beside the battery: low false-positive rates, shadow models, single records, the lot.
 
 use super::tables::{Table, estimate, words};
-use crate::audit::report::{BankFindings, Figure, Findings, SystemFindings, TprAt};
+use crate::audit::report::{BankFindings, Figure, Findings, Report, SystemFindings, TprAt};
 use crate::audit::shadow::leave_one_out::{AttackOverTargets, RecordRisk};
-use crate::audit::spread::Spread;
+use crate::audit::spread::{Spread, SystemSpread};
 
 /// Records that are shown of each system.
 const N_RECORDS: usize = 10;
@@ -31,7 +31,10 @@ pub(super) fn low_rates(findings: &Findings) -> Table {
                     cells.push(format!("{:.4}{interval}", at.tpr.value.unwrap_or(0.0)));
                     cells.push(attack);
                 }
-                None => cells.extend(["not resolvable".to_owned(), String::new()]),
+                None if system.attacks.iter().any(|found| found.counts) => {
+                    cells.extend(["not resolvable".to_owned(), String::new()]);
+                }
+                None => cells.extend(["no attack counts".to_owned(), String::new()]),
             }
         }
         cells
@@ -50,6 +53,27 @@ pub(super) fn low_rates(findings: &Findings) -> Table {
         header,
         rows: findings.systems.iter().map(row).collect(),
     }
+}
+
+/// Figures over several trainings.
+pub(super) fn trainings(report: &Report) -> Option<Table> {
+    let found = report.trainings.value.as_ref()?;
+    let row = |one: &SystemSpread| {
+        let figures =
+            [&one.headline, &one.headline_minus_floor, &one.loss_auc, &one.accuracy, &one.nll, &one.ece].map(spread);
+        [vec![one.system.clone()], figures.to_vec()].concat()
+    };
+    Some(Table {
+        title: "Over several trainings",
+        note: format!(
+            "{} trainings, each with its own members, attacked alike; attack and threshold chosen for each on its own attack-fit \
+             rows. Mean with its t-interval: here the unit is the training, not the row.",
+            found.n
+        ),
+        n_word_columns: 1,
+        header: words(&["system", "(b)", "(b) minus floor", "AUC of the loss", "accuracy", "NLL", "ECE"]),
+        rows: found.systems.iter().map(row).collect(),
+    })
 }
 
 /// Every model of the bank as the target: the strongest attacks on each system, and the records of the highest risk.

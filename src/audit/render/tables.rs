@@ -31,7 +31,8 @@ pub(in crate::audit) fn all(report: &Report) -> Vec<Table> {
         epsilon(findings),
         classes(findings),
     ];
-    let all = policy.into_iter().chain(all).chain(more::shadows(findings)).chain(more::lot(findings));
+    let trainings = more::trainings(report);
+    let all = policy.into_iter().chain(all).chain(trainings).chain(more::shadows(findings)).chain(more::lot(findings));
     all.chain(report.analysis.value.iter().flat_map(analysis)).collect()
 }
 

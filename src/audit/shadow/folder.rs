@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, ArrayD};
 
+use crate::artifact::ModelDigest;
 use crate::artifact::inclusion::{InclusionError, InclusionMatrix};
 use crate::audit::answers::Answers;
 use crate::audit::label_only::{Change, Range};
@@ -98,6 +99,12 @@ pub enum FolderError {
         /// Why.
         error: BehindError,
     },
+    /// A model of the bank is the one that is attacked.
+    #[error("{} is the model that is audited: a shadow that is its own target tells nothing; draw the bank without it", path.display())]
+    OwnTarget {
+        /// The file.
+        path: PathBuf,
+    },
     /// The answers make no bank.
     #[error(transparent)]
     Shadow(#[from] ShadowError),
@@ -130,6 +137,8 @@ pub struct Asking<'a> {
     pub batch_rows: usize,
     /// Forms of each row: 1 is the row itself; [`form`] makes the others.
     pub n_forms: usize,
+    /// SHA-256 (hex) of the audited model's bytes, where they are at hand: no shadow may be it.
+    pub target: Option<&'a str>,
 }
 
 /// The `number`-th form of images (n_rows, channels, height, width): 0 as they are, 1 the mirror image, then shifts by
@@ -165,6 +174,7 @@ pub fn collect(
     for model in 0..matrix.n_models() {
         progress(model, matrix.n_models());
         let path = folder.join(format!("model-{model:05}.onnx"));
+        check_is_other(&path, asking.target)?;
         let raw = ask(&path, dataset, &matrix.rows, asking.batch_rows, n_forms)?;
         let members = matrix.trained.row(model).to_vec();
         for ((before, (_, bank)), learned) in systems.iter().zip(&mut banks).zip(&mut learned) {
@@ -181,6 +191,15 @@ pub fn collect(
     Ok(FolderBanks { learned: learned.collect(), rows: matrix.rows, banks })
 }
 
+/// A shadow must not be the model that is attacked.
+fn check_is_other(path: &Path, target: Option<&str>) -> Result<(), FolderError> {
+    let Some(target) = target else { return Ok(()) };
+    if ModelDigest::of(&read(path)?).to_string() == target {
+        return Err(FolderError::OwnTarget { path: path.to_owned() });
+    }
+    Ok(())
+}
+
 /// Answers of one shadow model to `rows`, of which `members` were trained on, behind each of the systems: what attacks
 /// are learned on where there is no bank.
 ///
@@ -193,6 +212,7 @@ pub fn learned_from(
     asking: &Asking<'_>,
 ) -> Result<Vec<LearnedFrom>, FolderError> {
     let labels: Vec<u32> = rows.iter().map(|&row| dataset.labels()[row]).collect();
+    check_is_other(model, asking.target)?;
     let raw = ask(model, dataset, rows, asking.batch_rows, 1)?;
     let of_system = |before: &Before| {
         let answers = behind_all(before, &raw, &labels, members, asking.fallback, model)?;
@@ -296,7 +316,7 @@ mod tests {
     fn a_folder_without_a_matrix_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let data = parse_table(b"0,1\n1,2\n").unwrap();
-        let asking = Asking { systems: &[], fallback: ClassFallback::Refuse, batch_rows: 8, n_forms: 1 };
+        let asking = Asking { systems: &[], fallback: ClassFallback::Refuse, batch_rows: 8, n_forms: 1, target: None };
         let error = collect(dir.path(), &data, &asking, &mut |_, _| {}).err().unwrap();
         assert!(error.to_string().contains("inclusion.safetensors"), "{error}");
         std::fs::write(dir.path().join(INCLUSION_FILE), b"{}").unwrap();

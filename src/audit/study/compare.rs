@@ -3,7 +3,7 @@
 use crate::audit::attack::{Attack, AttackId, Family};
 use crate::audit::band::{BandDraws, Bands, around};
 use crate::audit::exact::Counts;
-use crate::audit::interval::{Bootstrap, BootstrapDraws, Estimate, Interval, Placements, RowValues};
+use crate::audit::interval::{Bootstrap, BootstrapDraws, Estimate, Interval, Placements, RowValues, two_sided_z};
 use crate::audit::null::{NullDraws, Permutations};
 use crate::audit::report::{AttackFindings, Epsilon, Figure, Headline, SystemFindings, Utility, Validity};
 use crate::audit::roc::Ranking;
@@ -62,24 +62,45 @@ fn counts(validity: &[Validity], id: &AttackId) -> bool {
     validity.iter().any(|one| one.attack == *id && one.counts)
 }
 
-/// The label-only floor (R14): the strongest attack that counts on label-only answers. The correctness attack
-/// stands in where none counts: the label tells the gap whether or not an attack counts.
+/// The label-only floor (R14): whether the label is right, which every answer tells, unless another attack on label-only
+/// answers counts and is *clearly* stronger on the attack-fit rows. The largest of many noisy figures is no stronger for
+/// being picked: on other rows it fell below the gap that anybody reads off.
 struct Floor {
     system: usize,
     attack: usize,
 }
 
 impl Floor {
-    fn find(measured: &[(&System, Measured)], validity: &[Validity]) -> Result<Self, StudyError> {
+    fn find(bench: &Bench<'_>, measured: &[(&System, Measured)], validity: &[Validity]) -> Result<Self, StudyError> {
         let system = position(measured, "label-only", Role::Floor)?;
         let attacks = &measured[system].1.attacks;
         let correctness = attacks.iter().position(|attacked| attacked.id == Attack::Correctness).unwrap_or_default();
         let on_fit = |attack: usize| attacks[attack].fit.fixed;
-        // Among equals the correctness attack: it is the floor's plainest reading.
-        let counted = (0..attacks.len()).filter(|&attack| counts(validity, &attacks[attack].id));
-        let attack = counted.fold(correctness, |best, one| if on_fit(one) > on_fit(best) { one } else { best });
+        let counted: Vec<usize> = (0..attacks.len()).filter(|&attack| counts(validity, &attacks[attack].id)).collect();
+        let is_clear = |attack: usize| {
+            let (one, plainest) = (&attacks[attack].fit.says_member, &attacks[correctness].fit.says_member);
+            is_clearly_above((one, plainest), &bench.fit_memberships, counted.len(), bench.settings.level)
+        };
+        let clear = counted.iter().copied().filter(|&attack| is_clear(attack));
+        let attack = clear.fold(correctness, |best, one| if on_fit(one) > on_fit(best) { one } else { best });
         Ok(Self { system, attack })
     }
+}
+
+/// Whether the calls of one rule have a larger TPR − FPR than those of another on the same rows: by the paired
+/// difference's normal interval, corrected for `n` such comparisons.
+fn is_clearly_above((one, other): (&[bool], &[bool]), memberships: &[bool], n: usize, level: f64) -> bool {
+    let side = |member: bool| {
+        let rows = (0..memberships.len()).filter(|&row| memberships[row] == member);
+        let differences: Vec<f64> = rows.map(|row| f64::from(i8::from(one[row]) - i8::from(other[row]))).collect();
+        let count = differences.len().max(1) as f64;
+        let mean = differences.iter().sum::<f64>() / count;
+        let variance = differences.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
+        (mean, variance / count)
+    };
+    let ((members, of_members), (non_members, of_non_members)) = (side(true), side(false));
+    let z = two_sided_z(1.0 - (1.0 - level) / n.max(1) as f64);
+    members - non_members > z * (of_members + of_non_members).sqrt()
 }
 
 /// Everything that is drawn at random, over the columns of all systems one after the other.
@@ -139,10 +160,11 @@ pub(super) fn compare(
     validity: &[Validity],
     temperature: Option<&Temperature>,
 ) -> Result<Vec<SystemFindings>, StudyError> {
-    let floor = Floor::find(measured, validity)?;
+    let floor = Floor::find(bench, measured, validity)?;
     let floor_attack = &measured[floor.system].1.attacks[floor.attack];
     let drawn = Drawn::draw(bench, measured, floor_attack);
-    let comparison = Comparison { bench, validity, floor: &floor_attack.placements, drawn: &drawn };
+    let floor_system = (floor.system, floor.attack);
+    let comparison = Comparison { bench, validity, floor: &floor_attack.placements, floor_system, drawn: &drawn };
     let found = measured.iter().enumerate().map(|(index, (system, one))| {
         let attacks = comparison.attacks(index, one);
         let headline = comparison.headline(index, &attacks);
@@ -183,6 +205,8 @@ struct Comparison<'a> {
     bench: &'a Bench<'a>,
     validity: &'a [Validity],
     floor: &'a Placements,
+    /// The floor's system and the attack on it.
+    floor_system: (usize, usize),
     drawn: &'a Drawn,
 }
 
@@ -247,9 +271,13 @@ impl Comparison<'_> {
                 .copied()
                 .reduce(|best, next| if of(&attacks[next]) > of(&attacks[best]) { next } else { best })
         };
-        let (Some(widest), Some(fixed)) = (largest(|a| a.widest), largest(|a| a.fixed_on_fit)) else {
+        let (Some(widest), Some(mut fixed)) = (largest(|a| a.widest), largest(|a| a.fixed_on_fit)) else {
             return Figure::missing("no attack works on the undefended model: this battery cannot tell (R16)");
         };
+        // The floor is told by the attack that makes it.
+        if self.floor_system.0 == system {
+            fixed = self.floor_system.1;
+        }
         let settings = self.bench.settings;
         let columns: Vec<usize> = counted.iter().map(|attack| self.drawn.starts[system] + attack).collect();
         let null = self.drawn.null.of_maximum(&columns, attacks[widest].widest);

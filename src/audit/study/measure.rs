@@ -42,6 +42,8 @@ pub(super) struct FitCurve {
     pub(super) widest: f64,
     /// What the fixed rule reaches here, by which an attack is chosen.
     pub(super) fixed: f64,
+    /// The fixed rule's calls here.
+    pub(super) says_member: Vec<bool>,
 }
 
 impl FitCurve {
@@ -188,6 +190,7 @@ impl Bench<'_> {
                 widest: fit_roc.two_sided_advantage(),
                 fixed: signed_advantage(&fit_says, &self.fit_memberships, self.settings.level).value,
                 ranking: fit_ranking,
+                says_member: fit_says,
             },
             roc: Roc::from_ranking(&ranking, &self.verdict_memberships)?,
             placements: Placements::new(&ranking, &self.verdict_memberships)?,

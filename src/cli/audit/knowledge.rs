@@ -85,7 +85,8 @@ fn shadow_model(args: &Args, model: &Path, split: &Path, case: &Case) -> anyhow:
          learned on what it is judged on"
     );
     let batch_rows = args.batch_size as usize;
-    let asking = Asking { systems: &before, fallback: ClassFallback::CorrectRows, batch_rows, n_forms: 1 };
+    let target = case.origin.model_digest.value.as_deref();
+    let asking = Asking { systems: &before, fallback: ClassFallback::CorrectRows, batch_rows, n_forms: 1, target };
     Ok(folder::learned_from(model, dataset, (&rows, &members), &asking)?)
 }
 
@@ -108,7 +109,8 @@ fn shadows(
     let is_image = dataset.row_shape().len() == 3;
     ensure!(n_forms == 1 || is_image, "--augment: expected images, got rows of shape {:?}", dataset.row_shape());
     let batch_rows = args.batch_size as usize;
-    let asking = Asking { systems: &before, fallback: ClassFallback::CorrectRows, batch_rows, n_forms };
+    let target = case.origin.model_digest.value.as_deref();
+    let asking = Asking { systems: &before, fallback: ClassFallback::CorrectRows, batch_rows, n_forms, target };
     let found = folder::collect(path, dataset, &asking, &mut progress);
     bar.finish_and_clear();
     let found = found.with_context(|| path.display().to_string())?;
@@ -174,6 +176,7 @@ pub(super) fn not_tried(args: &Args, knowledge: &Knowledge) -> Vec<String> {
         boundary: args.boundary,
         learned: !args.scores_only,
         canaries: args.canaries,
+        trainings: !args.training.is_empty(),
     })
 }
 

@@ -17,7 +17,7 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::inspect::ScoreArgs;
@@ -25,10 +25,11 @@ use crate::audit::analysis::Analysis;
 use crate::audit::duplicates::Duplicates;
 use crate::audit::policy::{Policy, Stands};
 use crate::audit::render::{self, Layout};
-use crate::audit::report::{self, Figure, Origin, Report, Settings};
+use crate::audit::report::{self, Figure, Origin, Report, Settings, Trainings};
 use crate::audit::source::endpoint::Remote;
 use crate::audit::source::predictions::TakenAs;
 use crate::audit::source::sides::Sides;
+use crate::audit::spread::over_targets;
 use crate::audit::study::{self, Knowledge};
 use crate::audit::system::{Skipped, System};
 use crate::audit::target::Target;
@@ -43,7 +44,7 @@ use crate::pipeline::Pipeline;
 /// runs. Compared are the model itself, its temperature-scaled rival, the paper's method in several settings, the
 /// defences given with --defence, and label-only answers, which are the floor of every defence that keeps the label.
 /// Without arguments the bundled classifier is audited, on Debian's Fashion-MNIST.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// The ONNX file; without it, the bundled classifier.
     #[arg(long, value_name = "FILE", requires = "data", requires = "sides", group = "audited")]
@@ -69,6 +70,11 @@ pub struct Args {
     /// a record that is hard to fit gives away. The split is the one that `sordino data plant` wrote.
     #[arg(long, requires = "split")]
     canaries: bool,
+    /// A further training of the same recipe, with another seed or other members: its model, split and centroids. May be given
+    /// several times; each is attacked as the first is, and the report tells mean and spread over trainings.
+    #[arg(long, value_name = "MODEL,SPLIT[,CENTROIDS]", value_parser = training, requires = "model", requires = "split",
+        conflicts_with_all = ["shadows", "shadow_model", "queries", "boundary", "canaries"])]
+    training: Vec<Training>,
     /// Audit answers in a file (.csv with a header, .parquet, .npz) in place of a model: columns logit_N, p_N or log_p_N (N a class
     /// from 0) or `predicted`, with `label`, `member` and `row`; the last three may come from --data and --split.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "centroids", "defence"])]
@@ -165,7 +171,7 @@ pub struct Args {
 }
 
 /// How a running endpoint is asked.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Auditing an endpoint")]
 pub struct EndpointArgs {
     /// Audit a running endpoint of the Open Inference Protocol (Sordino, Triton, KServe …) by its http:// URL. With one
@@ -198,6 +204,24 @@ pub struct EndpointArgs {
     /// Ask an endpoint that is not on this machine: with its owner's consent.
     #[arg(long, requires = "url")]
     allow_remote: bool,
+}
+
+/// A further training.
+#[derive(Debug, Clone)]
+struct Training {
+    model: PathBuf,
+    split: PathBuf,
+    centroids: Option<PathBuf>,
+}
+
+fn training(words: &str) -> Result<Training, String> {
+    let parts: Vec<&str> = words.split(',').collect();
+    let path = |place: usize| parts.get(place).filter(|part| !part.is_empty()).map(PathBuf::from);
+    match (path(0), path(1), parts.len()) {
+        (Some(model), Some(split), 2) => Ok(Training { model, split, centroids: None }),
+        (Some(model), Some(split), 3) if !parts[2].is_empty() => Ok(Training { model, split, centroids: path(2) }),
+        _ => Err(format!("expected MODEL,SPLIT or MODEL,SPLIT,CENTROIDS, got {words:?}")),
+    }
 }
 
 fn score_kind(word: &str) -> Result<ScoreKind, String> {
@@ -267,6 +291,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             settings.fpr_targets.push(limit.fpr);
         }
     }
+    args.check_trainings()?;
     let mut case = match (&args.predictions, &args.endpoint.url) {
         (Some(path), _) => predictions::case(args, path)?,
         (None, Some(url)) => endpoint::case(args, url)?,
@@ -289,10 +314,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         format_version: report::FORMAT_VERSION,
         origin: case.origin.clone(),
         findings: outcome.findings.clone(),
+        trainings: Figure::missing("one training was audited (--training)"),
         analysis: Figure::missing("it was not asked for (--analysis)"),
         policy: Figure::missing("no policy was given"),
         not_tried: knowledge::not_tried(args, &knowledge),
     };
+    if !args.training.is_empty() {
+        report.trainings = Figure::known(over_trainings(args, &report, &settings)?);
+    }
     if args.analysis {
         report.analysis = analysed(&case, &knowledge, &settings);
         if let Some(found) = report.analysis.value.as_mut().filter(|_| args.pictures) {
@@ -314,6 +343,30 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Some(Stands::Violated) => ExitCode::from(VIOLATED),
         Some(Stands::Undecided) => ExitCode::from(UNDECIDED),
     })
+}
+
+/// The same audit of each further training, and the figures over all.
+fn over_trainings(args: &Args, first: &Report, settings: &Settings) -> anyhow::Result<Trainings> {
+    let mut models = vec![first.origin.model_digest.value.clone().unwrap_or_default()];
+    let mut all = vec![first.findings.clone()];
+    for training in &args.training {
+        let shown = training.model.display();
+        let mut other = args.clone();
+        other.model = Some(training.model.clone());
+        other.split = Some(training.split.clone());
+        other.centroids.clone_from(&training.centroids);
+        let case = model::case(&other).with_context(|| format!("--training {shown}"))?;
+        let digest = case.origin.model_digest.value.clone().unwrap_or_default();
+        ensure!(!models.contains(&digest), "--training {shown}: the same model as another training");
+        models.push(digest);
+        let bar = args.bar(case.systems.len(), "attacks");
+        let mut progress = |_: &str, done: usize| bar.set_position(done as u64);
+        let knowledge = Knowledge::default();
+        let outcome = study::run_with(&case.target, &case.systems, case.skipped, settings, &knowledge, &mut progress);
+        bar.finish_and_clear();
+        all.push(outcome.with_context(|| format!("--training {shown}"))?.findings);
+    }
+    Ok(Trainings { n: all.len(), models, systems: over_targets(&all, settings.level) })
 }
 
 /// What puts every figure in doubt, once more at the end and in red, where somebody looks.
@@ -351,6 +404,23 @@ fn read_policy(path: &Path) -> anyhow::Result<Policy> {
 }
 
 impl Args {
+    /// Looks for the files of further trainings before the first is attacked.
+    fn check_trainings(&self) -> anyhow::Result<()> {
+        for training in &self.training {
+            for path in
+                [Some(&training.model), Some(&training.split), training.centroids.as_ref()].into_iter().flatten()
+            {
+                ensure!(path.is_file(), "--training: no file {}", path.display());
+            }
+            ensure!(
+                training.centroids.is_some() == self.centroids.is_some(),
+                "--training {}: give centroids to all trainings or to none, or their systems are not the same",
+                training.model.display()
+            );
+        }
+        Ok(())
+    }
+
     /// The sides by a split or by files of row numbers, with the split; `None` where neither is given.
     fn sides(&self, dataset: Option<&Dataset>) -> anyhow::Result<Option<(Sides, Option<Split>)>> {
         let (sides, split) = match (&self.split, &self.members) {
@@ -485,6 +555,12 @@ mod tests {
         assert!(parse(&["--model", "m.onnx", "--data", "idx:d", "--members", "a"]).is_err());
         assert!(parse(&["--model", "m.onnx", "--data", "idx:d", "--split", "s", "--canaries"]).is_ok());
         assert!(parse(&["--canaries"]).is_err(), "canaries are of a split");
+        let first = ["--model", "m.onnx", "--data", "idx:d", "--split", "s"];
+        assert!(parse(&[&first[..], &["--training", "n.onnx,t", "--training", "o.onnx,u,c"]].concat()).is_ok());
+        for bad in ["n.onnx", "n.onnx,", ",t", "n.onnx,t,", "n.onnx,t,c,d"] {
+            assert!(parse(&[&first[..], &["--training", bad]].concat()).is_err(), "{bad}");
+        }
+        assert!(parse(&[&first[..], &["--training", "n.onnx,t", "--queries"]].concat()).is_err());
         assert!(parse(&["--predictions", "p.csv"]).is_ok());
         assert!(parse(&["--predictions", "p.csv", "--scores-of", "undefended"]).is_ok());
         assert!(parse(&["--predictions", "p.csv", "--scores-of", "else"]).is_err());
