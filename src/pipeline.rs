@@ -6,7 +6,7 @@
 //! [`Pipeline::ask`], [`Pipeline::come_home`]), of which the first and the last are the same two functions. [`Facts`] tell about work done (rows, time per stage), never about scores or inputs.
 //!
 //! Scores that have not been defended do not leave: the only public result of [`Pipeline::answer`] is encoded from
-//! [`Defended`].
+//! [`Defended`], and beside it from those outputs of another server that an operator has vouched for, one by one.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -453,12 +453,13 @@ impl Pipeline {
     fn write(&self, call: Call<'_>, mut context: CallContext, facts: &mut Facts) -> Result<Voyage, Refusal> {
         let (inputs, plan, deadline) = self.begin(call, &context, facts)?;
         context.deadline = deadline;
+        let passed = plan.wanted_to_pass(&self.description);
         let written = match &self.runner {
             Runner::Here(_) => Err(Fault::Asynchronous.into()),
-            Runner::Upstream(engine) => engine.write(&inputs, &context),
+            Runner::Upstream(engine) => engine.write(&inputs, &passed, &context),
         };
         let request = written.map_err(|error| failed(facts, error.into()))?;
-        Ok(Voyage { request, n_rows: inputs.n_rows(), plan, context })
+        Ok(Voyage { request, n_rows: inputs.n_rows(), passed, plan, context })
     }
 
     /// The second part: the other server is asked. Waiting, no work.
@@ -479,12 +480,15 @@ impl Pipeline {
         reply: Result<WireReply, EngineError>,
         facts: &mut Facts,
     ) -> Result<Answer, Refusal> {
-        let Voyage { n_rows, plan, context, .. } = voyage;
-        let raw = reply.and_then(|reply| match &self.runner {
+        let Voyage { n_rows, passed, plan, context, .. } = voyage;
+        let read = reply.and_then(|reply| match &self.runner {
             Runner::Here(_) => Err(Fault::Asynchronous.into()),
-            Runner::Upstream(engine) => engine.read(&reply, n_rows, &context),
+            Runner::Upstream(engine) => engine.read(&reply, n_rows, &passed, &context),
         });
-        self.finish(raw, plan, facts)
+        match read {
+            Ok((raw, passed)) => self.finish(Ok(raw), plan.with_passed(passed), facts),
+            Err(error) => self.finish(Err(error), plan, facts),
+        }
     }
 
     /// Bytes to checked inputs, for a caller that still waits; until when is said too.
@@ -542,6 +546,8 @@ impl Pipeline {
 pub struct Voyage {
     request: WireRequest,
     n_rows: usize,
+    /// Which of the outputs that pass by the defence are asked for.
+    passed: Vec<usize>,
     plan: ReplyPlan,
     context: CallContext,
 }
@@ -669,9 +675,9 @@ fn labels(of_model: Option<&[String]>, file: Option<CentroidFile>) -> Result<Vec
 
 fn describe(runner: &Runner, defence: &Defence, identity: Identity) -> ModelDescription {
     let spec = runner.spec();
-    let platform = match runner {
-        Runner::Here(_) => "onnx_onnxv1",
-        Runner::Upstream(engine) => engine.platform(),
+    let (platform, passed) = match runner {
+        Runner::Here(_) => ("onnx_onnxv1", Vec::new()),
+        Runner::Upstream(engine) => (engine.platform(), engine.passed().to_vec()),
     };
     let own_form = if spec.score_kind == ScoreKind::Probabilities || spec.score_output == PROBABILITIES {
         Form::Probabilities
@@ -692,6 +698,7 @@ fn describe(runner: &Runner, defence: &Defence, identity: Identity) -> ModelDesc
         platform: platform.to_owned(),
         inputs: spec.inputs.clone(),
         outputs,
+        passed,
         n_classes: spec.n_classes,
         labels: identity.labels,
         properties,

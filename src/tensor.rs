@@ -246,8 +246,62 @@ impl Values {
         true
     }
 
+    /// Appends the values as raw little-endian bytes.
+    pub(crate) fn write_raw(&self, out: &mut Vec<u8>) {
+        macro_rules! raw {
+            ($values:expr) => {
+                $values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()))
+            };
+        }
+        match self {
+            Values::Bool(v) => out.extend(v.iter().map(|&value| u8::from(value))),
+            Values::U8(v) => out.extend_from_slice(v),
+            Values::U16(v) => raw!(v),
+            Values::U32(v) => raw!(v),
+            Values::U64(v) => raw!(v),
+            Values::I8(v) => raw!(v),
+            Values::I16(v) => raw!(v),
+            Values::I32(v) => raw!(v),
+            Values::I64(v) => raw!(v),
+            Values::F32(v) => raw!(v),
+            Values::F64(v) => raw!(v),
+            Values::F16(v) => raw!(v),
+            Values::Bf16(v) => raw!(v),
+        }
+    }
+
+    /// Appends the values as a JSON list without its brackets.
+    pub(crate) fn write_json(&self, body: &mut Vec<u8>) {
+        fn list<T: serde::Serialize>(body: &mut Vec<u8>, values: &[T]) {
+            for (position, value) in values.iter().enumerate() {
+                if position > 0 {
+                    body.push(b',');
+                }
+                // Writing a number into a vector does not fail.
+                if serde_json::to_writer(&mut *body, value).is_err() {
+                    body.extend_from_slice(b"null");
+                }
+            }
+        }
+        match self {
+            Values::Bool(v) => list(body, v),
+            Values::U8(v) => list(body, v),
+            Values::U16(v) => list(body, v),
+            Values::U32(v) => list(body, v),
+            Values::U64(v) => list(body, v),
+            Values::I8(v) => list(body, v),
+            Values::I16(v) => list(body, v),
+            Values::I32(v) => list(body, v),
+            Values::I64(v) => list(body, v),
+            Values::F32(v) => list(body, v),
+            Values::F64(v) => list(body, v),
+            Values::F16(v) => list(body, &v.iter().map(|value| value.to_f32()).collect::<Vec<_>>()),
+            Values::Bf16(v) => list(body, &v.iter().map(|value| value.to_f32()).collect::<Vec<_>>()),
+        }
+    }
+
     /// Position of the first NaN or infinity.
-    fn first_non_finite(&self) -> Option<usize> {
+    pub(crate) fn first_non_finite(&self) -> Option<usize> {
         match self {
             Values::F32(v) => v.iter().position(|x| !x.is_finite()),
             Values::F64(v) => v.iter().position(|x| !x.is_finite()),

@@ -10,20 +10,26 @@ use super::http_support::Server;
 use super::upstream_support::{Does, Fake, about};
 
 fn found(url: &str) -> Findings {
-    let subject = Subject {
+    ask(&Subject {
         rest: Endpoint::parse(url, Reach::Loopback).unwrap(),
         grpc: Some("127.0.0.1:1".to_owned()),
         metrics: None,
         model: Some("clf".to_owned()),
         timeout: Duration::from_secs(5),
-    };
+    })
+}
+
+fn ask(subject: &Subject) -> Findings {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(check(&subject)).unwrap()
+    runtime.block_on(check(subject)).unwrap()
+}
+
+fn of_state(findings: &Findings, state: State) -> Vec<u8> {
+    findings.findings.iter().filter(|finding| finding.state == state).map(|finding| finding.path).collect()
 }
 
 fn open(findings: &Findings) -> Vec<u8> {
-    let open = findings.findings.iter().filter(|finding| finding.state == State::Open);
-    open.map(|finding| finding.path).collect()
+    of_state(findings, State::Open)
 }
 
 #[test]
@@ -62,10 +68,58 @@ fn a_server_like_triton_is_open_in_many_places() {
     assert!(!infers, "the model is not run");
 }
 
+/// An address that nobody listens at, and none will for the time of a test.
+fn nobody() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
 #[test]
-fn nothing_is_open_where_nothing_answers() {
-    let findings = found("http://127.0.0.1:1");
+fn where_nothing_listens_all_is_closed_that_was_named() {
+    let url = nobody();
+    let findings = found(&url);
     assert!(!findings.reachable && open(&findings).is_empty());
+    assert_eq!(of_state(&findings, State::Unknown), [12], "where its metrics are was not said: {findings:?}");
+    let endpoint = |url: &str| Endpoint::parse(url, Reach::Loopback).unwrap();
+    let subject = Subject {
+        rest: endpoint(&url),
+        grpc: Some("127.0.0.1:1".to_owned()),
+        metrics: Some(endpoint(&url)),
+        model: Some("clf".to_owned()),
+        timeout: Duration::from_secs(5),
+    };
+    assert_eq!(ask(&subject).count(State::Closed), 15);
+    let unnamed = ask(&Subject { grpc: None, model: None, ..subject });
+    assert_eq!(of_state(&unnamed, State::Unknown), [3, 4, 5, 8, 15], "{unnamed:?}");
+}
+
+/// A server that takes every connection and says nothing, or nothing of use.
+#[test]
+fn what_gives_no_answer_is_not_closed() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let endpoint = Endpoint::parse(&format!("http://{address}"), Reach::Loopback).unwrap();
+    let subject = Subject {
+        rest: endpoint.clone(),
+        grpc: Some(address.to_string()),
+        metrics: Some(endpoint),
+        model: Some("clf".to_owned()),
+        timeout: Duration::from_millis(20),
+    };
+    let findings = ask(&subject);
+    assert_eq!(findings.count(State::Unknown), 15, "{findings:?}");
+
+    let broken = Fake::all(|_| Does::Raw(500, Vec::new(), Vec::new()));
+    let endpoint = Endpoint::parse(&broken.url(), Reach::Loopback).unwrap();
+    let findings = ask(&Subject {
+        rest: endpoint.clone(),
+        grpc: Some(broken.address.to_string()),
+        metrics: Some(endpoint),
+        timeout: Duration::from_secs(5),
+        ..subject
+    });
+    // That it answers is one path; the load of a model that is not there is answered so by servers that would load.
+    assert_eq!((open(&findings), findings.count(State::Closed)), (vec![7, 10], 0), "{findings:?}");
 }
 
 #[test]

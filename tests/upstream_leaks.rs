@@ -1,10 +1,14 @@
 //! The paths by which undefended outputs leave a server that has a proxy in front of it: each is closed here, seen from both
 //! sides. What a client may try is sent to us; what arrives behind us is looked at byte by byte.
 
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
+use sordino::engine::upstream::OutputRule;
+
+use super::grpc_support::{GrpcClient, rows, values};
 use super::http_support::{GOOD, Reply, head};
-use super::upstream_support::{Does, Fake, Seen, config, good, in_front, json_answer};
+use super::upstream_support::{Does, Fake, Seen, config, good, in_front, json_answer, scores};
 
 /// Undefended scores of [`GOOD`], as text and as bytes.
 const SENTINELS: [&str; 2] = ["35.3125", "33.8125"];
@@ -132,6 +136,66 @@ fn path_5_other_outputs_are_neither_asked_for_nor_passed_on() {
         assert_eq!(reply.status, 400);
     }
     only_plain_inferences(&fake);
+}
+
+/// An operator has vouched for one output: that one comes, as it is, and no other.
+#[test]
+fn path_5_an_output_passes_by_its_own_rule_alone() {
+    let fake = Fake::new(|seen| {
+        let rows = seen.rows();
+        let scores: Vec<u8> = scores(seen).iter().flat_map(|score| score.to_le_bytes()).collect();
+        let embedding: Vec<f32> = rows.iter().flat_map(|row| [row[0], 0.5, 0.25, -1.0, 2.0, 3.0, 4.0, 5.0]).collect();
+        let embedding: Vec<u8> = embedding.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let tensor = |name: &str, size: usize, bytes: usize| json!({"name": name, "datatype": "FP32", "shape": [rows.len(), size], "parameters": {"binary_data_size": bytes}});
+        let all = [
+            tensor("probabilities", 3, scores.len()),
+            tensor("embedding", 8, embedding.len()),
+            tensor("logits", 3, scores.len()),
+        ];
+        let head = json!({"id": seen.json()["id"], "model_version": "1", "outputs": all}).to_string();
+        let headers = vec![("inference-header-content-length", head.len().to_string())];
+        Does::Raw(200, headers, [head.as_bytes(), &scores, &embedding, &scores].concat())
+    });
+    let mut settings = config(&[&fake]);
+    settings.declared.rules = BTreeMap::from([("embedding".to_owned(), OutputRule::Pass)]);
+    let (server, _) = in_front(settings);
+    let mut client = server.connect();
+    let outputs = |reply: &Reply| -> Vec<(String, Value)> {
+        let outputs = reply.json()["outputs"].as_array().unwrap().clone();
+        outputs.iter().map(|o| (o["name"].as_str().unwrap().to_owned(), o["data"].clone())).collect()
+    };
+    let passed = json!([1.5, 0.5, 0.25, -1.0, 2.0, 3.0, 4.0, 5.0]);
+    let all = client.infer(GOOD);
+    no_scores(&all);
+    let names: Vec<String> = outputs(&all).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["logits", "probabilities", "embedding"]);
+    assert_eq!(outputs(&all)[2].1, passed);
+    // Scores alone: then the other is not asked for either.
+    let scores_alone = client.infer(&with(|r| r["outputs"] = json!([{"name": "logits"}])));
+    no_scores(&scores_alone);
+    assert_eq!(outputs(&scores_alone).len(), 1);
+    let asked = |at: usize| fake.inferences()[at].json()["outputs"].clone();
+    let raw = |name: &str| json!({"name": name, "parameters": {"binary_data": true}});
+    assert_eq!((asked(0), asked(1)), (json!([raw("logits"), raw("embedding")]), json!([raw("logits")])));
+    // It alone: the scores are asked for and defended, and stay here.
+    let alone = client.infer(&with(|r| r["outputs"] = json!([{"name": "embedding"}])));
+    no_scores(&alone);
+    assert_eq!(outputs(&alone), [("embedding".to_owned(), passed)]);
+    for parameters in [json!({"classification": 2}), json!({"shared_memory_region": "r"})] {
+        let body = with(|r| r["outputs"] = json!([{"name": "embedding", "parameters": parameters}]));
+        assert_eq!(client.infer(&body).status, 400, "{parameters}");
+    }
+    let grpc = GrpcClient::to(server.address);
+    let answer = grpc.infer(rows(&[1.5, 2.0, 0.5, 4.0])).unwrap();
+    assert_eq!((answer.outputs.len(), &answer.outputs[2].shape[..]), (3, &[1, 8][..]));
+    assert_eq!(values(&answer, 2)[..3], [1.5, 0.5, 0.25]);
+    assert!(!values(&answer, 0).contains(&35.3125));
+    let metadata = client.get("/v2/models/clf").json();
+    assert_eq!(metadata["outputs"][2], json!({"name": "embedding", "datatype": "FP32", "shape": [-1, 8]}));
+    let predict = client.send("POST", "/v1/models/clf:predict", &[], br#"{"instances":[[[1.5,2],[0.5,4]]]}"#);
+    assert_eq!(predict.status, 200);
+    no_scores(&predict);
+    assert!(!predict.text().contains("embedding") && !predict.text().contains("0.25,"));
 }
 
 #[test]

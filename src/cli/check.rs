@@ -10,13 +10,16 @@ use crate::client::endpoint::{Endpoint, Reach};
 
 /// Exit code when a path is open.
 const OPEN: u8 = 3;
+/// Exit code when none is open, and of some it cannot be told.
+const CANNOT_TELL: u8 = 4;
 
 /// List the paths by which undefended outputs can leave a server that Sordino stands in front of.
 ///
 /// Run it from where the clients are: what it reaches, they reach. It asks some twenty harmless questions; no model is run, loaded
 /// or changed.
 ///
-/// Exit codes: 0 when no path is open, 3 when one is, 1 when the question cannot be asked.
+/// Exit codes: 0 when every path is closed, 3 when one is open, 4 when none is open and of some it cannot be told from here,
+/// 1 when the question cannot be asked.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The server behind Sordino, as a client would reach it: http://HOST:PORT
@@ -25,10 +28,10 @@ pub struct Args {
     /// The model that is defended
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// The server's gRPC address [default: the port after that of the URL]
+    /// The server's gRPC address; without it gRPC cannot be told to be closed [default: the port after that of the URL]
     #[arg(long, value_name = "HOST:PORT")]
     grpc: Option<String>,
-    /// The server's metrics [default: /metrics of the URL]
+    /// The server's metrics; without it they cannot be told to be closed [default: /metrics of the URL]
     #[arg(long, value_name = "URL")]
     metrics: Option<String>,
     /// How long one question may take
@@ -59,7 +62,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let findings = runtime.block_on(check(&subject))?;
     let text = if args.json { format!("{}\n", serde_json::to_string_pretty(&findings)?) } else { table(&findings) };
     print!("{text}");
-    Ok(if findings.n_open() == 0 { ExitCode::SUCCESS } else { ExitCode::from(OPEN) })
+    Ok(match (findings.count(State::Open), findings.count(State::Unknown)) {
+        (0, 0) => ExitCode::SUCCESS,
+        (0, _) => ExitCode::from(CANNOT_TELL),
+        _ => ExitCode::from(OPEN),
+    })
 }
 
 fn table(findings: &Findings) -> String {
@@ -74,16 +81,16 @@ fn table(findings: &Findings) -> String {
     }
     for finding in &findings.findings {
         let state = match finding.state {
-            State::Open => "OPEN   ",
-            State::Closed => "closed ",
-            State::Unknown => "unknown",
+            State::Open => "OPEN       ",
+            State::Closed => "closed     ",
+            State::Unknown => "cannot tell",
         };
         text.push_str(&format!("{:>2}  {state}  {}: {}\n", finding.path, finding.name, finding.seen));
         if finding.state == State::Open {
-            text.push_str(&format!("             {}\n", finding.remedy));
+            text.push_str(&format!("                 {}\n", finding.remedy));
         }
     }
-    let n_open = findings.n_open();
-    text.push_str(&format!("{n_open} of {} paths open\n", findings.findings.len()));
+    let (n_open, n_unknown) = (findings.count(State::Open), findings.count(State::Unknown));
+    text.push_str(&format!("of {} paths {n_open} open, {n_unknown} cannot be told\n", findings.findings.len()));
     text
 }

@@ -1,15 +1,18 @@
 //! Which paths around the defence a server leaves open to whoever reaches it: some twenty harmless questions, none of which runs
 //! the model, loads one or changes a setting.
 //!
-//! The numbers are those of the table in `docs/upstream.md`. What cannot be told from outside is said to be unknown, never
-//! closed.
+//! The numbers are those of the table in `docs/upstream.md`. A path is open where something says so, closed where the server
+//! says that it is not there or not for us, or where nothing listens at an address that was named; everything else cannot be
+//! told: no answer in time, an answer that says neither, a port that was guessed.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde::Serialize;
 use serde_json::Value;
+use tokio::net::TcpStream;
 use tonic::transport::Endpoint as GrpcEndpoint;
 
 use super::ClientError;
@@ -26,7 +29,8 @@ pub enum State {
     Open,
     /// It is not there, or refused.
     Closed,
-    /// It cannot be told from outside.
+    /// It cannot be told from here.
+    #[serde(rename = "cannot tell")]
     Unknown,
 }
 
@@ -57,10 +61,10 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// How many paths are open.
+    /// How many paths are in this state.
     #[must_use]
-    pub fn n_open(&self) -> usize {
-        self.findings.iter().filter(|finding| finding.state == State::Open).count()
+    pub fn count(&self, state: State) -> usize {
+        self.findings.iter().filter(|finding| finding.state == state).count()
     }
 }
 
@@ -71,7 +75,7 @@ pub struct Subject {
     pub rest: Endpoint,
     /// Its gRPC address, `host:port`; none: the port after that of REST.
     pub grpc: Option<String>,
-    /// The address of its metrics; none: the port after that of gRPC.
+    /// The address of its metrics; none: that of REST.
     pub metrics: Option<Endpoint>,
     /// The model that is defended; none: what can be told without one.
     pub model: Option<String>,
@@ -90,16 +94,16 @@ pub async fn check(subject: &Subject) -> Result<Findings, ClientError> {
     let asker = Asker { subject };
     let live = asker.get("/v2/health/live").await?;
     let server = asker.get("/v2").await?;
-    let reachable = live.is_some();
-    let about = json(server.as_ref());
+    let about = server.json();
     let name = about["name"].as_str().map(|name| name.chars().filter(|c| !c.is_control()).take(64).collect());
-    let extensions: Vec<String> = about["extensions"]
+    let extensions = about["extensions"]
         .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|name| Some(name.as_str()?.to_owned()))
-        .collect();
-    let has = |extension: &str| extensions.iter().any(|name| name == extension);
+        .map(|names| names.iter().filter_map(|name| Some(name.as_str()?.to_owned())).collect::<Vec<String>>());
+    let has = |extension: &str| match &extensions {
+        Some(names) => Some(names.iter().any(|name| name == extension)),
+        // Where nothing listens, nothing is offered.
+        None => matches!(server, Heard::Refused).then_some(false),
+    };
     let findings = vec![
         asker.shared_memory(&has).await?,
         asker.classification(&has),
@@ -112,55 +116,102 @@ pub async fn check(subject: &Subject) -> Result<Findings, ClientError> {
         asker.repository().await?,
         asker.explain().await?,
         asker.settings(9, "trace and log settings", &["/v2/trace/setting", "/v2/logging"]).await?,
-        direct(reachable),
+        direct(&live),
         asker.settings(11, "routes of other platforms, which redirect", &["/ping", "/invocations", "/models"]).await?,
         asker.figures().await?,
         asker.settings(13, "other protocols and pages", &["/v1/models", "/v2/docs", "/openai/v1/models"]).await?,
         asker.compression().await?,
         asker.cache().await?,
     ];
-    Ok(Findings { reachable, server: name, findings })
+    Ok(Findings { reachable: live.status().is_some(), server: name, findings })
 }
 
 struct Asker<'a> {
     subject: &'a Subject,
 }
 
+/// What came of a question.
+enum Heard {
+    Reply(Reply),
+    /// Nothing listens there.
+    Refused,
+    /// No whole answer, for whatever reason.
+    Nothing,
+}
+
+impl Heard {
+    fn status(&self) -> Option<u16> {
+        match self {
+            Self::Reply(reply) => Some(reply.status),
+            Self::Refused | Self::Nothing => None,
+        }
+    }
+
+    /// The body of an answer of 200.
+    fn json(&self) -> Value {
+        match self {
+            Self::Reply(reply) if reply.status == 200 => serde_json::from_slice(&reply.body).unwrap_or_default(),
+            _ => Value::Null,
+        }
+    }
+
+    /// The state of a path that is there by these statuses.
+    fn state(&self, there: &[u16]) -> State {
+        match self {
+            Self::Reply(reply) if there.contains(&reply.status) => State::Open,
+            Self::Reply(reply) if NOT_THERE.contains(&reply.status) => State::Closed,
+            Self::Refused => State::Closed,
+            Self::Reply(_) | Self::Nothing => State::Unknown,
+        }
+    }
+}
+
+/// Statuses that say that a path is not there, or not for us.
+const NOT_THERE: [u16; 6] = [401, 403, 404, 405, 410, 501];
+
 fn finding(path: u8, name: &'static str, state: State, seen: impl Into<String>, remedy: &'static str) -> Finding {
     Finding { path, name, state, seen: seen.into(), remedy }
 }
 
-fn direct(reachable: bool) -> Finding {
-    let (state, seen) = if reachable {
-        (State::Open, "it answers whoever asks from here")
+/// One finding of several questions: open where one is, else unknown where one is.
+fn of_several(path: u8, name: &'static str, heard: &[(&str, State)], remedy: &'static str) -> Finding {
+    let named =
+        |state: State| -> Vec<&str> { heard.iter().filter(|(_, of)| *of == state).map(|(what, _)| *what).collect() };
+    let (open, unknown) = (named(State::Open), named(State::Unknown));
+    if !open.is_empty() {
+        finding(path, name, State::Open, open.join(", "), remedy)
+    } else if !unknown.is_empty() {
+        let seen = format!("no answer that says whether it is there: {}", unknown.join(", "));
+        finding(path, name, State::Unknown, seen, remedy)
     } else {
-        (State::Closed, "nothing answers from here")
+        finding(path, name, State::Closed, "not there", remedy)
+    }
+}
+
+fn direct(live: &Heard) -> Finding {
+    let (state, seen) = match live {
+        Heard::Reply(_) => (State::Open, "it answers whoever asks from here"),
+        Heard::Refused => (State::Closed, "nothing listens there, as seen from here"),
+        Heard::Nothing => (State::Unknown, "no answer: it is shut off from here, or it is slow or down"),
     };
     let remedy = "bind it to loopback beside the proxy, or let a network policy admit the proxy alone";
     finding(10, "the server itself, reached directly", state, seen, remedy)
 }
 
-fn json(reply: Option<&Reply>) -> Value {
-    reply.and_then(|reply| serde_json::from_slice(&reply.body).ok()).unwrap_or_default()
-}
-
-/// Whether a route that takes POST is there, by the answer to a GET: 405 says so.
-fn takes_post(status: u16) -> bool {
-    status == 405 || status == 200 || status == 400
-}
-
 impl Asker<'_> {
-    /// The answer, if the server can be reached.
-    async fn send(&self, call: &Call) -> Result<Option<Reply>, ClientError> {
+    async fn send(&self, call: &Call) -> Result<Heard, ClientError> {
         self.send_to(&self.subject.rest, call).await
     }
 
-    async fn send_to(&self, endpoint: &Endpoint, call: &Call) -> Result<Option<Reply>, ClientError> {
+    async fn send_to(&self, endpoint: &Endpoint, call: &Call) -> Result<Heard, ClientError> {
         let exchange = async { Connection::open(endpoint).await?.send(call).await };
         match tokio::time::timeout(self.subject.timeout, exchange).await {
-            Ok(Ok(reply)) => Ok(Some(reply)),
+            Ok(Ok(reply)) => Ok(Heard::Reply(reply)),
             Ok(Err(error @ ClientError::BadUrl { .. })) => Err(error),
-            Ok(Err(_)) | Err(_) => Ok(None),
+            Ok(Err(ClientError::Connect { source, .. })) if source.kind() == ErrorKind::ConnectionRefused => {
+                Ok(Heard::Refused)
+            }
+            Ok(Err(_)) | Err(_) => Ok(Heard::Nothing),
         }
     }
 
@@ -168,41 +219,36 @@ impl Asker<'_> {
         format!("{}{path}", self.subject.rest.path())
     }
 
-    async fn get(&self, path: &str) -> Result<Option<Reply>, ClientError> {
+    async fn get(&self, path: &str) -> Result<Heard, ClientError> {
         self.send(&Call::get(&self.at(path))?).await
     }
 
-    async fn status(&self, path: &str) -> Result<Option<u16>, ClientError> {
-        Ok(self.get(path).await?.map(|reply| reply.status))
-    }
-
-    async fn post(&self, path: &str) -> Result<Option<Reply>, ClientError> {
+    async fn post(&self, path: &str) -> Result<Heard, ClientError> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         self.send(&Call::post(&self.at(path), headers, Bytes::from_static(b"{}"))?).await
     }
 
-    async fn shared_memory(&self, has: &impl Fn(&str) -> bool) -> Result<Finding, ClientError> {
+    async fn shared_memory(&self, has: &impl Fn(&str) -> Option<bool>) -> Result<Finding, ClientError> {
         let name = "outputs into shared memory";
         let remedy = "restrict the shared-memory API; share no /dev/shm and no IPC namespace with clients";
-        let mut open = Vec::new();
+        let mut heard = Vec::new();
         for (path, extension) in [
             ("/v2/systemsharedmemory/status", "system_shared_memory"),
             ("/v2/cudasharedmemory/status", "cuda_shared_memory"),
         ] {
-            if self.status(path).await? == Some(200) || has(extension) {
-                open.push(extension);
-            }
+            let state = self.get(path).await?.state(&[200]);
+            heard.push((extension, if has(extension) == Some(true) { State::Open } else { state }));
         }
-        Ok(match &open[..] {
-            [] => finding(1, name, State::Closed, "not offered", remedy),
-            open => finding(1, name, State::Open, open.join(", "), remedy),
-        })
+        Ok(of_several(1, name, &heard, remedy))
     }
 
-    fn classification(&self, has: &impl Fn(&str) -> bool) -> Finding {
-        let (state, seen) =
-            if has("classification") { (State::Open, "offered") } else { (State::Closed, "not offered") };
+    fn classification(&self, has: &impl Fn(&str) -> Option<bool>) -> Finding {
+        let (state, seen) = match has("classification") {
+            Some(true) => (State::Open, "offered"),
+            Some(false) => (State::Closed, "not offered"),
+            None => (State::Unknown, "the server does not list its extensions"),
+        };
         finding(2, "classification strings made of raw scores", state, seen, "only the proxy may reach the server")
     }
 
@@ -216,35 +262,43 @@ impl Asker<'_> {
         let Some(model) = &self.subject.model else {
             return Ok(finding(path, name, State::Unknown, "no model is named", remedy));
         };
-        let mut open = Vec::new();
+        let mut heard = Vec::new();
         for route in routes {
-            if self.status(&format!("/v2/models/{model}/{route}")).await?.is_some_and(takes_post) {
-                open.push(*route);
-            }
+            // They take POST: a GET is answered by 405 where they are there.
+            heard.push((*route, self.get(&format!("/v2/models/{model}/{route}")).await?.state(&[200, 400, 405])));
         }
-        let state = if open.is_empty() { State::Closed } else { State::Open };
-        let seen = if open.is_empty() { "not there".to_owned() } else { open.join(", ") };
-        Ok(finding(path, name, state, seen, remedy))
+        Ok(of_several(path, name, &heard, remedy))
     }
 
     async fn grpc(&self) -> Finding {
         let (name, remedy) = ("gRPC, with its streams", "bind the gRPC port to loopback, or switch it off");
-        let rest = self.subject.rest.address();
-        let address = self
-            .subject
-            .grpc
-            .clone()
-            .unwrap_or_else(|| std::net::SocketAddr::new(rest.ip(), rest.port().saturating_add(1)).to_string());
+        let (given, timeout) = (self.subject.grpc.clone(), self.subject.timeout);
+        let (is_given, rest) = (given.is_some(), self.subject.rest.address());
+        let address =
+            given.unwrap_or_else(|| std::net::SocketAddr::new(rest.ip(), rest.port().saturating_add(1)).to_string());
+        let found = |state, seen: String| finding(4, name, state, seen, remedy);
+        match tokio::time::timeout(timeout, TcpStream::connect(&address)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused && is_given => {
+                return found(State::Closed, format!("nothing listens at {address}"));
+            }
+            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
+                return found(State::Unknown, format!("nothing listens at {address}; name its address with --grpc"));
+            }
+            Ok(Err(_)) | Err(_) => return found(State::Unknown, format!("no connection to {address}")),
+        }
         let Ok(endpoint) = GrpcEndpoint::from_shared(format!("http://{address}")) else {
-            return finding(4, name, State::Unknown, "its address cannot be used", remedy);
+            return found(State::Unknown, "its address cannot be used".to_owned());
         };
         let ask = async {
-            let channel = endpoint.connect_timeout(self.subject.timeout).connect().await.ok()?;
+            let channel = endpoint.connect_timeout(timeout).connect().await.ok()?;
             GrpcInferenceServiceClient::new(channel).server_live(ServerLiveRequest {}).await.ok()
         };
-        match tokio::time::timeout(self.subject.timeout, ask).await {
-            Ok(Some(_)) => finding(4, name, State::Open, format!("answers at {address}"), remedy),
-            Ok(None) | Err(_) => finding(4, name, State::Closed, format!("nothing answers at {address}"), remedy),
+        match tokio::time::timeout(timeout, ask).await {
+            Ok(Some(_)) => found(State::Open, format!("answers at {address}")),
+            Ok(None) | Err(_) => {
+                found(State::Unknown, format!("something listens at {address}, and does not answer this question"))
+            }
         }
     }
 
@@ -254,8 +308,9 @@ impl Asker<'_> {
             return Ok(finding(5, name, State::Unknown, "no model is named", remedy));
         };
         let reply = self.get(&format!("/v2/models/{model}")).await?;
-        let Some(outputs) = json(reply.as_ref())["outputs"].as_array().map(Vec::len) else {
-            return Ok(finding(5, name, State::Unknown, "no metadata of the model", remedy));
+        let Some(outputs) = reply.json()["outputs"].as_array().map(Vec::len) else {
+            let state = if matches!(reply, Heard::Refused) { State::Closed } else { State::Unknown };
+            return Ok(finding(5, name, state, "no metadata of the model", remedy));
         };
         let state = if outputs > 1 { State::Open } else { State::Closed };
         Ok(finding(5, name, state, format!("{outputs} outputs"), remedy))
@@ -264,10 +319,12 @@ impl Asker<'_> {
     async fn models(&self) -> Result<Finding, ClientError> {
         let (name, remedy) =
             ("other models, such as the members of an ensemble", "only the proxy may reach the server");
-        let index = self.post("/v2/repository/index").await?.filter(|reply| reply.status == 200);
-        let listed = self.get("/v2/models").await?.filter(|reply| reply.status == 200);
-        let index = json(index.as_ref());
-        let listed = json(listed.as_ref());
+        let index = self.post("/v2/repository/index").await?;
+        let listed = self.get("/v2/models").await?.json();
+        if matches!(index, Heard::Refused) {
+            return Ok(finding(6, name, State::Closed, "nothing listens there", remedy));
+        }
+        let index = index.json();
         let of_index = index.as_array().into_iter().flatten().map(|entry| &entry["name"]);
         let of_list = listed["models"].as_array().into_iter().flatten();
         let names = of_index.chain(of_list).filter_map(Value::as_str);
@@ -282,12 +339,13 @@ impl Asker<'_> {
     async fn repository(&self) -> Result<Finding, ClientError> {
         let (name, remedy) =
             ("loading of models", "start it without model control, or restrict the repository API to the operator");
-        let reply = self.post(&format!("/v2/repository/models/{NO_MODEL}/load")).await?;
-        let Some(reply) = reply else { return Ok(finding(7, name, State::Closed, "nothing answers", remedy)) };
+        let heard = self.post(&format!("/v2/repository/models/{NO_MODEL}/load")).await?;
+        let Heard::Reply(reply) = &heard else {
+            return Ok(finding(7, name, heard.state(&[]), "no answer", remedy));
+        };
         // A server that would load says that this model is not there; one that would not says that loading is not allowed.
         let refused = String::from_utf8_lossy(&reply.body).contains("not allowed");
-        let open = matches!(reply.status, 200 | 400 | 500) && !refused;
-        let state = if open { State::Open } else { State::Closed };
+        let state = if refused { State::Closed } else { heard.state(&[200, 400, 500]) };
         Ok(finding(7, name, state, format!("a load of an unknown model is answered with {}", reply.status), remedy))
     }
 
@@ -296,49 +354,39 @@ impl Asker<'_> {
         let Some(model) = &self.subject.model else {
             return Ok(finding(8, name, State::Unknown, "no model is named", remedy));
         };
-        let mut open = Vec::new();
+        let mut heard = Vec::new();
         for verb in ["explain", "classify", "regress"] {
-            if self.status(&format!("/v1/models/{model}:{verb}")).await? == Some(405) {
-                open.push(verb);
-            }
+            heard.push((verb, self.get(&format!("/v1/models/{model}:{verb}")).await?.state(&[200, 400, 405])));
         }
-        let state = if open.is_empty() { State::Closed } else { State::Open };
-        let seen = if open.is_empty() { "not there".to_owned() } else { open.join(", ") };
-        Ok(finding(8, name, state, seen, remedy))
+        Ok(of_several(8, name, &heard, remedy))
     }
 
     /// Paths that answer a plain GET where they are there.
     async fn settings(&self, path: u8, name: &'static str, paths: &[&'static str]) -> Result<Finding, ClientError> {
-        let mut open = Vec::new();
+        let mut heard = Vec::new();
         for asked in paths {
-            if self.status(asked).await?.is_some_and(|status| matches!(status, 200 | 405)) {
-                open.push(*asked);
-            }
+            heard.push((*asked, self.get(asked).await?.state(&[200, 400, 405])));
         }
-        let state = if open.is_empty() { State::Closed } else { State::Open };
-        let seen = if open.is_empty() { "not there".to_owned() } else { open.join(", ") };
-        Ok(finding(path, name, state, seen, "restrict these to the operator, or switch them off"))
+        Ok(of_several(path, name, &heard, "restrict these to the operator, or switch them off"))
     }
 
     async fn figures(&self) -> Result<Finding, ClientError> {
         let (name, remedy) =
             ("statistics and metrics, which tell times", "keep metrics on an address of the operator's");
-        let mut open = Vec::new();
-        if let Some(model) = &self.subject.model
-            && self.status(&format!("/v2/models/{model}/stats")).await? == Some(200)
-        {
-            open.push("statistics");
+        let mut heard = Vec::new();
+        if let Some(model) = &self.subject.model {
+            heard.push(("statistics", self.get(&format!("/v2/models/{model}/stats")).await?.state(&[200])));
         }
-        let metrics = match &self.subject.metrics {
-            Some(endpoint) => self.send_to(endpoint, &Call::get("/metrics")?).await?,
-            None => self.get("/metrics").await?,
+        let state = match &self.subject.metrics {
+            Some(endpoint) => self.send_to(endpoint, &Call::get("/metrics")?).await?.state(&[200]),
+            // They may be at another port, which is not known.
+            None => match self.get("/metrics").await?.state(&[200]) {
+                State::Closed => State::Unknown,
+                state => state,
+            },
         };
-        if metrics.is_some_and(|reply| reply.status == 200) {
-            open.push("metrics");
-        }
-        let state = if open.is_empty() { State::Closed } else { State::Open };
-        let seen = if open.is_empty() { "not shown".to_owned() } else { open.join(", ") };
-        Ok(finding(12, name, state, seen, remedy))
+        heard.push((if self.subject.metrics.is_some() { "metrics" } else { "metrics (see --metrics)" }, state));
+        Ok(of_several(12, name, &heard, remedy))
     }
 
     async fn compression(&self) -> Result<Finding, ClientError> {
@@ -346,13 +394,14 @@ impl Asker<'_> {
             ("compressed answers, which a rewriter cannot read", "the proxy asks for none and takes none");
         let mut call = Call::get(&self.at("/v2"))?;
         call.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));
-        let reply = self.send(&call).await?;
-        let Some(reply) = reply else { return Ok(finding(14, name, State::Closed, "nothing answers", remedy)) };
-        Ok(if reply.headers.contains_key(CONTENT_ENCODING) {
-            finding(14, name, State::Open, "it compresses when asked", remedy)
-        } else {
+        Ok(match self.send(&call).await? {
+            Heard::Refused => finding(14, name, State::Closed, "nothing listens there", remedy),
+            Heard::Nothing => finding(14, name, State::Unknown, "no answer", remedy),
+            Heard::Reply(reply) if reply.headers.contains_key(CONTENT_ENCODING) => {
+                finding(14, name, State::Open, "it compresses when asked", remedy)
+            }
             // Some compress inferences alone, and none is run here.
-            finding(14, name, State::Unknown, "its metadata come uncompressed", remedy)
+            Heard::Reply(_) => finding(14, name, State::Unknown, "its metadata come uncompressed", remedy),
         })
     }
 
@@ -361,10 +410,11 @@ impl Asker<'_> {
         let Some(model) = &self.subject.model else {
             return Ok(finding(15, name, State::Unknown, "no model is named", remedy));
         };
-        let reply = self.get(&format!("/v2/models/{model}/config")).await?;
-        let config = json(reply.filter(|reply| reply.status == 200).as_ref());
+        let heard = self.get(&format!("/v2/models/{model}/config")).await?;
+        let config = heard.json();
         if config.is_null() {
-            return Ok(finding(15, name, State::Unknown, "it does not show the model's configuration", remedy));
+            let state = if matches!(heard, Heard::Refused) { State::Closed } else { State::Unknown };
+            return Ok(finding(15, name, state, "it does not show the model's configuration", remedy));
         }
         Ok(if config["response_cache"]["enable"] == true {
             finding(15, name, State::Open, "switched on", remedy)

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use self::upstream::{WireReply, WireRequest};
 use crate::defence::{RawScores, ScoreKind, ScoresError};
+use crate::protocol::Passed;
 use crate::tensor::{Inputs, TensorSpec};
 
 /// What an engine knows of its model.
@@ -132,20 +133,29 @@ pub trait RemoteEngine: Send + Sync {
     /// The platform string of its metadata.
     fn platform(&self) -> &str;
 
-    /// Writes the request for a batch.
+    /// The outputs that pass by the defence, since the operator vouches that they hold no scores.
+    fn passed(&self) -> &[TensorSpec];
+
+    /// Writes the request for a batch, for the scores and these of the outputs that pass.
     ///
     /// # Errors
     /// [`upstream::Fault::Inputs`] for values that the protocol cannot carry.
-    fn write(&self, inputs: &Inputs, call: &CallContext) -> Result<WireRequest, EngineError>;
+    fn write(&self, inputs: &Inputs, passed: &[usize], call: &CallContext) -> Result<WireRequest, EngineError>;
 
     /// Sends a request and waits for its answer.
     fn ask(self: Arc<Self>, request: WireRequest, call: CallContext) -> ReplyFuture;
 
-    /// Reads raw scores of shape `(n_rows, n_classes)` out of an answer.
+    /// Reads raw scores of shape `(n_rows, n_classes)` out of an answer, and these of the outputs that pass.
     ///
     /// # Errors
     /// [`EngineError`] where it is no answer to that request, or holds no finite scores (R8).
-    fn read(&self, reply: &WireReply, n_rows: usize, call: &CallContext) -> Result<RawScores, EngineError>;
+    fn read(
+        &self,
+        reply: &WireReply,
+        n_rows: usize,
+        passed: &[usize],
+        call: &CallContext,
+    ) -> Result<(RawScores, Passed), EngineError>;
 
     /// Whether a request sent now would have somewhere to go.
     fn is_ready(&self) -> bool;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Answer, ModelDescription, Refusal, oip, predict};
+use super::{Answer, ModelDescription, Passed, Refusal, oip, predict};
 use crate::defence::Defended;
 use crate::tensor::Inputs;
 
@@ -52,6 +52,32 @@ impl ReplyPlan {
             Kind::Grpc(plan) => plan.timeout,
             Kind::Predict(_) => None,
         }
+    }
+}
+
+impl ReplyPlan {
+    /// Which of [`ModelDescription::passed`] the reply will hold.
+    #[must_use]
+    pub fn wanted_to_pass(&self, model: &ModelDescription) -> Vec<usize> {
+        match &self.0 {
+            Kind::Oip(plan) => plan.wanted_to_pass(model),
+            #[cfg(feature = "serve")]
+            Kind::Grpc(plan) => plan.wanted_to_pass(model),
+            // These dialects have one output.
+            Kind::Predict(_) => Vec::new(),
+        }
+    }
+
+    /// The plan with what passes by the defence.
+    #[must_use]
+    pub fn with_passed(mut self, tensors: Passed) -> Self {
+        match &mut self.0 {
+            Kind::Oip(plan) => plan.passed = tensors,
+            #[cfg(feature = "serve")]
+            Kind::Grpc(plan) => plan.passed = tensors,
+            Kind::Predict(_) => {}
+        }
+        self
     }
 }
 

@@ -27,9 +27,13 @@ mod data;
 mod inputs;
 mod outputs;
 mod parameters;
+mod passed;
 mod raw;
 
 pub use self::call::{Call, ReplyPlan, decode, encode};
+pub use self::passed::Passed;
+pub(crate) use self::passed::PassedTensor;
+pub(crate) use self::raw::read_raw;
 
 /// The longest `id`: it is echoed.
 pub(crate) const MAX_ID_BYTES: usize = 1024;
@@ -47,6 +51,9 @@ pub struct ModelDescription {
     pub inputs: Vec<TensorSpec>,
     /// Outputs that may be asked for; the default answer holds all of them, in this order.
     pub outputs: Vec<OutputSpec>,
+    /// Outputs that pass by the defence, since their operator says that they hold no scores: those of a model in another
+    /// server that have this rule, and else none. They too may be asked for, and are in the default answer, after the others.
+    pub passed: Vec<TensorSpec>,
     /// Classes, the second dimension of every output.
     pub n_classes: usize,
     /// Names of the classes in index order; may be empty.
@@ -55,7 +62,7 @@ pub struct ModelDescription {
     pub properties: BTreeMap<String, String>,
 }
 
-/// An output under the name a client asks for it. All outputs are FP32 of shape `(n_rows, n_classes)`.
+/// An output of scores under the name a client asks for it. All of these are FP32 of shape `(n_rows, n_classes)`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutputSpec {
     /// The name on the wire.
@@ -65,7 +72,8 @@ pub struct OutputSpec {
 }
 
 /// An encoded reply. Only the encoders of this room make one, and they take [`Defended`](crate::defence::Defended)
-/// scores: whoever sends nothing but answers sends nothing undefended.
+/// scores: whoever sends nothing but answers sends no undefended scores, unless an operator has vouched for an output
+/// that holds some ([`Passed`]).
 ///
 /// ```compile_fail
 /// let answer = sordino::protocol::Answer { header_length: None, body: b"scores".to_vec() };

@@ -15,7 +15,7 @@ const MAX_CLASSES: u64 = 1_000_000;
 /// An output that is going to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PlannedOutput {
-    /// Index into the description's outputs.
+    /// Index into the description's outputs, and behind them those that pass by the defence.
     pub(super) index: usize,
     /// Raw bytes after the JSON part, and not in it.
     pub(super) binary: bool,
@@ -39,23 +39,43 @@ pub(super) fn plan_outputs<'a>(
 ) -> Result<Vec<PlannedOutput>, Refusal> {
     let mut outputs: Vec<PlannedOutput> = Vec::with_capacity(model.outputs.len());
     for wanted in wanted {
-        let Some(index) = model.outputs.iter().position(|output| output.name == wanted.name) else {
+        let Some(index) = names(model).position(|name| name == wanted.name) else {
             return Err(Refusal::bad_request(format!(
                 "unexpected inference output {} for model {}, which has {}",
                 quoted(wanted.name),
                 quoted(&model.name),
-                listed(model.outputs.iter().map(|output| output.name.as_str()))
+                listed(names(model))
             )));
         };
+        if wanted.classes.is_some() && index >= model.outputs.len() {
+            let name = quoted(wanted.name);
+            return Err(Refusal::bad_request(format!("output {name} holds no scores: there are no classes of it")));
+        }
         if outputs.iter().any(|output| output.index == index) {
             return Err(Refusal::bad_request(format!("output {} is asked for twice", quoted(wanted.name))));
         }
         outputs.push(PlannedOutput { index, binary: wanted.binary, classes: wanted.classes });
     }
     if outputs.is_empty() {
-        outputs.extend((0..model.outputs.len()).map(|index| PlannedOutput { index, binary, classes: None }));
+        outputs.extend((0..names(model).count()).map(|index| PlannedOutput { index, binary, classes: None }));
     }
     Ok(outputs)
+}
+
+/// The names of all outputs, those of scores first.
+fn names(model: &ModelDescription) -> impl Iterator<Item = &str> {
+    let passed = model.passed.iter().map(|spec| spec.name.as_str());
+    model.outputs.iter().map(|output| output.name.as_str()).chain(passed)
+}
+
+/// Which of the outputs that pass by the defence are going to be sent, by their place among those.
+pub(super) fn passed_of(model: &ModelDescription, plan: &[PlannedOutput]) -> Vec<usize> {
+    plan.iter().filter_map(|planned| planned.index.checked_sub(model.outputs.len())).collect()
+}
+
+/// Whether an output is one of scores.
+pub(super) fn is_score(model: &ModelDescription, planned: PlannedOutput) -> bool {
+    planned.index < model.outputs.len()
 }
 
 /// The parameter `classification` as a number of classes.
@@ -75,15 +95,17 @@ pub(super) struct Scores<'a> {
 
 impl<'a> Scores<'a> {
     pub(super) fn new(model: &'a ModelDescription, plan: &[PlannedOutput], defended: &'a Defended) -> Self {
-        let needs = |planned: &PlannedOutput| model.outputs[planned.index].form == Form::LogProbabilities;
+        let needs = |planned: &PlannedOutput| {
+            model.outputs.get(planned.index).is_some_and(|output| output.form == Form::LogProbabilities)
+        };
         let logs = plan.iter().any(needs).then(|| defended.log_probabilities());
         Self { model, defended, logs }
     }
 
     /// All values of an output, shape `(n_rows, n_classes)`.
     pub(super) fn values(&self, planned: PlannedOutput) -> ArrayView2<'_, f32> {
-        match (self.model.outputs[planned.index].form, &self.logs) {
-            (Form::LogProbabilities, Some(logs)) => logs.view(),
+        match (self.model.outputs.get(planned.index).map(|output| output.form), &self.logs) {
+            (Some(Form::LogProbabilities), Some(logs)) => logs.view(),
             _ => self.defended.probabilities(),
         }
     }

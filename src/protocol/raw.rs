@@ -8,7 +8,7 @@ use crate::tensor::{DType, Values};
 
 /// Why raw bytes are no tensor of their type. Holds sizes and positions, never values.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum RawProblem {
+pub(crate) enum RawProblem {
     /// The type has no fixed size.
     NotServed,
     /// The byte count is no multiple of the element size.
@@ -18,7 +18,7 @@ pub(super) enum RawProblem {
 }
 
 /// Reads `bytes` as elements of `dtype`.
-pub(super) fn read_raw(dtype: DType, bytes: &[u8]) -> Result<Values, RawProblem> {
+pub(crate) fn read_raw(dtype: DType, bytes: &[u8]) -> Result<Values, RawProblem> {
     let element = dtype.size().ok_or(RawProblem::NotServed)?;
     if !bytes.len().is_multiple_of(element) {
         return Err(RawProblem::Size { element });

@@ -19,6 +19,7 @@ use self::upstream::{KserveArgs, UpstreamArgs, UpstreamSettings};
 use super::inspect::ScoreArgs;
 use crate::artifact::centroids;
 use crate::client::upstream::connect;
+use crate::engine::RemoteEngine as _;
 use crate::pipeline::{Parts, Pipeline, Preparation, Together, UpstreamParts, bundled};
 use crate::protocol::ModelDescription;
 use crate::server::{self, Ended, Listeners, Models, Shutdown};
@@ -273,6 +274,10 @@ async fn build_upstream(settings: &Settings, upstream: &UpstreamSettings) -> any
     if let (Some(file), None) = (&file, upstream.model_sha256) {
         let sha256 = file.metadata.model_sha256;
         tracing::warn!(%sha256, "that the upstream runs the model of the centroid file is taken on trust");
+    }
+    for spec in engine.passed() {
+        let (output, shape) = (&spec.name, spec.shape_text());
+        tracing::warn!(output, shape, "passed on undefended: its rule says that you vouch that it carries no scores");
     }
     let parts = UpstreamParts {
         name: &settings.name,

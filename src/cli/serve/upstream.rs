@@ -126,6 +126,7 @@ struct WrittenInput {
 enum WrittenRule {
     Drop,
     Refuse,
+    Pass,
 }
 
 impl WrittenUpstream {
@@ -267,6 +268,7 @@ impl WrittenUpstream {
         let rule = |rule: &WrittenRule| match rule {
             WrittenRule::Drop => OutputRule::Drop,
             WrittenRule::Refuse => OutputRule::Refuse,
+            WrittenRule::Pass => OutputRule::Pass,
         };
         Declared {
             dialect,

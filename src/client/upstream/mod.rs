@@ -33,7 +33,8 @@ use super::http::INFERENCE_HEADER_LENGTH;
 use crate::defence::RawScores;
 use crate::engine::upstream::{Declared, Dialect, Fault, Plan, WireReply, WireRequest};
 use crate::engine::{CallContext, EngineError, ModelSpec, RemoteEngine, RemoteFigures, ReplyFuture};
-use crate::tensor::Inputs;
+use crate::protocol::Passed;
+use crate::tensor::{Inputs, TensorSpec};
 
 pub use self::start::{StartError, connect};
 pub use self::target::Target;
@@ -248,16 +249,26 @@ impl RemoteEngine for Upstream {
         self.plan.platform()
     }
 
-    fn write(&self, inputs: &Inputs, call: &CallContext) -> Result<WireRequest, EngineError> {
-        Ok(self.plan.write(inputs, &call.request_id)?)
+    fn passed(&self) -> &[TensorSpec] {
+        self.plan.passed()
+    }
+
+    fn write(&self, inputs: &Inputs, passed: &[usize], call: &CallContext) -> Result<WireRequest, EngineError> {
+        Ok(self.plan.write(inputs, passed, &call.request_id)?)
     }
 
     fn ask(self: Arc<Self>, request: WireRequest, call: CallContext) -> ReplyFuture {
         Box::pin(async move { Ok(self.asked(request, call).await?) })
     }
 
-    fn read(&self, reply: &WireReply, n_rows: usize, call: &CallContext) -> Result<RawScores, EngineError> {
-        self.plan.read(reply, n_rows, &call.request_id)
+    fn read(
+        &self,
+        reply: &WireReply,
+        n_rows: usize,
+        passed: &[usize],
+        call: &CallContext,
+    ) -> Result<(RawScores, Passed), EngineError> {
+        self.plan.read(reply, n_rows, passed, &call.request_id)
     }
 
     fn is_ready(&self) -> bool {

@@ -6,8 +6,10 @@ use prost::Message as _;
 
 use super::answer::{MAX_OUTPUTS, MAX_RANK};
 use super::metadata::Found;
-use super::oip::{check_version, read_floats, write_raw};
+use super::oip::{check_version, read_floats};
+use super::pass::Passing;
 use super::{Fault, Plan, PlanError, WireRequest};
+use crate::protocol::Passed;
 use crate::protocol::grpc::messages::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use crate::protocol::grpc::messages::{ModelInferRequest, ModelMetadataResponse};
 use crate::protocol::grpc::{Malformed, fields};
@@ -74,18 +76,22 @@ pub fn found(metadata: ModelMetadataResponse) -> Result<Found, PlanError> {
     })
 }
 
-/// Writes a call for `inputs` that asks for the score output alone, as raw bytes: an encoded `ModelInferRequest`.
-pub(super) fn write(plan: &Plan, inputs: &Inputs, id: &str) -> WireRequest {
+/// Writes a call for `inputs` that asks for the score output, and of those that pass for these, as raw bytes: an encoded
+/// `ModelInferRequest`.
+pub(super) fn write(plan: &Plan, inputs: &Inputs, passed: &[usize], id: &str) -> WireRequest {
+    let passed = passed.iter().map(|&index| &plan.passed[index].name);
+    let outputs = std::iter::once(&plan.spec.score_output).chain(passed);
+    let outputs = outputs.map(|name| InferRequestedOutputTensor { name: name.clone(), ..Default::default() });
     let mut request = ModelInferRequest {
         model_name: plan.model.clone(),
         model_version: plan.version.clone().unwrap_or_default(),
         id: id.to_owned(),
-        outputs: vec![InferRequestedOutputTensor { name: plan.spec.score_output.clone(), ..Default::default() }],
+        outputs: outputs.collect(),
         ..Default::default()
     };
     for tensor in inputs.tensors() {
         let mut raw = Vec::new();
-        write_raw(&mut raw, tensor.values());
+        tensor.values().write_raw(&mut raw);
         request.raw_input_contents.push(raw.into());
         request.inputs.push(InferInputTensor {
             name: tensor.name().to_owned(),
@@ -97,8 +103,14 @@ pub(super) fn write(plan: &Plan, inputs: &Inputs, id: &str) -> WireRequest {
     WireRequest { header_length: None, body: request.encode_to_vec().into() }
 }
 
-/// Reads the scores of an encoded `ModelInferResponse`; the other outputs are dropped.
-pub(super) fn read(plan: &Plan, body: &Bytes, n_rows: usize, id: &str) -> Result<Vec<f32>, Fault> {
+/// Reads the scores of an encoded `ModelInferResponse`, and of the outputs that pass these; the others are dropped.
+pub(super) fn read(
+    plan: &Plan,
+    body: &Bytes,
+    n_rows: usize,
+    passed: &[usize],
+    id: &str,
+) -> Result<(Vec<f32>, Passed), Fault> {
     check_size(body)?;
     // Clones a handle; raw tensors stay where they are.
     let answer = Answer::decode(body.clone()).map_err(|_| no_answer())?;
@@ -111,19 +123,31 @@ pub(super) fn read(plan: &Plan, body: &Bytes, n_rows: usize, id: &str) -> Result
         return Err(Fault::answer("it has not as many raw tensors as outputs"));
     }
     let name = &plan.spec.score_output;
-    let mut found = answer.outputs.into_iter().enumerate().filter(|(_, output)| output.name == *name);
-    let (position, output) = found.next().ok_or_else(|| Fault::answer(format!("'{name}' is not in it")))?;
-    if found.next().is_some() {
-        return Err(Fault::answer(format!("it has '{name}' twice")));
+    let mut found = None;
+    let mut passing = Passing::new(plan, passed, n_rows);
+    for (position, output) in answer.outputs.into_iter().enumerate() {
+        let shape: Option<Vec<usize>> = output.shape.iter().map(|&size| usize::try_from(size).ok()).collect();
+        let raw = raw.get(position);
+        if output.name != *name {
+            passing.take(&output.name, &output.datatype, &shape.unwrap_or_default(), raw.map(|raw| &raw[..]))?;
+        } else if found.is_some() {
+            return Err(Fault::answer(format!("it has '{name}' twice")));
+        } else {
+            let shape = shape.ok_or_else(|| Fault::answer("its scores have a negative size"))?;
+            plan.check_shape(&shape, n_rows)?;
+            found = Some(scores(plan, output, raw, n_rows)?);
+        }
     }
-    let shape: Option<Vec<usize>> = output.shape.iter().map(|&size| usize::try_from(size).ok()).collect();
-    let shape = shape.ok_or_else(|| Fault::answer("its scores have a negative size"))?;
-    plan.check_shape(&shape, n_rows)?;
+    let found = found.ok_or_else(|| Fault::answer(format!("'{name}' is not in it")))?;
+    Ok((found, passing.finish()?))
+}
+
+fn scores(plan: &Plan, output: Output, raw: Option<&Bytes>, n_rows: usize) -> Result<Vec<f32>, Fault> {
     let dtype =
         DType::from_oip_name(&output.datatype).ok_or_else(|| Fault::answer("its scores have an unknown type"))?;
     // MLServer sends empty contents beside raw ones.
-    let is_held = |contents: &Contents| raw.is_empty() || *contents != Contents::default();
-    match (raw.get(position), output.contents.filter(is_held)) {
+    let is_held = |contents: &Contents| raw.is_none() || *contents != Contents::default();
+    match (raw, output.contents.filter(is_held)) {
         (Some(raw), None) => read_floats(dtype, raw, plan.n_scores(n_rows)),
         (None, Some(contents)) => typed(dtype, contents),
         (Some(_), Some(_)) | (None, None) => Err(Fault::answer("its scores stand in no one place")),

@@ -1,8 +1,8 @@
 //! A model in another server, without I/O: checked inputs to the bytes of a call, the bytes of an answer to raw scores.
 //!
 //! Nothing of a client's request is passed on: a call is written anew from checked [`Inputs`], asks for the one output that is
-//! declared to hold scores, and for nothing else (no classification strings, no shared memory, no other output). Of an
-//! answer that one output is read; every other is dropped unread, whatever it is called. The numbers go straight into
+//! declared to hold scores, and for nothing else (no classification strings, no shared memory, no other output but those that
+//! an operator has vouched for, `pass`). Of an answer that one output is read; every other is dropped unread, whatever it is called. The numbers go straight into
 //! [`RawScores`], which only a defence can open. What an upstream says beside that is never repeated: a [`Fault`] holds
 //! statuses, names and shapes.
 //!
@@ -15,6 +15,7 @@ pub mod grpc;
 pub mod metadata;
 mod numbers;
 mod oip;
+mod pass;
 #[cfg(test)]
 mod tests;
 mod v1;
@@ -28,6 +29,7 @@ use ndarray::Array2;
 use self::metadata::Found;
 use super::ModelSpec;
 use crate::defence::{RawScores, ScoreKind};
+use crate::protocol::Passed;
 use crate::tensor::{DType, Dim, Inputs, TensorSpec};
 
 /// The name of a KServe V1 model's only input and output: the protocol gives them none.
@@ -144,6 +146,8 @@ pub enum OutputRule {
     Drop,
     /// A model that has it is not served.
     Refuse,
+    /// It is passed on as it is: the operator vouches that it holds no scores.
+    Pass,
 }
 
 /// What an operator declares of a model in another server.
@@ -217,6 +221,8 @@ pub struct Plan {
     pub(super) binary: bool,
     pub(super) spec: ModelSpec,
     pub(super) platform: String,
+    /// Outputs that pass by the defence.
+    pub(super) passed: Vec<TensorSpec>,
 }
 
 /// A request of ours, written.
@@ -275,6 +281,7 @@ impl Plan {
             }
             (declared, told) => told.or(declared).ok_or_else(|| PlanError::Classes { output: output.clone() })?,
         };
+        let passed = pass::passed(declared, &found.outputs, n_classes)?;
         let other_outputs = found.outputs.into_iter().map(|spec| spec.name);
         let other_outputs = other_outputs.filter(|name| *name != output).collect();
         let answers_version = match (&declared.version, &found.versions[..]) {
@@ -307,7 +314,11 @@ impl Plan {
             version.clone_from(&answers_version);
         }
         let (signature, platform) = (declared.signature.clone(), found.platform);
-        Ok(Self { dialect, model, version, answers_version, signature, binary, spec, platform })
+        if dialect == Dialect::OipHttp && !binary && !passed.is_empty() {
+            let text = "the rule pass needs raw tensors, which this server does not send over REST: ask it by oip-grpc";
+            return Err(PlanError::Output(text.into()));
+        }
+        Ok(Self { dialect, model, version, answers_version, signature, binary, spec, platform, passed })
     }
 
     /// The protocol.
@@ -340,14 +351,20 @@ impl Plan {
         infer_path(self.dialect, &self.model, self.version.as_deref())
     }
 
-    /// Writes a call for `inputs`; `id` is ours, and an answer that echoes another is not taken.
+    /// The outputs that pass by the defence, since the operator vouches for them.
+    #[must_use]
+    pub fn passed(&self) -> &[TensorSpec] {
+        &self.passed
+    }
+
+    /// Writes a call for `inputs`, for the scores and these of the outputs that pass; `id` is ours, and an answer that echoes another is not taken.
     ///
     /// # Errors
     /// [`Fault::Inputs`] for values that the protocol cannot carry.
-    pub fn write(&self, inputs: &Inputs, id: &str) -> Result<WireRequest, Fault> {
+    pub fn write(&self, inputs: &Inputs, passed: &[usize], id: &str) -> Result<WireRequest, Fault> {
         match self.dialect {
-            Dialect::OipHttp => oip::write(self, inputs, id),
-            Dialect::OipGrpc => Ok(grpc::write(self, inputs, id)),
+            Dialect::OipHttp => oip::write(self, inputs, passed, id),
+            Dialect::OipGrpc => Ok(grpc::write(self, inputs, passed, id)),
             Dialect::TfServing => v1::write_columns(self, inputs),
             Dialect::KserveV1 => v1::write_instances(self, inputs),
         }
@@ -358,18 +375,24 @@ impl Plan {
     /// # Errors
     /// [`Fault::Answer`] where it is not the answer to that call; [`super::EngineError::Scores`] for numbers that are no
     /// scores (R8).
-    pub fn read(&self, reply: &WireReply, n_rows: usize, id: &str) -> Result<RawScores, super::EngineError> {
+    pub fn read(
+        &self,
+        reply: &WireReply,
+        n_rows: usize,
+        passed: &[usize],
+        id: &str,
+    ) -> Result<(RawScores, Passed), super::EngineError> {
         if reply.is_compressed {
             return Err(Fault::answer("it is compressed, which was not asked for").into());
         }
         let body = &reply.body;
-        let values = match self.dialect {
-            Dialect::OipHttp => oip::read(self, reply.header_length.as_deref(), body, n_rows, id)?,
-            Dialect::OipGrpc => grpc::read(self, body, n_rows, id)?,
-            Dialect::TfServing => v1::read_outputs(self, body, n_rows)?,
-            Dialect::KserveV1 => v1::read_predictions(self, body, n_rows)?,
+        let (values, passed) = match self.dialect {
+            Dialect::OipHttp => oip::read(self, reply.header_length.as_deref(), body, n_rows, passed, id)?,
+            Dialect::OipGrpc => grpc::read(self, body, n_rows, passed, id)?,
+            Dialect::TfServing => (v1::read_outputs(self, body, n_rows)?, Passed::default()),
+            Dialect::KserveV1 => (v1::read_predictions(self, body, n_rows)?, Passed::default()),
         };
-        self.seal(values, n_rows)
+        Ok((self.seal(values, n_rows)?, passed))
     }
 
     /// The number of scores of `n_rows` rows.

@@ -7,11 +7,13 @@ use std::io::Write as _;
 
 use super::answer::{Answer, Output};
 use super::numbers::Numbers;
+use super::pass::Passing;
 use super::{Fault, Plan, WireRequest};
-use crate::tensor::{DType, InputTensor, Inputs, Values};
+use crate::protocol::Passed;
+use crate::tensor::{DType, InputTensor, Inputs};
 
-/// Writes a request for the score output alone.
-pub(super) fn write(plan: &Plan, inputs: &Inputs, id: &str) -> Result<WireRequest, Fault> {
+/// Writes a request for the score output, and of those that pass for these.
+pub(super) fn write(plan: &Plan, inputs: &Inputs, passed: &[usize], id: &str) -> Result<WireRequest, Fault> {
     let mut body = Vec::with_capacity(256 + if plan.binary { n_bytes(inputs) } else { 12 * n_bytes(inputs) / 4 });
     body.extend_from_slice(b"{\"id\":");
     write_json(&mut body, id);
@@ -24,13 +26,17 @@ pub(super) fn write(plan: &Plan, inputs: &Inputs, id: &str) -> Result<WireReques
     }
     body.extend_from_slice(b"],\"outputs\":[{\"name\":");
     write_json(&mut body, plan.spec.score_output.as_str());
-    if plan.binary {
-        body.extend_from_slice(b",\"parameters\":{\"binary_data\":true}");
+    let as_raw: &[u8] = if plan.binary { b",\"parameters\":{\"binary_data\":true}" } else { b"" };
+    body.extend_from_slice(as_raw);
+    for &index in passed {
+        body.extend_from_slice(b"},{\"name\":");
+        write_json(&mut body, plan.passed[index].name.as_str());
+        body.extend_from_slice(as_raw);
     }
     body.extend_from_slice(b"}]}");
     let header_length = plan.binary.then_some(body.len());
     if plan.binary {
-        inputs.tensors().iter().for_each(|tensor| write_raw(&mut body, tensor.values()));
+        inputs.tensors().iter().for_each(|tensor| tensor.values().write_raw(&mut body));
     }
     Ok(WireRequest { header_length, body: body.into() })
 }
@@ -52,61 +58,9 @@ fn write_input(body: &mut Vec<u8>, tensor: &InputTensor, binary: bool) -> Result
         return Ok(());
     }
     body.extend_from_slice(b",\"data\":[");
-    write_list(body, values)?;
+    values.write_json(body);
     body.extend_from_slice(b"]}");
     Ok(())
-}
-
-/// Appends values as a JSON list without its brackets.
-pub(super) fn write_list(body: &mut Vec<u8>, values: &Values) -> Result<(), Fault> {
-    fn list<T: serde::Serialize>(body: &mut Vec<u8>, values: &[T]) {
-        for (position, value) in values.iter().enumerate() {
-            if position > 0 {
-                body.push(b',');
-            }
-            write_json(body, value);
-        }
-    }
-    match values {
-        Values::Bool(v) => list(body, v),
-        Values::U8(v) => list(body, v),
-        Values::U16(v) => list(body, v),
-        Values::U32(v) => list(body, v),
-        Values::U64(v) => list(body, v),
-        Values::I8(v) => list(body, v),
-        Values::I16(v) => list(body, v),
-        Values::I32(v) => list(body, v),
-        Values::I64(v) => list(body, v),
-        Values::F32(v) => list(body, v),
-        Values::F64(v) => list(body, v),
-        Values::F16(v) => list(body, &v.iter().map(|value| value.to_f32()).collect::<Vec<_>>()),
-        Values::Bf16(v) => list(body, &v.iter().map(|value| value.to_f32()).collect::<Vec<_>>()),
-    }
-    Ok(())
-}
-
-/// Appends values as raw little-endian bytes.
-pub(super) fn write_raw(out: &mut Vec<u8>, values: &Values) {
-    macro_rules! raw {
-        ($values:expr) => {
-            $values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()))
-        };
-    }
-    match values {
-        Values::Bool(v) => out.extend(v.iter().map(|&value| u8::from(value))),
-        Values::U8(v) => out.extend_from_slice(v),
-        Values::U16(v) => raw!(v),
-        Values::U32(v) => raw!(v),
-        Values::U64(v) => raw!(v),
-        Values::I8(v) => raw!(v),
-        Values::I16(v) => raw!(v),
-        Values::I32(v) => raw!(v),
-        Values::I64(v) => raw!(v),
-        Values::F32(v) => raw!(v),
-        Values::F64(v) => raw!(v),
-        Values::F16(v) => raw!(v),
-        Values::Bf16(v) => raw!(v),
-    }
 }
 
 /// Appends a value as JSON; writing into a vector does not fail.
@@ -116,14 +70,15 @@ pub(super) fn write_json<T: serde::Serialize + ?Sized>(body: &mut Vec<u8>, value
     }
 }
 
-/// Reads the score output of an answer; the others are dropped.
+/// Reads the score output of an answer, and of those that pass these; the others are dropped.
 pub(super) fn read(
     plan: &Plan,
     header_length: Option<&str>,
     body: &[u8],
     n_rows: usize,
+    passed: &[usize],
     id: &str,
-) -> Result<Vec<f32>, Fault> {
+) -> Result<(Vec<f32>, Passed), Fault> {
     let (json, raw) = match header_length {
         None => (body, &[][..]),
         Some(text) => {
@@ -137,6 +92,7 @@ pub(super) fn read(
     }
     check_version(plan, answer.model_version.as_deref())?;
     let mut found = None;
+    let mut passing = Passing::new(plan, passed, n_rows);
     let mut start = 0_usize;
     for output in answer.outputs {
         let bytes = match output.binary_size {
@@ -148,6 +104,7 @@ pub(super) fn read(
             }
         };
         if output.name != plan.spec.score_output {
+            passing.take(&output.name, &output.datatype, &output.shape, bytes)?;
             continue;
         }
         if found.is_some() {
@@ -158,7 +115,8 @@ pub(super) fn read(
     if start != raw.len() {
         return Err(Fault::answer("bytes stand after its last raw tensor"));
     }
-    found.ok_or_else(|| Fault::answer(format!("'{}' is not in it", plan.spec.score_output)))
+    let found = found.ok_or_else(|| Fault::answer(format!("'{}' is not in it", plan.spec.score_output)))?;
+    Ok((found, passing.finish()?))
 }
 
 /// An answer of another version is of another model than the one that the defence was fitted to.

@@ -85,17 +85,90 @@ fn an_output_with_the_rule_refuse_is_not_served_beside() {
 }
 
 #[test]
+fn an_output_passes_only_by_its_own_rule_and_where_it_can_hold_no_scores() {
+    let pass = |name: &str| BTreeMap::from([(name.to_owned(), OutputRule::Pass)]);
+    let plan = |dialect, name: &str, change: fn(&mut Found)| {
+        let mut found = found();
+        change(&mut found);
+        Plan::new(&Declared { rules: pass(name), ..declared(dialect) }, found).map(|plan| plan.passed)
+    };
+    assert_eq!(plan(Dialect::OipHttp, "embedding", |_| {}).unwrap(), [spec("embedding", &[-1, 8])]);
+    assert!(plan(Dialect::OipGrpc, "embedding", |found| found.binary = false).is_ok());
+    let refusals: [(Dialect, &str, fn(&mut Found), &str); 11] = [
+        (Dialect::OipHttp, "logits", |_| {}, "holds the scores"),
+        (Dialect::OipHttp, "nope", |_| {}, "expected one of 'logits', 'embedding'"),
+        (Dialect::TfServing, "embedding", |_| {}, "not for tfserving"),
+        (Dialect::KserveV1, "embedding", |_| {}, "not for kserve-v1"),
+        (Dialect::OipHttp, "embedding", |found| found.binary = false, "raw tensors"),
+        (
+            Dialect::OipHttp,
+            "embedding",
+            |found| found.outputs[1] = spec("embedding", &[-1, 3]),
+            "each of the 3 classes",
+        ),
+        (Dialect::OipHttp, "embedding", |found| found.outputs[1] = spec("embedding", &[-1, 4, 3]), "3 classes"),
+        (Dialect::OipHttp, "embedding", |found| found.outputs[1] = spec("embedding", &[-1, -1]), "not known"),
+        (Dialect::OipHttp, "embedding", |found| found.outputs[1] = spec("embedding", &[]), "not known"),
+        (Dialect::OipHttp, "embedding", |found| found.outputs[1].dtype = DType::Bytes, "BYTES"),
+        (Dialect::OipHttp, "probabilities", |found| found.outputs[1] = spec("probabilities", &[-1, 8]), "this name"),
+    ];
+    for (dialect, name, change, word) in refusals {
+        let error = plan(dialect, name, change).unwrap_err().to_string();
+        assert!(error.contains(word), "{name} {dialect}: {error}");
+    }
+    let mut quantised = found();
+    quantised.outputs[1] = TensorSpec { dtype: DType::U8, ..spec("embedding", &[-1, 3]) };
+    assert!(Plan::new(&Declared { rules: pass("embedding"), ..declared(Dialect::OipHttp) }, quantised).is_err());
+}
+
+#[test]
+fn what_passes_is_held_to_the_type_and_shape_that_it_had_at_start() {
+    let rules = BTreeMap::from([("embedding".to_owned(), OutputRule::Pass)]);
+    let plan = Plan::new(&Declared { rules, ..declared(Dialect::OipGrpc) }, found()).unwrap();
+    let read = |change: fn(&mut ModelInferResponse), wanted: &[usize]| {
+        let mut answer = answer();
+        change(&mut answer);
+        plan.read(&reply(None, &answer.encode_to_vec()), 1, wanted, "7").map(|(_, passed)| passed)
+    };
+    assert!(
+        format!("{:?}", read(|_| {}, &[0]).unwrap()) == "Passed(1)" && read(|_| {}, &[]).unwrap() == Passed::default()
+    );
+    let wrong: [fn(&mut ModelInferResponse); 9] = [
+        |answer| answer.outputs[0].name = "other".into(),
+        |answer| answer.outputs[0].datatype = "INT32".into(),
+        |answer| answer.outputs[0].shape = vec![1, 2, 4],
+        |answer| answer.outputs[0].shape = vec![2, 4],
+        |answer| answer.outputs[0].shape = vec![8],
+        |answer| answer.outputs[0].shape = vec![1, -8],
+        |answer| answer.raw_output_contents[0] = vec![0; 31].into(),
+        |answer| answer.raw_output_contents[0] = f32::NAN.to_le_bytes().repeat(8).into(),
+        |answer| {
+            answer.outputs.push(answer.outputs[0].clone());
+            answer.raw_output_contents.push(answer.raw_output_contents[0].clone());
+        },
+    ];
+    for (position, change) in wrong.into_iter().enumerate() {
+        assert!(matches!(read(change, &[0]), Err(EngineError::Upstream(Fault::Answer(_)))), "{position}");
+        assert_eq!(read(change, &[]).unwrap(), Passed::default(), "{position}: dropped unread");
+    }
+    let written = plan.write(&inputs(), &[0], "7").unwrap();
+    let request = crate::protocol::grpc::messages::ModelInferRequest::decode(written.body).unwrap();
+    let names: Vec<&str> = request.outputs.iter().map(|output| &*output.name).collect();
+    assert_eq!(names, ["logits", "embedding"]);
+}
+
+#[test]
 fn requests_are_written_in_each_dialect() {
     let text = |dialect| {
         let found = Found { binary: false, ..found() };
         let plan = Plan::new(&declared(dialect), found).unwrap();
-        String::from_utf8(plan.write(&inputs(), "7").unwrap().body.to_vec()).unwrap()
+        String::from_utf8(plan.write(&inputs(), &[], "7").unwrap().body.to_vec()).unwrap()
     };
     let oip = r#"{"id":"7","inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1.0,2.5,-3.0,0.5]}],"outputs":[{"name":"logits"}]}"#;
     assert_eq!(text(Dialect::OipHttp), oip);
     assert_eq!(text(Dialect::TfServing), r#"{"inputs":{"x":[[1.0,2.5],[-3.0,0.5]]}}"#);
     assert_eq!(text(Dialect::KserveV1), r#"{"instances":[[1.0,2.5],[-3.0,0.5]]}"#);
-    let raw = plan(Dialect::OipHttp).write(&inputs(), "7").unwrap();
+    let raw = plan(Dialect::OipHttp).write(&inputs(), &[], "7").unwrap();
     let (head, tail) = raw.body.split_at(raw.header_length.unwrap());
     assert!(std::str::from_utf8(head).unwrap().contains(r#""parameters":{"binary_data_size":16}}"#));
     assert_eq!(tail, [1.0_f32, 2.5, -3.0, 0.5].map(f32::to_le_bytes).as_flattened());
@@ -110,7 +183,7 @@ fn several_inputs_are_written_row_by_row_for_v1() {
         crate::tensor::InputTensor::new(&spec(name, &[-1, size]), &[2, size as usize], Values::F32(values)).unwrap()
     };
     let inputs = Inputs::new(vec![tensor("x", 2, vec![1.0, 2.0, 3.0, 4.0]), tensor("y", 1, vec![5.0, 6.0])]).unwrap();
-    let body = String::from_utf8(plan.write(&inputs, "").unwrap().body.to_vec()).unwrap();
+    let body = String::from_utf8(plan.write(&inputs, &[], "").unwrap().body.to_vec()).unwrap();
     assert_eq!(body, r#"{"instances":[{"x":[1.0,2.0],"y":[5.0]},{"x":[3.0,4.0],"y":[6.0]}]}"#);
 }
 
@@ -123,14 +196,14 @@ fn plain(body: &str) -> WireReply {
     reply(None, body.as_bytes())
 }
 
-fn values(scores: Result<RawScores, EngineError>) -> Vec<f32> {
-    offline::logits(scores.unwrap()).into_iter().collect()
+fn values(read: Result<(RawScores, Passed), EngineError>) -> Vec<f32> {
+    offline::logits(read.unwrap().0).into_iter().collect()
 }
 
 #[test]
 fn scores_are_read_in_each_dialect() {
     let expected = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-    let read = |dialect, body: &str| values(plan(dialect).read(&plain(body), 2, "7"));
+    let read = |dialect, body: &str| values(plan(dialect).read(&plain(body), 2, &[], "7"));
     for data in ["[1,2,3,4,5,6]", "[[1,2,3],[4,5,6]]"] {
         let answer = format!(
             r#"{{"outputs":[{{"data":{data},"shape":[2,3],"datatype":"FP64","name":"logits","parameters":null}}],"model_version":null}}"#
@@ -147,7 +220,7 @@ fn scores_are_read_in_each_dialect() {
     let head =
         r#"{"outputs":[{"name":"logits","shape":[2,3],"datatype":"FP16","parameters":{"binary_data_size":12}}]}"#;
     let body = [head.as_bytes(), &half].concat();
-    assert_eq!(values(plan(Dialect::OipHttp).read(&reply(Some(head.len()), &body), 2, "7")), expected);
+    assert_eq!(values(plan(Dialect::OipHttp).read(&reply(Some(head.len()), &body), 2, &[], "7")), expected);
 }
 
 #[test]
@@ -161,17 +234,23 @@ fn answers_of_v1_that_are_no_scores_are_refused() {
         r#"{"outputs":{"logits":[["1","2","3"],["4","5","6"]]}}"#,
         r#"{"outputs":{"probabilities":[[1,2,3],[4,5,6]]}}"#,
     ] {
-        let read = plan(Dialect::TfServing).read(&plain(body), 2, "");
+        let read = plan(Dialect::TfServing).read(&plain(body), 2, &[], "");
         assert!(matches!(read, Err(EngineError::Upstream(Fault::Answer(_)))), "{body}");
     }
     for body in
         [r#"{"predictions":[[1,2,3],[4,5,6]]}"#, r#"{"predictions":[{"logits":[1,2,3]},{}]}"#, r#"{"predictions":1}"#]
     {
-        assert!(plan(Dialect::KserveV1).read(&plain(body), 2, "").is_err(), "{body}");
+        assert!(plan(Dialect::KserveV1).read(&plain(body), 2, &[], "").is_err(), "{body}");
     }
 }
 
-fn message(change: impl Fn(&mut ModelInferResponse)) -> Result<RawScores, EngineError> {
+fn message(change: impl Fn(&mut ModelInferResponse)) -> Result<(RawScores, Passed), EngineError> {
+    let mut answer = answer();
+    change(&mut answer);
+    plan(Dialect::OipGrpc).read(&reply(None, &answer.encode_to_vec()), 1, &[], "7")
+}
+
+fn answer() -> ModelInferResponse {
     let output = |name: &str, shape: &[i64]| InferOutputTensor {
         name: name.into(),
         datatype: "FP32".into(),
@@ -179,15 +258,13 @@ fn message(change: impl Fn(&mut ModelInferResponse)) -> Result<RawScores, Engine
         ..Default::default()
     };
     let raw: Vec<u8> = [1.0_f32, 2.0, 3.0].iter().flat_map(|value| value.to_le_bytes()).collect();
-    let mut answer = ModelInferResponse {
+    ModelInferResponse {
         model_version: "1".into(),
         id: "7".into(),
         outputs: vec![output("embedding", &[1, 8]), output("logits", &[1, 3])],
         raw_output_contents: vec![vec![0; 32].into(), raw.into()],
         ..Default::default()
-    };
-    change(&mut answer);
-    plan(Dialect::OipGrpc).read(&reply(None, &answer.encode_to_vec()), 1, "7")
+    }
 }
 
 #[test]
@@ -251,7 +328,7 @@ fn what_an_answer_may_hold_is_counted_before_it_is_made() {
     let json = |more: &str, data: &str| {
         let text =
             format!(r#"{{"outputs":[{more}{{"name":"logits","datatype":"FP32","shape":[1,3],"data":{data}}}]}}"#);
-        plan(Dialect::OipHttp).read(&plain(&text), 1, "7")
+        plan(Dialect::OipHttp).read(&plain(&text), 1, &[], "7")
     };
     let small = r#"{"name":"","datatype":"","shape":[]},"#;
     assert_eq!(values(json(small, "[1,2,3]")), [1.0, 2.0, 3.0]);
@@ -289,18 +366,18 @@ fn damaged_answers_never_panic() {
     let body = [head.as_bytes(), &[0; 24]].concat();
     let length = Some(head.len());
     let plan = plan(Dialect::OipHttp);
-    assert!(plan.read(&reply(length, &body), 2, "7").is_ok());
+    assert!(plan.read(&reply(length, &body), 2, &[], "7").is_ok());
     for at in 0..body.len() {
         let mut damaged = body.clone();
         damaged[at] ^= 0x15;
-        let _ = plan.read(&reply(length, &damaged), 2, "7");
-        let _ = plan.read(&reply(None, &damaged[..at]), 2, "7");
-        let _ = plan.read(&reply(Some(at), &body), 2, "7");
+        let _ = plan.read(&reply(length, &damaged), 2, &[], "7");
+        let _ = plan.read(&reply(None, &damaged[..at]), 2, &[], "7");
+        let _ = plan.read(&reply(Some(at), &body), 2, &[], "7");
     }
 }
 
 #[test]
 fn faults_show_no_body() {
-    let error = plan(Dialect::OipHttp).read(&plain(r#"{"outputs":"35.3125"}"#), 1, "7").unwrap_err();
+    let error = plan(Dialect::OipHttp).read(&plain(r#"{"outputs":"35.3125"}"#), 1, &[], "7").unwrap_err();
     assert!(!format!("{error} {error:?}").contains("35.3125"));
 }

@@ -4,7 +4,7 @@
 
 use super::answer::field;
 use super::numbers::{Numbers, Read};
-use super::oip::{write_json, write_list};
+use super::oip::write_json;
 use super::{Fault, Plan, UNNAMED, WireRequest};
 use crate::tensor::{Inputs, Values};
 
@@ -71,10 +71,13 @@ fn part(values: &Values, start: usize, size: usize) -> Values {
 
 /// Appends a tensor as arrays nested by its shape.
 fn write_nested(body: &mut Vec<u8>, values: &Values, shape: &[usize]) -> Result<(), Fault> {
-    let [size, rest @ ..] = shape else { return write_list(body, values) };
+    let [size, rest @ ..] = shape else {
+        values.write_json(body);
+        return Ok(());
+    };
     body.push(b'[');
     if rest.is_empty() {
-        write_list(body, values)?;
+        values.write_json(body);
     } else {
         let inner = rest.iter().product();
         for position in 0..*size {

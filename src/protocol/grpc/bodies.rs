@@ -12,7 +12,7 @@ use super::messages::{
 };
 use crate::protocol::reports::{Extensions, IndexEntry, ModelStatistics, Tally};
 use crate::protocol::{Answer, ModelDescription, Refusal, oip};
-use crate::tensor::DType;
+use crate::tensor::{DType, TensorSpec};
 
 /// Answers `ServerMetadata`.
 #[must_use]
@@ -37,12 +37,14 @@ pub fn model_metadata(model: &ModelDescription, versions: &[&str]) -> ModelMetad
         .iter()
         .map(|spec| tensor(&spec.name, spec.dtype, spec.shape.iter().map(|dim| dim.oip_size()).collect()));
     let outputs = model.outputs.iter().map(|output| tensor(&output.name, DType::F32, vec![-1, n_classes(model)]));
+    let sizes = |spec: &TensorSpec| spec.shape.iter().map(|dim| dim.oip_size()).collect();
+    let passed = model.passed.iter().map(|spec| tensor(&spec.name, spec.dtype, sizes(spec)));
     ModelMetadataResponse {
         name: model.name.clone(),
         versions: versions.iter().map(|&version| version.to_owned()).collect(),
         platform: model.platform.clone(),
         inputs: inputs.collect(),
-        outputs: outputs.collect(),
+        outputs: outputs.chain(passed).collect(),
         properties: oip::properties(model),
     }
 }
@@ -65,6 +67,12 @@ pub fn model_config(model: &ModelDescription, max_rows: usize) -> ModelConfigRes
         dims: vec![n_classes(model)],
         label_filename: String::new(),
     });
+    let passed = model.passed.iter().map(|spec| ModelOutput {
+        name: spec.name.clone(),
+        data_type: data_type(spec.dtype).into(),
+        dims: spec.shape.iter().skip(1).map(|dim| dim.oip_size()).collect(),
+        label_filename: String::new(),
+    });
     let all = model_version_policy::PolicyChoice::All(model_version_policy::All {});
     ModelConfigResponse {
         config: Some(ModelConfig {
@@ -74,7 +82,7 @@ pub fn model_config(model: &ModelDescription, max_rows: usize) -> ModelConfigRes
             version_policy: Some(ModelVersionPolicy { policy_choice: Some(all) }),
             max_batch_size: oip::max_batch_size(max_rows),
             input: inputs.collect(),
-            output: outputs.collect(),
+            output: outputs.chain(passed).collect(),
             model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
             ..ModelConfig::default()
         }),

@@ -17,9 +17,9 @@ use super::wire::{Malformed, fields};
 use crate::defence::Defended;
 use crate::protocol::data::MAX_RANK;
 use crate::protocol::inputs::{Slots, checked, raw_tensor, same_dtype};
-use crate::protocol::outputs::{PlannedOutput, Scores, WantedOutput, n_classes, plan_outputs};
+use crate::protocol::outputs::{PlannedOutput, Scores, WantedOutput, is_score, n_classes, passed_of, plan_outputs};
 use crate::protocol::parameters::{Rule, Scope, rule, timeout};
-use crate::protocol::{Answer, MAX_ID_BYTES, ModelDescription, Refusal, quoted};
+use crate::protocol::{Answer, MAX_ID_BYTES, ModelDescription, Passed, Refusal, quoted};
 use crate::tensor::{DType, InputTensor, Inputs, TensorSpec, Values};
 
 /// Whom a request is for; read before the rest, which it costs next to nothing to pass over.
@@ -134,7 +134,15 @@ pub(in crate::protocol) struct ReplyPlan {
     id: String,
     /// How long the request may take, by its own word.
     pub(in crate::protocol) timeout: Option<Duration>,
+    /// What passes by the defence.
+    pub(in crate::protocol) passed: Passed,
     outputs: Vec<PlannedOutput>,
+}
+
+impl ReplyPlan {
+    pub(in crate::protocol) fn wanted_to_pass(&self, model: &ModelDescription) -> Vec<usize> {
+        passed_of(model, &self.outputs)
+    }
 }
 
 /// Reads an encoded `ModelInferRequest` into checked inputs, in the model's order, and the plan of its reply.
@@ -156,7 +164,7 @@ pub(in crate::protocol) fn decode_infer(
     let wanted = wanted.collect::<Result<Vec<_>, Refusal>>()?;
     let outputs = plan_outputs(model, wanted, true)?;
     let inputs = read_inputs(model, request.inputs, &request.raw_input_contents)?;
-    Ok((inputs, ReplyPlan { id: request.id, timeout, outputs }))
+    Ok((inputs, ReplyPlan { id: request.id, timeout, passed: Passed::default(), outputs }))
 }
 
 /// What parameters ask for that have an effect.
@@ -302,19 +310,41 @@ fn narrow<A: Copy, B: TryFrom<A>>(dtype: DType, values: &[A]) -> Result<Vec<B>, 
 /// Writes the reply that was planned, as an encoded `ModelInferResponse` with raw contents.
 pub(in crate::protocol) fn encode_infer(model: &ModelDescription, plan: ReplyPlan, defended: &Defended) -> Answer {
     let scores = Scores::new(model, &plan.outputs, defended);
-    let outputs = plan.outputs.iter().map(|&planned| InferOutputTensor {
-        name: model.outputs[planned.index].name.clone(),
-        datatype: Scores::datatype(planned).to_owned(),
-        shape: scores.shape(planned).iter().map(|&size| i64::try_from(size).unwrap_or(i64::MAX)).collect(),
-        ..InferOutputTensor::default()
-    });
-    let response = ModelInferResponse {
+    let mut response = ModelInferResponse {
         model_name: model.name.clone(),
         model_version: model.version.clone(),
         id: plan.id,
-        outputs: outputs.collect(),
-        raw_output_contents: plan.outputs.iter().map(|&planned| scores.raw(planned).into()).collect(),
         ..ModelInferResponse::default()
     };
+    for &planned in &plan.outputs {
+        let (name, datatype, shape, raw) = if is_score(model, planned) {
+            let name = &model.outputs[planned.index].name;
+            (name, Scores::datatype(planned), scores.shape(planned).to_vec(), scores.raw(planned))
+        } else {
+            let (spec, shape, raw) = passed_parts(model, &plan.passed, planned.index - model.outputs.len());
+            (&spec.name, spec.dtype.oip_name(), shape, raw)
+        };
+        response.outputs.push(InferOutputTensor {
+            name: name.clone(),
+            datatype: datatype.to_owned(),
+            shape: shape.iter().map(|&size| i64::try_from(size).unwrap_or(i64::MAX)).collect(),
+            ..InferOutputTensor::default()
+        });
+        response.raw_output_contents.push(raw.into());
+    }
     Answer { header_length: None, body: response.encode_to_vec() }
+}
+
+/// An output that passes by the defence, as it came: what it is, its shape and its bytes.
+fn passed_parts<'m>(
+    model: &'m ModelDescription,
+    passed: &Passed,
+    index: usize,
+) -> (&'m TensorSpec, Vec<usize>, Vec<u8>) {
+    let mut raw = Vec::new();
+    let shape = passed.find(index).map(|tensor| {
+        tensor.values.write_raw(&mut raw);
+        tensor.shape.clone()
+    });
+    (&model.passed[index], shape.unwrap_or_else(|| vec![0]), raw)
 }

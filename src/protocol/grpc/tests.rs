@@ -22,6 +22,7 @@ fn model(dtype: DType) -> ModelDescription {
         platform: "onnx_onnxv1".to_owned(),
         inputs: vec![TensorSpec { name: "x".to_owned(), dtype, shape: vec![Dim::Any, Dim::Fixed(2)] }],
         outputs: vec![output("logits", Form::LogProbabilities), output("probabilities", Form::Probabilities)],
+        passed: Vec::new(),
         n_classes: 3,
         labels: vec!["cat".to_owned(), "dog".to_owned(), "fox".to_owned()],
         properties: Default::default(),

@@ -60,12 +60,17 @@ pub fn model_metadata(model: &ModelDescription, versions: &[&str]) -> Vec<u8> {
         datatype: DType::F32.oip_name(),
         shape: vec![-1, n_classes],
     });
+    let passed = model.passed.iter().map(|spec| Tensor {
+        name: &spec.name,
+        datatype: spec.dtype.oip_name(),
+        shape: spec.shape.iter().map(|dim| dim.oip_size()).collect(),
+    });
     text(&Body {
         name: &model.name,
         versions,
         platform: &model.platform,
         inputs: inputs.collect(),
-        outputs: outputs.collect(),
+        outputs: outputs.chain(passed).collect(),
         properties: properties(model),
     })
 }
@@ -82,6 +87,9 @@ pub(in crate::protocol) fn properties(model: &ModelDescription) -> BTreeMap<Stri
             Form::LogProbabilities => "log_probabilities, floored at ln 1e-12",
         };
         properties.insert(format!("output.{}", output.name), form.to_owned());
+    }
+    for spec in &model.passed {
+        properties.insert(format!("output.{}", spec.name), "passed on undefended, as its operator says".to_owned());
     }
     properties
 }
@@ -103,6 +111,9 @@ pub fn model_config(model: &ModelDescription, max_rows: usize) -> Vec<u8> {
         .outputs
         .iter()
         .map(|output| json!({ "name": output.name, "data_type": config_type(DType::F32), "dims": [model.n_classes], "label_filename": "" }))
+        .chain(model.passed.iter().map(|spec| {
+            json!({ "name": spec.name, "data_type": config_type(spec.dtype), "dims": dims(spec), "label_filename": "" })
+        }))
         .collect();
     text(&json!({
         "name": model.name,

@@ -23,8 +23,8 @@ use ndarray::ArrayView2;
 
 use self::header::{Header, Payload, WireInput, read_header};
 use super::inputs::{Slots, checked, one_batch, raw_tensor, same_dtype};
-use super::outputs::{PlannedOutput, Scores, WantedOutput, plan_outputs};
-use super::{Answer, ModelDescription, Refusal, RefusalKind, quoted};
+use super::outputs::{PlannedOutput, Scores, WantedOutput, is_score, passed_of, plan_outputs};
+use super::{Answer, ModelDescription, Passed, Refusal, RefusalKind, quoted};
 use crate::defence::Defended;
 use crate::tensor::{Dim, InputTensor, Inputs, TensorSpec, shape_text};
 
@@ -45,7 +45,15 @@ pub struct ReplyPlan {
     id: Option<String>,
     /// How long the request may take, by its own word.
     pub(in crate::protocol) timeout: Option<Duration>,
+    /// What passes by the defence.
+    pub(in crate::protocol) passed: Passed,
     outputs: Vec<PlannedOutput>,
+}
+
+impl ReplyPlan {
+    pub(in crate::protocol) fn wanted_to_pass(&self, model: &ModelDescription) -> Vec<usize> {
+        passed_of(model, &self.outputs)
+    }
 }
 
 /// Reads an inference request into checked inputs, in the model's order, and the plan of its reply.
@@ -104,7 +112,10 @@ fn decode_raw(model: &ModelDescription, body: &[u8]) -> Result<(Inputs, ReplyPla
         ))
     })?;
     let tensor = raw_tensor(spec, &shape, body)?;
-    Ok((one_batch(vec![tensor])?, ReplyPlan { id: None, timeout: None, outputs: plan_outputs(model, [], true)? }))
+    Ok((
+        one_batch(vec![tensor])?,
+        ReplyPlan { id: None, timeout: None, passed: Passed::default(), outputs: plan_outputs(model, [], true)? },
+    ))
 }
 
 /// The shape of one row, if that is what `n_bytes` are. A model with an open dimension after the batch is not served.
@@ -128,7 +139,8 @@ fn plan_reply(model: &ModelDescription, header: &Header) -> Result<ReplyPlan, Re
         binary: output.binary.unwrap_or(default),
         classes: output.classes,
     });
-    Ok(ReplyPlan { id: header.id.clone(), timeout: header.timeout, outputs: plan_outputs(model, wanted, default)? })
+    let outputs = plan_outputs(model, wanted, default)?;
+    Ok(ReplyPlan { id: header.id.clone(), timeout: header.timeout, passed: Passed::default(), outputs })
 }
 
 /// Checks the inputs against the model and puts them in its order. Binary tensors are taken from `raw` in the
@@ -211,7 +223,11 @@ pub fn encode_infer(model: &ModelDescription, plan: ReplyPlan, defended: &Defend
         if position > 0 {
             body.push(b',');
         }
-        write_output(&mut body, &mut raw, model, &scores, planned);
+        if is_score(model, planned) {
+            write_output(&mut body, &mut raw, model, &scores, planned);
+        } else {
+            write_passed(&mut body, &mut raw, model, &plan.passed, planned);
+        }
     }
     body.extend_from_slice(b"]}");
     let binary = plan.outputs.iter().any(|planned| planned.binary);
@@ -244,6 +260,32 @@ fn write_output(
         Some(_) => write_json(body, &scores.classes(planned)),
     }
     body.push(b'}');
+}
+
+/// An output that passes by the defence, as it came.
+fn write_passed(
+    body: &mut Vec<u8>,
+    raw: &mut Vec<u8>,
+    model: &ModelDescription,
+    passed: &Passed,
+    planned: PlannedOutput,
+) {
+    let index = planned.index - model.outputs.len();
+    let spec = &model.passed[index];
+    body.extend_from_slice(b"{\"name\":");
+    write_json(body, spec.name.as_str());
+    let (shape, values) = passed.find(index).map_or((&[0][..], None), |found| (&found.shape[..], Some(&found.values)));
+    // Writing into a vector does not fail.
+    let _ = write!(body, ",\"datatype\":\"{}\",\"shape\":{}", spec.dtype, shape_text(shape));
+    if planned.binary {
+        let start = raw.len();
+        values.into_iter().for_each(|values| values.write_raw(raw));
+        let _ = write!(body, ",\"parameters\":{{\"binary_data_size\":{}}}}}", raw.len() - start);
+        return;
+    }
+    body.extend_from_slice(b",\"data\":[");
+    values.into_iter().for_each(|values| values.write_json(body));
+    body.extend_from_slice(b"]}");
 }
 
 fn write_data(body: &mut Vec<u8>, values: &ArrayView2<'_, f32>) {

@@ -24,6 +24,7 @@ fn model_of(inputs: Vec<TensorSpec>, n_classes: usize) -> ModelDescription {
         platform: "onnx_onnxv1".to_owned(),
         inputs,
         outputs: vec![output("logits", Form::LogProbabilities), output("probabilities", Form::Probabilities)],
+        passed: Vec::new(),
         n_classes,
         labels: vec!["cat".to_owned(), "dog, small".to_owned()],
         properties: Default::default(),
@@ -276,6 +277,7 @@ fn a_reply_echoes_the_id_and_stays_silent_without_one() {
     let plan = |id: Option<&str>| ReplyPlan {
         id: id.map(str::to_owned),
         timeout: None,
+        passed: Passed::default(),
         outputs: vec![PlannedOutput { index: 1, binary: false, classes: None }],
     };
     let answer = encode_infer(&model(), plan(Some("a\"\u{1F600}\n")), &scores);
@@ -295,7 +297,8 @@ fn binary_outputs_follow_the_json_part_in_order() {
         PlannedOutput { index: 1, binary: true, classes: None },
         PlannedOutput { index: 0, binary: true, classes: None },
     ];
-    let answer = encode_infer(&model(), ReplyPlan { id: None, timeout: None, outputs }, &scores);
+    let answer =
+        encode_infer(&model(), ReplyPlan { id: None, timeout: None, passed: Passed::default(), outputs }, &scores);
     let (json, raw) = answer.body().split_at(answer.header_length().unwrap());
     let json: Value = serde_json::from_slice(json).unwrap();
     assert_eq!(json["outputs"][0]["parameters"], json!({"binary_data_size": 16}));

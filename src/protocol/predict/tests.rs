@@ -18,6 +18,7 @@ fn model(inputs: &[(&str, DType, &[Dim])]) -> ModelDescription {
         platform: "onnx_onnxv1".to_owned(),
         inputs: inputs.iter().map(spec).collect(),
         outputs: vec![output("logits", Form::LogProbabilities), output("probabilities", Form::Probabilities)],
+        passed: Vec::new(),
         n_classes: 2,
         labels: Vec::new(),
         properties: Default::default(),

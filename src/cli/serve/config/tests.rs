@@ -188,6 +188,7 @@ fn a_model_in_another_server_needs_its_address_and_what_its_scores_are() {
         inputs = [{ name = "x", datatype = "FP32", shape = [-1, 64] }]
         [upstream.outputs]
         embedding = "refuse"
+        heatmap = "pass"
         [model]
         score_output = "logits"
         score_kind = "logits"
@@ -204,6 +205,7 @@ fn a_model_in_another_server_needs_its_address_and_what_its_scores_are() {
     );
     assert_eq!((config.retries, config.timeout), (0, Duration::from_secs(2)));
     assert_eq!((config.declared.version.as_deref(), config.declared.inputs.len()), (Some("3"), 1));
+    assert_eq!(config.declared.rules["heatmap"], crate::engine::upstream::OutputRule::Pass);
     assert_eq!(upstream.centroids, Some(PathBuf::from("etc/c.safetensors")));
 
     let (_, mistakes) = check(
@@ -224,7 +226,7 @@ fn a_model_in_another_server_needs_its_address_and_what_its_scores_are() {
     }
     let (_, mistakes) = check("[upstream]\nmodel = \"clf\"\n");
     assert!(mistakes.iter().any(|mistake| mistake.contains("upstream.urls")), "{mistakes:?}");
-    let (_, mistakes) = check("[upstream]\nurls = [\"a\"]\n[upstream.outputs]\nembedding = \"pass\"\n");
+    let (_, mistakes) = check("[upstream]\nurls = [\"a\"]\n[upstream.outputs]\nembedding = \"ignore\"\n");
     assert!(mistakes.iter().any(|mistake| mistake.contains("upstream.outputs")), "{mistakes:?}");
 }
 
