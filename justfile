@@ -17,9 +17,9 @@ gate: fmt lint core deny test doc instructions first-command test-clients units 
 fmt:
     cargo fmt --all --check
 
-# Clippy over everything, warnings are errors
+# Clippy over everything, ONNX Runtime's engine among it; warnings are errors
 lint:
-    cargo clippy {{ cargo_flags }} --all-targets -- -D warnings
+    cargo clippy {{ cargo_flags }} --features onnxruntime --all-targets -- -D warnings
 
 # The core compiles alone: no server, no engine, no training code
 core:
@@ -32,6 +32,11 @@ deny:
 # Every Rust test: the same line as in the README
 test *filter:
     cargo test {{ cargo_flags }} {{ filter }}
+
+# The engines' tests on ONNX Runtime too; its library is the one of the Python package, or SORDINO_ONNXRUNTIME
+test-onnxruntime:
+    SORDINO_ONNXRUNTIME="${SORDINO_ONNXRUNTIME:-$({{ python }} -c 'import glob, onnxruntime, os; print(glob.glob(os.path.dirname(onnxruntime.__file__) + "/capi/libonnxruntime.so.*")[0])')}" \
+        cargo test {{ cargo_flags }} --features onnxruntime --lib engine::
 
 # The API's pages, broken links are errors
 doc:

@@ -9,8 +9,8 @@ use clap::ValueEnum;
 use crate::artifact::ModelDigest;
 use crate::defence::ScoreKind;
 use crate::engine::inspect::{GraphFacts, decide};
-use crate::engine::tract::{TractEngine, graph_facts};
-use crate::engine::{Engine as _, LoadOptions};
+use crate::engine::tract::graph_facts;
+use crate::engine::{self, LoadOptions, Runtime};
 use crate::tensor::Dim;
 
 /// Show a model's inputs and outputs, which output holds scores, and whether they are logits or probabilities.
@@ -34,6 +34,35 @@ pub struct ScoreArgs {
     /// What the scores are, where the graph's last operator does not tell.
     #[arg(long, value_name = "KIND")]
     pub score_kind: Option<KindArg>,
+    /// What runs the graph: tract, or ONNX Runtime, a library of yours, in builds with the feature `onnxruntime`
+    /// [default: tract]
+    #[arg(long, value_name = "ENGINE")]
+    pub engine: Option<EngineArg>,
+    /// ONNX Runtime's library, 1.17 or newer [default: as the system finds it]
+    #[arg(long, value_name = "FILE", env = "ORT_DYLIB_PATH")]
+    pub engine_library: Option<PathBuf>,
+}
+
+/// What runs a graph, on the command line and in files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[value(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
+pub enum EngineArg {
+    /// Part of every build.
+    Tract,
+    /// A library of the user's.
+    OnnxRuntime,
+}
+
+impl EngineArg {
+    /// As the engine room takes it.
+    #[must_use]
+    pub fn runtime(self, library: Option<PathBuf>, sessions: Option<usize>) -> Runtime {
+        match self {
+            Self::Tract => Runtime::Tract,
+            Self::OnnxRuntime => Runtime::OnnxRuntime { library, sessions },
+        }
+    }
 }
 
 /// A kind of scores on the command line.
@@ -57,7 +86,9 @@ impl ScoreArgs {
             KindArg::Probabilities => ScoreKind::Probabilities,
             KindArg::LogProbabilities => ScoreKind::LogProbabilities,
         });
-        LoadOptions { score_output: self.score_output.clone(), score_kind: kind }
+        let engine = self.engine.unwrap_or(EngineArg::Tract);
+        let runtime = engine.runtime(self.engine_library.clone(), None);
+        LoadOptions { score_output: self.score_output.clone(), score_kind: kind, runtime }
     }
 }
 
@@ -71,7 +102,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     print!("{}", describe(&facts, ModelDigest::of(&bytes), bytes.len()));
     let options = args.scores.options();
     decide(&facts, &options)?;
-    let engine = TractEngine::load(&bytes, &options)?;
+    let engine = engine::load(&bytes, &options)?;
     let spec = engine.spec();
     println!("scores    {}", spec.how_decided);
     println!("classes   {}", spec.n_classes);
@@ -84,7 +115,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let batches =
         if spec.row_by_row { "row by row: it takes one row only, or mixes the rows of a batch" } else { "in batches" };
-    println!("engine    tract loads it and runs it {batches}");
+    let name = if options.runtime == Runtime::Tract { "tract" } else { "onnxruntime" };
+    println!("engine    {name} loads it and runs it {batches}");
     Ok(ExitCode::SUCCESS)
 }
 

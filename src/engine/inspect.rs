@@ -9,7 +9,7 @@ use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::tensor_shape_proto::dimension;
 use tract_onnx::pb::type_proto;
 
-use super::{EngineError, LoadOptions};
+use super::{EngineError, LoadOptions, ModelSpec};
 use crate::defence::ScoreKind;
 use crate::tensor::{DType, Dim, TensorSpec};
 
@@ -154,6 +154,34 @@ pub fn decide(facts: &GraphFacts, options: &LoadOptions) -> Result<ScoreDecision
     };
     let how = format!("output '{}': {how}; {kind}: {why}", output.name);
     Ok(ScoreDecision { output: output.name.clone(), kind, how })
+}
+
+/// What an engine knows of a graph, once it has been tried: over how many classes it answers.
+///
+/// # Errors
+/// [`EngineError::Output`] when the file names another number of classes.
+pub(super) fn spec(
+    facts: GraphFacts,
+    decision: ScoreDecision,
+    n_classes: usize,
+    row_by_row: bool,
+) -> Result<ModelSpec, EngineError> {
+    let other_outputs = facts.outputs.into_iter().map(|output| output.name);
+    let other_outputs = other_outputs.filter(|name| *name != decision.output).collect();
+    if let Some(labels) = facts.labels.as_ref().filter(|labels| labels.len() != n_classes) {
+        let text = format!("its metadata names {} labels, its scores have {n_classes} classes", labels.len());
+        return Err(EngineError::Output(text));
+    }
+    Ok(ModelSpec {
+        inputs: facts.inputs,
+        score_output: decision.output,
+        score_kind: decision.kind,
+        n_classes,
+        how_decided: decision.how,
+        labels: facts.labels,
+        other_outputs,
+        row_by_row,
+    })
 }
 
 fn kind_of(output: &OutputFacts) -> Result<(ScoreKind, String), EngineError> {

@@ -5,27 +5,28 @@
 
 pub mod inspect;
 pub mod memory;
+#[cfg(feature = "onnxruntime")]
+pub mod onnxruntime;
 mod tables;
 // The test graphs are written with prost, which comes with the lab.
 #[cfg(all(test, feature = "lab"))]
 mod tests;
 pub mod tract;
-#[cfg(test)]
-mod types_tests;
 pub mod upstream;
 mod widen;
 mod zipmap;
 
 use std::fmt;
 use std::future::Future;
+use std::ops::Range;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ndarray::Array2;
+
 use self::upstream::{WireReply, WireRequest};
-use crate::defence::{RawScores, ScoreKind, ScoresError};
-use crate::protocol::Passed;
-use crate::tensor::{Inputs, TensorSpec};
 
 /// What an engine knows of its model.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,6 +67,9 @@ pub enum EngineError {
     /// The engine cannot run this graph.
     #[error("the graph cannot be loaded: {0}")]
     Graph(String),
+    /// The library that is to run the model cannot be loaded, or is not in this build.
+    #[error("onnxruntime: {0}")]
+    Library(String),
     /// The graph failed on an input. What the engine said is withheld: it may quote values.
     #[error("the model failed on this input")]
     Run,
@@ -187,11 +191,97 @@ pub struct RemoteFigures {
     pub connections: u64,
 }
 
+/// What runs a model's graph in this process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Runtime {
+    /// tract, which is part of every build.
+    #[default]
+    Tract,
+    /// A library of the user's, in builds with the feature `onnxruntime`.
+    OnnxRuntime {
+        /// Where it lies; none: where the system's loader finds it.
+        library: Option<PathBuf>,
+        /// Inferences that may run at once, each with the weights in memory; none: one for each core.
+        sessions: Option<usize>,
+    },
+}
+
 /// What a caller decides about a model in place of its graph.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoadOptions {
+    /// What runs it.
+    pub runtime: Runtime,
     /// The output that holds scores.
     pub score_output: Option<String>,
     /// What the scores are.
     pub score_kind: Option<ScoreKind>,
+}
+
+/// Loads a model from the bytes of an ONNX file on the engine that the options name, and tries it on rows of zeros.
+///
+/// # Errors
+/// [`EngineError`] when the bytes are no model, the scores cannot be told, or the engine cannot run the graph. Never
+/// panics, whatever the bytes.
+pub fn load(bytes: &[u8], options: &LoadOptions) -> Result<Arc<dyn Engine>, EngineError> {
+    match &options.runtime {
+        Runtime::Tract => Ok(Arc::new(tract::TractEngine::load(bytes, options)?)),
+        #[cfg(feature = "onnxruntime")]
+        Runtime::OnnxRuntime { library, sessions } => {
+            let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+            let n_sessions = sessions.unwrap_or_else(cores);
+            let engine = onnxruntime::OnnxRuntimeEngine::load(bytes, options, library.as_deref(), n_sessions)?;
+            Ok(Arc::new(engine))
+        }
+        #[cfg(not(feature = "onnxruntime"))]
+        Runtime::OnnxRuntime { .. } => {
+            Err(EngineError::Library("this build has no such engine: build it with the feature `onnxruntime`".into()))
+        }
+    }
+}
+
+/// Rows that run at once: memory does not grow with a batch.
+pub(crate) const BLOCK: usize = 64;
+
+/// How far a row of a batch may be from the same row alone, relative to the largest score: other kernels, another order of
+/// sums.
+const BATCH_TOLERANCE: f32 = 1e-3;
+
+/// Whether the rows of a batch were answered as each of them is alone.
+fn same_alone(together: &Array2<f32>, alone: impl Fn(usize) -> Result<Array2<f32>, EngineError>) -> bool {
+    let largest = together.iter().fold(1.0_f32, |largest, score| largest.max(score.abs()));
+    let alike =
+        |(a, b): (&f32, &f32)| a == b || (a - b).abs() <= BATCH_TOLERANCE * largest || (a.is_nan() && b.is_nan());
+    let same = |row: usize| alone(row).is_ok_and(|alone| together.row(row).iter().zip(alone.row(0)).all(alike));
+    (0..together.nrows()).all(same)
+}
+
+/// The shape of a score output as that of a matrix of `n_rows` rows.
+fn answer_shape(shape: &[usize], n_rows: usize, n_classes: Option<usize>) -> Result<(usize, usize), EngineError> {
+    let fits = shape.len() >= 2
+        && shape[0] == n_rows
+        && shape[1] > 0
+        && n_classes.is_none_or(|n| n == shape[1])
+        && shape[2..].iter().all(|&size| size == 1);
+    if fits {
+        return Ok((shape[0], shape[1]));
+    }
+    Err(EngineError::AnswerShape {
+        expected: format!("[{n_rows},{}]", n_classes.map_or_else(|| "classes".to_owned(), |n| n.to_string())),
+        got: shape_text(shape),
+    })
+}
+
+/// Rows `0..n_rows` in blocks of `block`, the last one shorter. In blocks of several rows none has one alone, which other
+/// kernels would compute: a row is to be answered alike wherever in a batch it stands.
+fn blocks(n_rows: usize, block: usize) -> Vec<Range<usize>> {
+    let mut blocks: Vec<Range<usize>> =
+        (0..n_rows).step_by(block.max(1)).map(|start| start..(start + block).min(n_rows)).collect();
+    if let [.., before, last] = &mut blocks[..]
+        && block > 2
+        && last.len() == 1
+    {
+        before.end -= 1;
+        last.start -= 1;
+    }
+    blocks
 }

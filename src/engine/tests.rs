@@ -1,5 +1,11 @@
 //! Graphs of a few operators, written with tract's own ONNX types: what is told, what is refused, what is answered.
 
+mod on_each;
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed, which is its purpose")]
+mod types;
+
+use std::sync::Arc;
+
 use prost::Message as _;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
@@ -8,9 +14,10 @@ use tract_onnx::pb::{
     TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto, type_proto,
 };
 
+use self::on_each::{load as load_bytes, onnx_runtime};
 use super::inspect::{LABELS_KEY, SCORE_OUTPUT_KEY};
-use super::tract::{BLOCK, TractEngine, graph_facts};
-use super::{Engine as _, EngineError, LoadOptions};
+use super::tract::{TractEngine, graph_facts};
+use super::{BLOCK, Engine, EngineError, LoadOptions, blocks};
 use crate::defence::{ScoreKind, offline};
 use crate::tensor::{DType, Dim, Inputs};
 
@@ -108,8 +115,8 @@ fn linear() -> NodeProto {
     node("MatMul", &["x", "w"], "logits")
 }
 
-fn load(graph: Graph) -> Result<TractEngine, EngineError> {
-    TractEngine::load(&graph.bytes(), &LoadOptions::default())
+fn load(graph: Graph) -> Result<Arc<dyn Engine>, EngineError> {
+    load_bytes(&graph.bytes(), &LoadOptions::default())
 }
 
 fn kind_of(nodes: Vec<NodeProto>, output: &'static str) -> Result<ScoreKind, EngineError> {
@@ -138,7 +145,7 @@ fn an_operator_that_does_not_tell_is_an_error_that_asks() {
     assert!(matches!(kind_of(vec![linear(), rows], "p"), Err(EngineError::Kind(_))));
     let bytes = Graph::new(vec![linear(), node("Relu", &["logits"], "y")], &["y"]).bytes();
     let declared = LoadOptions { score_kind: Some(ScoreKind::Logits), ..LoadOptions::default() };
-    assert!(TractEngine::load(&bytes, &declared).unwrap().spec().how_decided.contains("declared in the configuration"));
+    assert!(load_bytes(&bytes, &declared).unwrap().spec().how_decided.contains("declared in the configuration"));
 }
 
 #[test]
@@ -173,7 +180,7 @@ fn what_is_linear_in_probabilities_is_no_logit() {
 fn a_declaration_that_the_model_belies_stops_the_start() {
     let bytes = Graph::new(vec![linear()], &["logits"]).bytes();
     let declared = LoadOptions { score_kind: Some(ScoreKind::Probabilities), ..LoadOptions::default() };
-    let error = TractEngine::load(&bytes, &declared).map(|_| ()).unwrap_err();
+    let error = load_bytes(&bytes, &declared).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("declared as probabilities"), "{error}");
 }
 
@@ -214,11 +221,11 @@ fn two_outputs_that_could_be_meant_are_an_error_that_asks() {
     let error = load(both()).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("'logits' and 'p'"), "{error}");
     let named = LoadOptions { score_output: Some("p".into()), ..LoadOptions::default() };
-    let engine = TractEngine::load(&both().bytes(), &named).unwrap();
+    let engine = load_bytes(&both().bytes(), &named).unwrap();
     assert_eq!(engine.spec().score_kind, ScoreKind::Probabilities);
     assert_eq!(engine.spec().other_outputs, ["logits"]);
     let unknown = LoadOptions { score_output: Some("z".into()), ..LoadOptions::default() };
-    assert!(TractEngine::load(&both().bytes(), &unknown).is_err());
+    assert!(load_bytes(&both().bytes(), &unknown).is_err());
 }
 
 #[test]
@@ -228,12 +235,12 @@ fn a_file_may_say_which_output_holds_the_scores_and_the_configuration_overrules_
         graph.score_output = Some(score_output);
         graph.bytes()
     };
-    let engine = TractEngine::load(&graph("logits"), &LoadOptions::default()).unwrap();
+    let engine = load_bytes(&graph("logits"), &LoadOptions::default()).unwrap();
     assert_eq!((engine.spec().score_output.as_str(), engine.spec().score_kind), ("logits", ScoreKind::Logits));
     assert_eq!(engine.spec().other_outputs, ["p"]);
     let named = LoadOptions { score_output: Some("p".into()), ..LoadOptions::default() };
-    assert_eq!(TractEngine::load(&graph("logits"), &named).unwrap().spec().score_output, "p");
-    let error = TractEngine::load(&graph("q"), &LoadOptions::default()).map(|_| ()).unwrap_err();
+    assert_eq!(load_bytes(&graph("logits"), &named).unwrap().spec().score_output, "p");
+    let error = load_bytes(&graph("q"), &LoadOptions::default()).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("'q'") && error.to_string().contains("metadata"), "{error}");
 }
 
@@ -271,7 +278,7 @@ fn rows_are_answered_alone_and_in_batches_alike() {
 fn a_model_that_answers_with_nan_is_an_error_and_no_score() {
     let bytes = Graph::new(vec![linear(), node("Log", &["logits"], "y")], &["y"]).bytes();
     let declared = LoadOptions { score_kind: Some(ScoreKind::Logits), ..LoadOptions::default() };
-    let engine = TractEngine::load(&bytes, &declared).unwrap();
+    let engine = load_bytes(&bytes, &declared).unwrap();
     let rows = ndarray::array![[-5.0_f32, -5.0]].into_dyn();
     let error = engine.infer(&Inputs::from_f32(&engine.spec().inputs[0], rows).unwrap()).unwrap_err();
     assert!(matches!(error, EngineError::Scores(_)), "{error}");
@@ -289,8 +296,8 @@ fn labels_come_from_the_file_and_must_be_as_many_as_classes() {
 
 #[test]
 fn graphs_that_cannot_be_served_are_refused_with_a_reason() {
-    assert!(matches!(TractEngine::load(b"", &LoadOptions::default()), Err(EngineError::NotOnnx(_))));
-    assert!(TractEngine::load(b"no model at all", &LoadOptions::default()).is_err());
+    assert!(matches!(load_bytes(b"", &LoadOptions::default()), Err(EngineError::NotOnnx(_))));
+    assert!(load_bytes(b"no model at all", &LoadOptions::default()).is_err());
     let mut graph = Graph::new(vec![linear()], &["logits"]);
     graph.batch = Some(4);
     assert!(load(graph).map(|_| ()).unwrap_err().to_string().contains("batch of 4"));
@@ -309,6 +316,19 @@ fn damaged_models_never_panic() {
         damaged[at] ^= 0x15;
         let _ = graph_facts(&damaged);
         let _ = TractEngine::load(&damaged, &LoadOptions::default());
+        if let Some(options) = onnx_runtime(&LoadOptions::default()) {
+            let _ = super::load(&damaged, &options);
+        }
         let _ = graph_facts(&bytes[..at]);
     }
+}
+
+#[test]
+fn blocks_hold_every_row_once_and_none_alone() {
+    for n_rows in 1..200 {
+        let blocks = blocks(n_rows, BLOCK);
+        assert!(blocks.iter().cloned().flatten().eq(0..n_rows), "{n_rows}");
+        assert!(n_rows == 1 || blocks.iter().all(|block| (2..=BLOCK).contains(&block.len())), "{n_rows}");
+    }
+    assert_eq!(blocks(3, 1), [0..1, 1..2, 2..3]);
 }

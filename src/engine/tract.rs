@@ -16,15 +16,11 @@ use tract_onnx::tract_core::internal::TDim;
 use tract_onnx::{Onnx, pb};
 
 use super::inspect::{self, GraphFacts};
-use super::{Engine, EngineError, LoadOptions, ModelSpec, tables, widen, zipmap};
+use super::{
+    BLOCK, Engine, EngineError, LoadOptions, ModelSpec, answer_shape, blocks, same_alone, tables, widen, zipmap,
+};
 use crate::defence::{RawScores, ScoresError};
-use crate::tensor::{DType, Dim, InputTensor, Inputs, TensorSpec, Values, shape_text};
-
-/// Rows that run at once.
-pub const BLOCK: usize = 64;
-
-/// How far the two plans may be apart, relative to the largest score: other kernels, another order of sums.
-const BATCH_TOLERANCE: f32 = 1e-3;
+use crate::tensor::{DType, Dim, InputTensor, Inputs, TensorSpec, Values};
 
 /// The most values that one row of an input may have.
 const MAX_ROW_VALUES: usize = 1 << 28;
@@ -81,29 +77,12 @@ impl TractEngine {
         }
         let any = build.plan(Batch::Any).ok();
         let any = any.filter(|any| agrees(any, &single, &facts.inputs, n_classes, floats));
-        let how_decided = match floats {
-            Floats::AsTheyAre => decision.how,
-            Floats::Single => format!("{}; its doubles are computed in single precision", decision.how),
-        };
-        let other_outputs = facts.outputs.iter().map(|output| output.name.clone());
-        let other_outputs = other_outputs.filter(|name| *name != decision.output).collect();
-        let labels = match facts.labels {
-            Some(labels) if labels.len() != n_classes => {
-                let text = format!("its metadata names {} labels, its scores have {n_classes} classes", labels.len());
-                return Err(EngineError::Output(text));
-            }
-            labels => labels,
-        };
-        let spec = ModelSpec {
-            inputs: facts.inputs,
-            score_output: decision.output,
-            score_kind: decision.kind,
-            n_classes,
-            how_decided,
-            labels,
-            other_outputs,
-            row_by_row: any.is_none(),
-        };
+        let row_by_row = any.is_none();
+        let mut decision = decision;
+        if floats == Floats::Single {
+            decision.how += "; its doubles are computed in single precision";
+        }
+        let spec = inspect::spec(facts, decision, n_classes, row_by_row)?;
         Ok(Self { spec, single, any, floats })
     }
 
@@ -151,12 +130,21 @@ fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
 }
 
 fn read(bytes: &[u8]) -> Result<(Onnx, pb::ModelProto), EngineError> {
-    let onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
-    let proto = onnx.proto_model_for_read(&mut Cursor::new(bytes));
-    let mut proto = proto.map_err(|error| EngineError::NotOnnx(format!("{error:#}")))?;
-    zipmap::take_off(&mut proto);
+    let (mut proto, _) = read_model(bytes)?;
     tables::spell_out(&mut proto);
-    Ok((onnx, proto))
+    Ok((reader(), proto))
+}
+
+fn reader() -> Onnx {
+    tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true)
+}
+
+/// Reads a model file, a last `ZipMap` taken off, and tells whether there was one.
+pub(super) fn read_model(bytes: &[u8]) -> Result<(pb::ModelProto, bool), EngineError> {
+    let proto = reader().proto_model_for_read(&mut Cursor::new(bytes));
+    let mut proto = proto.map_err(|error| EngineError::NotOnnx(format!("{error:#}")))?;
+    let taken_off = zipmap::take_off(&mut proto);
+    Ok((proto, taken_off))
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -273,10 +261,7 @@ fn agrees(any: &Plan, single: &Plan, inputs: &[TensorSpec], n_classes: usize, fl
         answer(plan, probe(inputs, rows, Fill::Various, floats)?, n_rows, Some(n_classes))
     };
     let Ok(together) = run(any, 0..3) else { return false };
-    let largest = together.iter().fold(1.0_f32, |largest, score| largest.max(score.abs()));
-    let alike =
-        |(a, b): (&f32, &f32)| a == b || (a - b).abs() <= BATCH_TOLERANCE * largest || (a.is_nan() && b.is_nan());
-    (0..3).all(|row| run(single, row..row + 1).is_ok_and(|alone| together.row(row).iter().zip(alone.row(0)).all(alike)))
+    same_alone(&together, |row| run(single, row..row + 1))
 }
 
 fn at_load(error: EngineError) -> EngineError {
@@ -298,34 +283,8 @@ fn answer(
     let output = output.cast_to::<f32>().map_err(|_| EngineError::Run)?;
     let values = output.to_plain_array_view::<f32>().map_err(|_| EngineError::Run)?;
     let shape = values.shape();
-    let fits = shape.len() >= 2
-        && shape[0] == n_rows
-        && shape[1] > 0
-        && n_classes.is_none_or(|n| n == shape[1])
-        && shape[2..].iter().all(|&size| size == 1);
-    if !fits {
-        return Err(EngineError::AnswerShape {
-            expected: format!("[{n_rows},{}]", n_classes.map_or_else(|| "classes".to_owned(), |n| n.to_string())),
-            got: shape_text(shape),
-        });
-    }
-    let shape = (shape[0], shape[1]);
+    let shape = answer_shape(shape, n_rows, n_classes)?;
     Array2::from_shape_vec(shape, values.iter().copied().collect()).map_err(|_| EngineError::Run)
-}
-
-/// Rows `0..n_rows` in blocks of `block`, the last one shorter. In blocks of several rows none has one alone, which other
-/// kernels would compute: a row is to be answered alike wherever in a batch it stands.
-fn blocks(n_rows: usize, block: usize) -> Vec<Range<usize>> {
-    let mut blocks: Vec<Range<usize>> =
-        (0..n_rows).step_by(block.max(1)).map(|start| start..(start + block).min(n_rows)).collect();
-    if let [.., before, last] = &mut blocks[..]
-        && block > 2
-        && last.len() == 1
-    {
-        before.end -= 1;
-        last.start -= 1;
-    }
-    blocks
 }
 
 /// Some rows of the inputs as tract's tensors.
@@ -365,19 +324,4 @@ fn tensor(input: &InputTensor, rows: &Range<usize>, floats: Floats) -> Result<Te
         Values::Bf16(v) => in_single!(v, |value| value.to_f32()),
     };
     tensor.map_err(|_| EngineError::Run)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blocks_hold_every_row_once_and_none_alone() {
-        for n_rows in 1..200 {
-            let blocks = blocks(n_rows, BLOCK);
-            assert!(blocks.iter().cloned().flatten().eq(0..n_rows), "{n_rows}");
-            assert!(n_rows == 1 || blocks.iter().all(|block| (2..=BLOCK).contains(&block.len())), "{n_rows}");
-        }
-        assert_eq!(blocks(3, 1), [0..1, 1..2, 2..3]);
-    }
 }

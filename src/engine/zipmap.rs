@@ -9,8 +9,9 @@ use tract_onnx::pb::{TensorShapeProto, TypeProto, type_proto};
 
 /// Takes every `ZipMap` off that makes an output of the graph. One whose matrix is an output itself stays, and its own
 /// output is none that can be served.
-pub(super) fn take_off(model: &mut pb::ModelProto) {
-    let Some(graph) = &mut model.graph else { return };
+pub(super) fn take_off(model: &mut pb::ModelProto) -> bool {
+    let Some(graph) = &mut model.graph else { return false };
+    let before = graph.node.len();
     while let Some(place) = graph.node.iter().position(|node| removable(graph, node)) {
         let zip = graph.node.remove(place);
         let (matrix, name) = (&zip.input[0], &zip.output[0]);
@@ -26,6 +27,7 @@ pub(super) fn take_off(model: &mut pb::ModelProto) {
                 Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() });
         }
     }
+    graph.node.len() < before
 }
 
 fn removable(graph: &pb::GraphProto, node: &pb::NodeProto) -> bool {

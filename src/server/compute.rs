@@ -237,10 +237,11 @@ impl Job {
             return None;
         }
         let queued = self.queued_at.elapsed();
-        let read = catch_unwind(AssertUnwindSafe(|| self.call.begin()));
-        match read.unwrap_or_else(|_| Err((panicked(metrics), Facts::default()))) {
+        let mut facts = Facts::default();
+        let read = catch_unwind(AssertUnwindSafe(|| self.call.begin(&mut facts)));
+        match read.unwrap_or_else(|_| Err(panicked(metrics))) {
             Ok(begun) => Some(Ready { job: self, begun }),
-            Err((refusal, facts)) => {
+            Err(refusal) => {
                 if self.claim(metrics) {
                     let charge = self.call.body.charge;
                     let _ = self.reply.send(Done { result: Err(refusal), facts, queued, charge });
@@ -341,6 +342,10 @@ fn run_together(batch: Vec<Ready>, metrics: &Metrics) {
                 metrics.batch_failures.inc();
             }
             for (ready, queued) in batch.into_iter().zip(queued) {
+                if ready.job.reply.is_closed() {
+                    metrics.skipped.inc();
+                    continue;
+                }
                 let (raw, taken) = if alone { (Err(error.clone()), taken) } else { infer(&[&ready.begun]) };
                 ready.finish(raw.map(|mut scores| scores.swap_remove(0)), taken, queued, metrics);
             }
@@ -392,18 +397,17 @@ impl Call {
     }
 
     /// Reads the request, unpacked; the body is let go of, and charged for what its values take.
-    fn begin(&mut self) -> Result<Begun, (Refusal, Facts)> {
-        let before = |refusal| (refusal, Facts::default());
+    fn begin(&mut self, facts: &mut Facts) -> Result<Begun, Refusal> {
         if let Some(coding) = self.packed.take() {
             let empty = ReadBody { bytes: Bytes::new(), charge: self.body.charge.of_same_budget() };
             let packed = std::mem::replace(&mut self.body, empty);
-            self.body = coding.unpack(packed, self.max_bytes).map_err(before)?;
+            self.body = coding.unpack(packed, self.max_bytes)?;
         }
-        self.charge_decoded().map_err(before)?;
-        let asked = self.dialect.call(&self.body).map_err(before)?;
-        let begun = self.served.pipeline.begun(asked, &self.context)?;
+        self.charge_decoded()?;
+        let asked = self.dialect.call(&self.body)?;
+        let begun = self.served.pipeline.begun(asked, &self.context, facts)?;
         self.body.bytes = Bytes::new();
-        self.body.charge.grow(begun.n_bytes()).map_err(before)?;
+        self.body.charge.grow(begun.n_bytes())?;
         Ok(begun)
     }
 

@@ -42,6 +42,7 @@ struct Lane {
 }
 
 /// What a thread is to do next.
+#[allow(clippy::large_enum_variant, reason = "made and taken apart at once, never stored")]
 pub(super) enum Task {
     /// To read a request, or to answer one whose model takes no batches.
     Read(Job),

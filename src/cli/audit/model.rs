@@ -16,8 +16,7 @@ use crate::audit::system::{System, add_grid, build_all};
 use crate::audit::target::Target;
 use crate::data::{DataSource, Dataset, Part, Split, hex};
 use crate::defence::{Defence, DefenceConfig, Fitted, Method};
-use crate::engine::Engine as _;
-use crate::engine::tract::TractEngine;
+use crate::engine;
 use crate::pipeline::{Identity, Pipeline, bundled, read_for};
 
 /// Everything that an audit reads, checked to belong together.
@@ -90,7 +89,7 @@ impl Subject {
         };
         let model_digest = ModelDigest::of(&model);
         let file = centroids.as_deref().map(|bytes| read_for(bytes, model_digest)).transpose()?;
-        let engine = TractEngine::load(&model, &args.scores.options())?;
+        let engine = engine::load(&model, &args.scores.options())?;
         let spec = engine.spec();
         ensure!(
             spec.n_classes == dataset.n_classes(),
@@ -122,7 +121,7 @@ impl Subject {
         let scores_decided = spec.how_decided.clone();
         let identity =
             Identity { name: name.clone(), version: "1".to_owned(), labels: Vec::new(), model: model_digest };
-        let pipeline = Pipeline::new(Arc::new(engine), defence, identity)?;
+        let pipeline = Pipeline::new(engine, defence, identity)?;
         let digest = centroids.map(|bytes| hex(&Sha256::digest(bytes)));
         let artifact_digest = Figure::or(digest, "no centroid file was given");
         Ok(Self {

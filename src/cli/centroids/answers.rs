@@ -6,8 +6,7 @@ use ndarray::Array2;
 
 use crate::data::Dataset;
 use crate::defence::offline;
-use crate::engine::Engine as _;
-use crate::engine::tract::TractEngine;
+use crate::engine::Engine;
 use crate::tensor::Inputs;
 
 /// Gives the logits of rows, on several threads at once.
@@ -24,7 +23,7 @@ pub(super) trait Answers: Sync {
 
 /// An ONNX graph, on every core.
 pub(super) struct TractAnswers<'a> {
-    pub(super) engine: &'a TractEngine,
+    pub(super) engine: &'a dyn Engine,
     pub(super) dataset: &'a Dataset,
 }
 

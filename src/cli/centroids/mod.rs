@@ -32,8 +32,7 @@ use crate::data::{DataSource, Dataset, Memory, Part, Split, check_writable, is_s
 use crate::defence::{
     Bank, CentroidSums, Centroids, ClassFallback, DistanceQuantiles, Fitted, N_QUANTILES, offline, quantiles_of,
 };
-use crate::engine::tract::TractEngine;
-use crate::engine::{Engine, memory};
+use crate::engine::{self, Engine, memory};
 #[cfg(feature = "lab")]
 use crate::lab::device::Device;
 
@@ -133,7 +132,7 @@ fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     args.check_out()?;
     memory::keep_freed();
     let bytes = std::fs::read(&args.model).with_context(|| format!("cannot read {}", args.model.display()))?;
-    let engine = TractEngine::load(&bytes, &args.scores.options())?;
+    let engine = engine::load(&bytes, &args.scores.options())?;
     let dataset = Dataset::load_within(&args.data, ROWS_IN_MEMORY)?;
     let split = args.split.as_deref().map(|path| read_split(path, &dataset)).transpose()?;
     let all: Vec<usize>;
@@ -144,8 +143,8 @@ fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
             &all
         }
     };
-    let labels = fitting_labels(&engine, &dataset)?;
-    let tract = TractAnswers { engine: &engine, dataset: &dataset };
+    let labels = fitting_labels(&*engine, &dataset)?;
+    let tract = TractAnswers { engine: &*engine, dataset: &dataset };
     let network = args.network(&dataset, split.as_ref(), &tract, rows)?;
     let answers: &dyn Answers = network.as_deref().unwrap_or(&tract);
     let fit = Fit {
@@ -245,7 +244,7 @@ fn read_split(path: &Path, dataset: &Dataset) -> anyhow::Result<Split> {
 }
 
 /// The class names, after checking that model and data fit each other.
-fn fitting_labels(engine: &TractEngine, dataset: &Dataset) -> anyhow::Result<Vec<String>> {
+fn fitting_labels(engine: &dyn Engine, dataset: &Dataset) -> anyhow::Result<Vec<String>> {
     let spec = engine.spec();
     let [input] = &spec.inputs[..] else {
         bail!("the model has {} inputs: rows of one array can be fed to one input only", spec.inputs.len());

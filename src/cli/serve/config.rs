@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use super::super::inspect::EngineArg;
 use super::Args;
 use super::batching::WrittenBatching;
 use super::upstream::{UpstreamSettings, WrittenUpstream};
@@ -94,6 +95,8 @@ pub(super) struct Written {
     quick_microseconds: Option<u32>,
     batching: WrittenBatching,
     warm_up: Option<bool>,
+    engine: Option<EngineArg>,
+    engine_library: Option<PathBuf>,
     pub(super) model: Option<PathBuf>,
     pub(super) centroids: Option<PathBuf>,
     name: Option<String>,
@@ -247,6 +250,8 @@ fn from_file(text: &str, path: &Path, mistakes: &mut Mistakes) -> Written {
     written.score_output = model.take("score_output");
     written.score_kind = model.take("score_kind");
     written.warm_up = model.take("warm_up");
+    written.engine = model.take("engine");
+    written.engine_library = model.take("engine_library");
     model.close();
     let mut upstream = Section::open("upstream", &mut file, mistakes);
     written.upstream.read(&mut upstream);
@@ -295,6 +300,8 @@ impl Written {
         over(&mut self.queue_timeout_seconds, &args.queue_timeout_seconds);
         self.batching.overlay(&args.batching);
         over(&mut self.warm_up, &args.no_warm_up.then_some(false));
+        over(&mut self.engine, &args.scores.engine);
+        over(&mut self.engine_library, &args.scores.engine_library);
         over(&mut self.model, &args.model);
         over(&mut self.centroids, &args.centroids);
         over(&mut self.name, &args.kserve.model_name);
@@ -396,6 +403,8 @@ impl Written {
         let of_upstream = upstream.is_meant().then(|| upstream.model_name().unwrap_or(bundled::NAME).to_owned());
         let in_upstream = self.name.clone().or_else(|| of_upstream.clone()).unwrap_or_default();
         let upstream = upstream.check(&self, &in_upstream, mistakes);
+        let engine = self.engine.unwrap_or(EngineArg::Tract);
+        let runtime = engine.runtime(self.engine_library.take(), Some(server.compute.threads));
         let log = log_settings(self.log_format.as_deref(), self.log_level.as_deref(), mistakes);
         let defence = self.defence.clone().unwrap_or_default();
         if let Err(wrong) = defence.check() {
@@ -421,7 +430,7 @@ impl Written {
             repository: self.repository,
             model,
             upstream,
-            load: LoadOptions { score_output: self.score_output, score_kind: self.score_kind },
+            load: LoadOptions { runtime, score_output: self.score_output, score_kind: self.score_kind },
             preparation,
             defence,
             log,
@@ -468,7 +477,8 @@ pub(super) fn folder_settings(text: &str) -> Result<FolderSettings, Mistakes> {
     let mut file: Table = text.parse().map_err(|error| vec![format!("not TOML: {error}")])?;
     let mut settings = FolderSettings::default();
     let mut model = Section::open("model", &mut file, &mut mistakes);
-    settings.load = LoadOptions { score_output: model.take("score_output"), score_kind: model.take("score_kind") };
+    settings.load.score_output = model.take("score_output");
+    settings.load.score_kind = model.take("score_kind");
     model.close();
     if let Some(defence) = file.remove("defence") {
         match defence.try_into::<DefenceConfig>() {

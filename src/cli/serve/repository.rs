@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use super::config::{FolderSettings, Settings, folder_settings, is_plain_word};
 use super::warn_alone;
 use crate::defence::{DefenceConfig, Method};
+use crate::engine::{LoadOptions, Runtime};
 use crate::pipeline::{Parts, Pipeline, Preparation};
 use crate::server::Repository;
 
@@ -30,6 +31,7 @@ pub(super) struct Folder {
     defence: DefenceConfig,
     max_rows: usize,
     preparation: Preparation,
+    runtime: Runtime,
 }
 
 impl Folder {
@@ -41,6 +43,7 @@ impl Folder {
             defence: settings.defence.clone(),
             max_rows: settings.max_rows,
             preparation: settings.preparation.clone(),
+            runtime: settings.load.runtime.clone(),
         })
     }
 
@@ -82,7 +85,7 @@ impl Folder {
             version,
             model: &model,
             centroids: centroids.as_deref(),
-            load: settings.load.clone(),
+            load: LoadOptions { runtime: self.runtime.clone(), ..settings.load.clone() },
             defence: defence.clone(),
         };
         let pipeline = parts.assemble().and_then(|pipeline| pipeline.prepared(&self.preparation));
@@ -154,6 +157,7 @@ mod tests {
             defence: DefenceConfig::default(),
             max_rows: 7,
             preparation: Preparation::default(),
+            runtime: Runtime::Tract,
         }
     }
 

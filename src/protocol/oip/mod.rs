@@ -6,7 +6,7 @@
 //! directions: JSON tensors, and the binary tensor data extension.
 //!
 //! What is refused rather than guessed: parameters without a rule (see the table in `parameters.rs`), unknown
-//! or repeated inputs and outputs, FP16, BF16 and BYTES inputs, ragged arrays, NaN and infinities (R8), bytes
+//! or repeated inputs and outputs, FP16 and BF16 in JSON, BYTES inputs, ragged arrays, NaN and infinities (R8), bytes
 //! too few or too many. Unknown fields outside of `parameters` are ignored, as the protocol asks.
 
 mod bodies;
