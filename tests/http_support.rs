@@ -118,8 +118,10 @@ pub(crate) fn gated() -> (Sender<()>, Arc<AtomicUsize>, Arc<StubEngine>) {
     (open, calls, engine)
 }
 
+/// One compute thread, and nothing computed elsewhere: a model of a test may wait.
 pub(crate) fn one_thread(queue: usize) -> Config {
-    Config { compute: ComputeConfig { threads: 1, queue, ..ComputeConfig::default() }, ..Config::default() }
+    let compute = ComputeConfig { threads: 1, queue, quick: Duration::ZERO, ..ComputeConfig::default() };
+    Config { compute, ..Config::default() }
 }
 
 /// Sends a good request and leaves the answer for later.

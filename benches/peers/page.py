@@ -50,14 +50,14 @@ class Record:
         return cls({"format": "sordino.peers/1", "sections": {}})
 
     def add(self, section, run, args, began):
-        root = pathlib.Path(__file__).resolve().parent
-        commit = said("git", "-C", str(root), "rev-parse", "--short=12", "HEAD")
-        dirty = "-dirty" if said("git", "-C", str(root), "status", "--porcelain", "--", "../../src") else ""
+        root = str(pathlib.Path(__file__).resolve().parent)
+        commit = args.commit or said("git", "-C", root, "rev-parse", "--short=12", "HEAD")
+        is_dirty = not args.commit and said("git", "-C", root, "status", "--porcelain", "--", "../../src")
         command = f"just bench-peers --only {section} --rounds {args.rounds} --seconds {args.seconds}"
         self.data["machine"] = machine()
         self.data["sections"][section] = {
             "command": command,
-            "commit": commit + dirty,
+            "commit": commit + ("-dirty" if is_dirty else ""),
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
             "cores": sorted(args.cores),
             "load_average_at_start": began,

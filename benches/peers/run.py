@@ -307,6 +307,7 @@ def main():
     parser.add_argument("--cores", default="0,1", help="of everything")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections: " + ", ".join(SECTIONS))
     parser.add_argument("--condition", default="", help="a sentence about the machine during the run, for the record")
+    parser.add_argument("--commit", help="what the program was built from, if not what is checked out")
     parser.add_argument("--out", type=pathlib.Path, help="folder of README.md and results.json")
     args = parser.parse_args()
     args.cores = {int(core) for core in args.cores.split(",")}
