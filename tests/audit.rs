@@ -480,7 +480,7 @@ pub(crate) fn small_report() -> Report {
         analysis: Figure::missing("not asked for"),
         trainings: Figure::missing("one training"),
         policy: Figure::missing("no policy was given"),
-        not_tried: tried::not_tried(tried::Tried::default()),
+        not_tried: tried::not_tried(&tried::Tried::default()),
     }
 }
 
@@ -559,16 +559,34 @@ fn the_grid_stands_before_the_floor_and_its_masks_are_audited_alone() {
 
 #[test]
 fn what_was_not_tried_is_told_apart() {
-    use sordino::audit::tried::{Tried, not_tried};
+    use sordino::audit::tried::{Source, Tried, not_tried};
 
-    let said = |tried| not_tried(tried).join("\n");
+    let said = |tried| not_tried(&tried).join("\n");
     let nothing = said(Tried::default());
-    let all =
-        said(Tried { shadows: true, changed: true, boundary: true, learned: true, canaries: true, trainings: true });
-    for word in ["LiRA", "single records", "changed inputs", "repeated", "mix a record", "boundary", "--scores-only"] {
+    let all = said(Tried {
+        source: Source::Model,
+        shadows: true,
+        changed: true,
+        boundary: true,
+        learned: true,
+        canaries: true,
+        trainings: true,
+        undone: true,
+        lot: Some(Ok(())),
+    });
+    let words = ["LiRA", "single records", "changed inputs", "repeated", "mix a record", "boundary", "--scores-only"];
+    for word in words.into_iter().chain(["undo it", "by lot"]) {
         assert!(nothing.contains(word) && !all.contains(word), "{word}");
     }
     // Labels under noise are no walk to the boundary, and neither plants a record.
     let queries = said(Tried { changed: true, ..Tried::default() });
     assert!(!queries.contains("changed inputs") && queries.contains("boundary") && all.contains("canaries"));
+    // Nothing is advised that the command line refuses.
+    let file = said(Tried { source: Source::Predictions, ..Tried::default() });
+    assert!(["--shadows", "--queries", "--boundary"].iter().all(|option| !file.contains(option)), "{file}");
+    let endpoint = said(Tried { source: Source::Endpoint, ..Tried::default() });
+    assert!(endpoint.contains("--queries") && !endpoint.contains("--shadows"), "{endpoint}");
+    assert!(endpoint.contains("give --defence and --centroids"), "{endpoint}");
+    let few = said(Tried { lot: Some(Err("5 members".to_owned())), ..Tried::default() });
+    assert!(few.contains("by lot") && few.contains("5 members"), "{few}");
 }

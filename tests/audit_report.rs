@@ -90,6 +90,18 @@ fn the_example_policy_is_one() {
 }
 
 #[test]
+fn the_table_of_records_names_no_attack_where_none_counts() {
+    let (target, mut outcome) = planted_outcome();
+    for system in &mut outcome.records {
+        system.attack = None;
+    }
+    let table = String::from_utf8(sordino::audit::records::csv(&target, &outcome).unwrap()).unwrap();
+    let header = table.lines().next().unwrap();
+    assert!(!header.contains("score of") && !header.contains("called"), "{header}");
+    assert_eq!(header.split(',').count(), 4 + 2 * outcome.records.len());
+}
+
+#[test]
 fn the_table_of_records_has_a_line_for_each_row() {
     let (target, outcome) = planted_outcome();
     let table = sordino::audit::records::csv(&target, &outcome).unwrap();
@@ -102,6 +114,10 @@ fn the_table_of_records_has_a_line_for_each_row() {
     assert_eq!(rows.iter().filter(|row| &row[1] == "1").count(), target.n_members());
     let is_number = |field: &str| field.is_empty() || field.parse::<f64>().is_ok_and(f64::is_finite);
     assert!(rows.iter().all(|row| row.iter().skip(3).all(is_number)));
+    let column = |name: &str| header.iter().position(|found| found == name).unwrap();
+    let logit = column("label-only: scaled logit");
+    assert!(rows.iter().all(|row| row[logit].is_empty()), "a label has no scaled logit");
+    assert!(rows.iter().all(|row| !row[column("undefended: scaled logit")].is_empty()));
     assert_eq!(
         rows.iter().filter(|row| &row[2] == "verdict").count(),
         outcome.is_verdict.iter().filter(|v| **v).count()

@@ -101,6 +101,28 @@ fn labels_and_sides_may_come_from_elsewhere() {
 }
 
 #[test]
+fn a_file_that_contradicts_what_is_known_is_refused_by_number_and_first_record() {
+    let text = "row,label,member,predicted\n5,0,1,0\n6,1,1,1\n7,0,0,0\n8,1,0,1\n9,1,3,1\n";
+    let refused = |labels: Option<&[u32]>, sides: &[(u64, Side)]| {
+        let sides = (!sides.is_empty()).then(|| sides.iter().copied().collect());
+        let columns = Columns::parse_csv(text.as_bytes()).unwrap();
+        Predictions::new(columns, &Elsewhere { labels, sides }).map_err(|error| error.to_string()).map(|_| ())
+    };
+    let (member, other) = (Side::Member, Side::NonMember);
+    let as_told = [(5, member), (6, member), (7, other), (8, other)];
+    assert_eq!(refused(Some(&[9, 9, 9, 9, 9, 0, 1, 0, 1, 1]), &as_told), Ok(()));
+    // A row that the column leaves out may be named, a part of the file may be judged, and a calibration row is none
+    // that was trained on.
+    assert_eq!(refused(None, &[(5, member), (9, member), (7, Side::Calibration), (8, other)]), Ok(()));
+    let absent = refused(None, &[&as_told[..], &[(40, member), (31, member)]].concat()).unwrap_err();
+    assert_eq!(absent, "2 of the members that were named are not in the file: the first is record 31");
+    let turned = refused(None, &[(5, other), (6, member), (7, member), (8, other)]).unwrap_err();
+    assert!(turned.starts_with("2 rows contradict in column \"member\"") && turned.ends_with("record 5"), "{turned}");
+    let labels = refused(Some(&[9, 9, 9, 9, 9, 0, 1, 1, 0, 1]), &[]).unwrap_err();
+    assert!(labels.starts_with("2 rows contradict in column \"label\"") && labels.ends_with("record 7"), "{labels}");
+}
+
+#[test]
 fn what_does_not_fit_is_refused_with_its_place() {
     let refused = |text: &str| match read(text).and_then(|read| read.study(TakenAs::Served).map(|_| ())) {
         Ok(()) => panic!("{text}"),

@@ -85,6 +85,12 @@ impl Inversion {
         matches!(self.how, How::AsIs)
     }
 
+    /// Whether a row may be recovered in two ways: see [`Inversion::other_logits`].
+    #[must_use]
+    pub fn has_two_roots(&self) -> bool {
+        matches!(&self.how, How::Blend { weight, gates: None, .. } if *weight > 0.0)
+    }
+
     /// Undoes a temperature.
     #[must_use]
     pub fn temperature(value: f64) -> Self {
@@ -164,6 +170,9 @@ impl Inversion {
     /// The label stays.
     #[must_use]
     pub fn undone(&self, answers: &Answers) -> Answers {
+        if self.is_as_is() {
+            return answers.clone();
+        }
         let n_classes = answers.probabilities.ncols();
         let of_row = |row: usize| {
             let mut z = self.logits(answers.probabilities.row(row), answers.predicted[row]);

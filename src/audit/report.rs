@@ -14,7 +14,7 @@ use crate::audit::lot::Lot;
 use crate::audit::null::Null;
 use crate::audit::policy::Verdict;
 use crate::audit::rows::AllocationRecord;
-use crate::audit::shadow::leave_one_out::{LeaveOneOut, RecordRisk};
+use crate::audit::shadow::leave_one_out::{LeaveOneOut, RecordRisk, Ties};
 use crate::audit::spread::SystemSpread;
 use crate::audit::standing::{Leak, Standing};
 use crate::audit::system::{Role, Skipped};
@@ -216,6 +216,9 @@ pub struct BankFindings {
     pub study: LeaveOneOut,
     /// The records of the highest risk, the worst first: picked, so biased upward.
     pub worst: Vec<RecordRisk>,
+    /// Records of the same risk as the last of `worst` that are not named there; left out where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worst_ties: Option<Ties>,
 }
 
 impl BankFindings {
@@ -225,7 +228,12 @@ impl BankFindings {
     /// From a named study.
     #[must_use]
     pub fn of((system, study): &(String, LeaveOneOut)) -> Self {
-        Self { system: system.clone(), worst: study.worst(Self::N_WORST), study: study.clone() }
+        Self {
+            system: system.clone(),
+            worst: study.worst(Self::N_WORST),
+            worst_ties: study.ties(Self::N_WORST),
+            study: study.clone(),
+        }
     }
 }
 

@@ -10,9 +10,23 @@ pub const NOT_TRIED: [&str; 6] = [
     "other paths around the proxy: timing, caches, logs, the model's own endpoint",
 ];
 
-/// What a study had beside one answer a row.
+/// Where the answers came from, by which it is told what would have allowed more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Source {
+    /// A model in this process.
+    #[default]
+    Model,
+    /// A running endpoint.
+    Endpoint,
+    /// A file of answers: nobody can be asked again.
+    Predictions,
+}
+
+/// What a study had beside one answer a row.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tried {
+    /// Where the answers came from.
+    pub source: Source,
     /// Shadow models.
     pub shadows: bool,
     /// Answers to changed rows, and to the same rows again.
@@ -25,27 +39,55 @@ pub struct Tried {
     pub canaries: bool,
     /// Several trainings.
     pub trainings: bool,
+    /// Some system's defence was undone.
+    pub undone: bool,
+    /// The two sides were compared without any model; else why not, in words.
+    pub lot: Option<Result<(), String>>,
 }
 
-/// What was not tried by a study that had this much.
+/// What was not tried by a study that had this much. No option is named that the command line of its source refuses.
 #[must_use]
-pub fn not_tried(tried: Tried) -> Vec<String> {
-    let shadows = "needs a bank of shadow models (--shadows)";
+pub fn not_tried(tried: &Tried) -> Vec<String> {
+    let shadows = match tried.source {
+        Source::Model => "needs a bank of shadow models (--shadows)",
+        Source::Endpoint | Source::Predictions => "needs shadow models, and the model itself to set them beside",
+    };
+    let again = |option: &str| match tried.source {
+        Source::Predictions => "a system that can be asked again, and a file cannot".to_owned(),
+        Source::Model | Source::Endpoint => format!("a system that can be asked again ({option})"),
+    };
+    let centroids = match tried.source {
+        Source::Model => "needs the defence's centroids (--centroids)",
+        Source::Endpoint => "the defence was not undone (give --defence and --centroids)",
+        Source::Predictions => {
+            "the defence was not undone, for a file does not say which it was (an audit of the endpoint takes --defence \
+             and --centroids)"
+        }
+    };
+    let lot = match &tried.lot {
+        Some(Err(reason)) => reason.clone(),
+        Some(Ok(())) | None => "needs the rows (--data, with a split or files of row numbers)".to_owned(),
+    };
     let lacking = [
         (tried.learned, "attacks learned on answers, thresholds per class: left out (--scores-only)".to_owned()),
+        (tried.undone, format!("attackers who know the defence and undo it: {centroids}")),
+        (
+            matches!(tried.lot, Some(Ok(()))),
+            format!("membership by lot, whether the two sides differ without any model: {lot}"),
+        ),
         (tried.shadows, format!("likelihood-ratio attacks (LiRA), RMIA and difficulty calibration: {shadows}")),
         (tried.shadows, format!("the risk of single records: {shadows}")),
+        (tried.changed, format!("label-only attacks by changed inputs: need {}", again("--queries"))),
+        (tried.changed, format!("repeated and perturbed queries: need {}", again("--queries"))),
+        (
+            tried.boundary,
+            format!("distance to the decision boundary: some hundred queries a row, needs {}", again("--boundary")),
+        ),
         (
             tried.changed,
-            "label-only attacks by changed inputs: need a system that can be asked again (--queries)".to_owned(),
+            format!("queries that mix a record with another (against routing): need {}", again("--queries")),
         ),
-        (tried.changed, "repeated and perturbed queries: need a system that can be asked again (--queries)".to_owned()),
-        (tried.boundary, "distance to the decision boundary: needs some hundred queries a row (--boundary)".to_owned()),
-        (tried.changed, "queries that mix a record with another (against routing): need a system that can be asked again (--queries)".to_owned()),
-        (
-            tried.trainings,
-            "several trainings (--training): every interval over rows is of one model".to_owned(),
-        ),
+        (tried.trainings, "several trainings (--training): every interval over rows is of one model".to_owned()),
         (
             tried.canaries,
             "planted records (canaries): need a model that was trained with them (sordino data plant)".to_owned(),

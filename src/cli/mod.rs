@@ -93,9 +93,21 @@ pub fn main() -> ExitCode {
         Ok(ExitCode::from(PANICKED))
     });
     outcome.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", told(&error));
         ExitCode::FAILURE
     })
+}
+
+/// An error with its causes, each told once: some errors tell their cause themselves.
+fn told(error: &anyhow::Error) -> String {
+    let mut said: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if said.last().is_none_or(|before| !before.ends_with(&cause)) {
+            said.push(cause);
+        }
+    }
+    said.join(": ")
 }
 
 /// Replaces the process's panic hook by one that logs where a panic was, and not what it said: the message of
@@ -136,5 +148,21 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(args) => bench::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_an_error_tells_itself_is_not_told_twice() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot read it: {0}")]
+        struct Outer(#[source] std::io::Error);
+        let missing = || std::io::Error::new(std::io::ErrorKind::NotFound, "no such file");
+        let twice = anyhow::Error::new(Outer(missing())).context("p.csv");
+        assert_eq!(told(&twice), "p.csv: cannot read it: no such file");
+        assert_eq!(told(&anyhow::Error::new(missing()).context("p.csv")), "p.csv: no such file");
     }
 }

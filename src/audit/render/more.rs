@@ -17,8 +17,10 @@ pub(super) fn low_rates(findings: &Findings) -> Table {
             Some((found.attack.name().to_owned(), at.clone()))
         };
         let all = system.attacks.iter().filter(|found| found.counts).filter_map(at);
+        // The first of equals, in the order of the battery.
+        let tpr = |one: &(String, TprAt)| one.1.tpr.value.unwrap_or(0.0);
         all.filter(|(_, at)| at.tpr.value.is_some())
-            .max_by(|a, b| a.1.tpr.value.unwrap_or(0.0).total_cmp(&b.1.tpr.value.unwrap_or(0.0)))
+            .reduce(|best, next| if tpr(&next) > tpr(&best) { next } else { best })
     };
     let row = |system: &SystemFindings| {
         let mut cells = vec![system.name.clone()];
@@ -137,12 +139,17 @@ fn risks(findings: &Findings) -> Table {
         };
         bank.worst.iter().take(N_RECORDS).map(row).collect::<Vec<_>>()
     };
+    let ties = findings.leave_one_out.iter().take(2).filter_map(|bank| {
+        let ties = bank.study.ties(N_RECORDS)?;
+        Some(format!("\n{}: {} of {} that tie, those of the lowest numbers.", bank.system, ties.listed, ties.all))
+    });
+    let ties: String = ties.collect();
     Table {
         title: "Records of the highest risk",
         note: format!(
             "Numbers in the data set. Found: of the models that were trained on the record, those that find it at {} % false \
              positives; called falsely: the same of the models that were not. Picked as the worst, so biased upward: a list \
-             of whom to look at.",
+             of whom to look at.{ties}",
             100.0 * findings.leave_one_out.first().map_or(0.01, |bank| bank.study.settings.record_fpr)
         ),
         n_word_columns: 1,

@@ -7,6 +7,8 @@
 //! ([`RecordRisk`]). With a few dozen models that is rough for one record; the list of the worst is still a list of
 //! whom to look at, and its figures are biased upward for having been picked.
 
+use std::cmp::Ordering;
+
 use serde::Serialize;
 
 use crate::audit::attack::AttackId;
@@ -134,6 +136,28 @@ pub struct RecordRisk {
     /// Share of pairs (a target trained on it, one that was not) in which the first scores it higher, ties half;
     /// one half where there is no pair.
     pub auc: f64,
+}
+
+impl RecordRisk {
+    /// Found less falsely called: a share of models.
+    fn share(&self) -> f64 {
+        let rate = |hits: usize, of: usize| if of == 0 { 0.0 } else { hits as f64 / of as f64 };
+        rate(self.n_found, self.n_in) - rate(self.n_false, self.n_out)
+    }
+
+    /// Less where this one is of the higher risk.
+    fn against(&self, other: &Self) -> Ordering {
+        other.share().total_cmp(&self.share()).then(other.auc.total_cmp(&self.auc))
+    }
+}
+
+/// Records of equal risk of which a list holds only some, those of the lowest row numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Ties {
+    /// Those that are listed.
+    pub listed: usize,
+    /// All of them.
+    pub all: usize,
 }
 
 /// What one target gives.
@@ -271,14 +295,20 @@ impl LeaveOneOut {
     /// The records of the highest risk: most often found, then by the area of their own pairs, then by row.
     #[must_use]
     pub fn worst(&self, n: usize) -> Vec<RecordRisk> {
-        let share = |risk: &RecordRisk| {
-            let rate = |hits: usize, of: usize| if of == 0 { 0.0 } else { hits as f64 / of as f64 };
-            rate(risk.n_found, risk.n_in) - rate(risk.n_false, risk.n_out)
-        };
         let mut records = self.records.clone();
-        records.sort_by(|a, b| share(b).total_cmp(&share(a)).then(b.auc.total_cmp(&a.auc)).then(a.row.cmp(&b.row)));
+        records.sort_by(|a, b| a.against(b).then(a.row.cmp(&b.row)));
         records.truncate(n);
         records
+    }
+
+    /// How many records stand as high as the last of the `n` worst, where a list of `n` leaves some of them out.
+    #[must_use]
+    pub fn ties(&self, n: usize) -> Option<Ties> {
+        let worst = self.worst(n);
+        let last = worst.last()?;
+        let level = |risk: &&RecordRisk| risk.against(last).is_eq();
+        let ties = Ties { listed: worst.iter().filter(level).count(), all: self.records.iter().filter(level).count() };
+        (ties.all > ties.listed).then_some(ties)
     }
 }
 
@@ -329,6 +359,16 @@ mod tests {
         assert_eq!(worst[0].row, 7);
         assert_eq!((worst[0].n_found, worst[0].n_false), (worst[0].n_in, 0));
         assert!((worst[0].auc - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn records_that_tie_at_the_end_of_the_list_are_counted() {
+        let mut found = study(&planted::bank(4, 60, 1, 0.0, 5), &LeaveOneOutSettings::default()).unwrap();
+        let risk = |row: usize, n_found: usize| RecordRisk { row, n_in: 2, n_out: 2, n_found, n_false: 0, auc: 1.0 };
+        found.records = (0..9).map(|row| risk(row, if row == 8 { 2 } else { 1 })).collect();
+        assert_eq!(found.worst(3).iter().map(|risk| risk.row).collect::<Vec<_>>(), [8, 0, 1]);
+        assert_eq!(found.ties(3), Some(Ties { listed: 2, all: 8 }));
+        assert_eq!((found.ties(1), found.ties(9)), (None, None), "nobody who ties is left out");
     }
 
     #[test]

@@ -10,10 +10,11 @@
 //! | `member` | 1 (`member`), 0 (`non-member`), 2 (`calibration`: for the temperature alone) or 3 (`unused`) |
 //! | `row` | the record's number in its data set; without it, rows are numbered from 0 |
 //!
-//! `label` and `member` may be left out where a data set and a split, or files of row numbers, tell them. Any file
+//! `label` and `member` may be left out where a data set and a split, or files of row numbers, tell them; where both
+//! tell them they must agree, and the file must hold every member and non-member that is named. Any file
 //! may be damaged; errors name rows and columns, never a value.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use csv::{ReaderBuilder, StringRecord};
@@ -31,7 +32,7 @@ use crate::defence::{RawScores, ScoreKind, ScoresError};
 #[derive(Debug, thiserror::Error)]
 pub enum PredictionError {
     /// The file could not be read.
-    #[error("cannot read it: {0}")]
+    #[error("cannot read it")]
     Io(#[from] std::io::Error),
     /// The archive or the table is damaged, or holds anything but numbers.
     #[error(transparent)]
@@ -65,6 +66,26 @@ pub enum PredictionError {
     Twice {
         /// Its number.
         record: u64,
+    },
+    /// The file says otherwise than what was given beside it.
+    #[error("{n} rows contradict {what}: the first is record {first}")]
+    Contradiction {
+        /// Rows that do.
+        n: usize,
+        /// What the file holds, and what stands against it.
+        what: &'static str,
+        /// Number of the first such record, in the file's order.
+        first: u64,
+    },
+    /// Records that were named are not in the file.
+    #[error("{n} of the {side} that were named are not in the file: the first is record {first}")]
+    Absent {
+        /// How many.
+        n: usize,
+        /// Which side names them.
+        side: &'static str,
+        /// The least number of such a record.
+        first: u64,
     },
     /// The rows do not make a target.
     #[error(transparent)]
@@ -273,7 +294,8 @@ impl Predictions {
     ///
     /// # Errors
     /// [`PredictionError`]: unknown or missing columns, values that are no numbers, labels, sides or scores, records
-    /// that are there twice or on both sides.
+    /// that are there twice or on both sides, records that were named and are not there, columns that say otherwise
+    /// than what is known from elsewhere.
     pub fn new(mut columns: Columns, elsewhere: &Elsewhere<'_>) -> Result<Self, PredictionError> {
         let n_rows = columns.n_rows;
         let records = match columns.take(&ROW) {
@@ -472,18 +494,56 @@ fn sides(
     elsewhere: Option<&HashMap<u64, Side>>,
     records: &[u64],
 ) -> Result<Vec<Side>, PredictionError> {
-    match (elsewhere, column) {
-        (Some(sides), _) => {
-            Ok(records.iter().map(|record| sides.get(record).copied().unwrap_or(Side::Unused)).collect())
+    let side = |(row, &number): (usize, &f64)| {
+        Side::of_number(number).ok_or_else(|| bad_row(row, "0, 1, 2 or 3 as member", "another"))
+    };
+    let column = column.map(|column| column.iter().enumerate().map(side).collect::<Result<Vec<Side>, _>>());
+    match (elsewhere, column.transpose()?) {
+        (Some(sides), column) => {
+            all_there(sides, records)?;
+            let named: Vec<Side> =
+                records.iter().map(|record| sides.get(record).copied().unwrap_or(Side::Unused)).collect();
+            if let Some(column) = column {
+                // Whom nobody names, and whom the column leaves out, no one speaks about.
+                let says = |side: Side| (side != Side::Unused).then_some(side == Side::Member);
+                let contradicts = |row: usize, named: &[Side]| match (says(column[row]), says(named[row])) {
+                    (Some(a), Some(b)) => a != b,
+                    _ => false,
+                };
+                let what = "in column \"member\" the split or the files of row numbers";
+                agree(what, records, |row| contradicts(row, &named))?;
+            }
+            Ok(named)
         }
-        (None, Some(column)) => {
-            let side = |(row, &number): (usize, &f64)| {
-                Side::of_number(number).ok_or_else(|| bad_row(row, "0, 1, 2 or 3 as member", "another"))
-            };
-            column.iter().enumerate().map(side).collect()
-        }
+        (None, Some(column)) => Ok(column),
         (None, None) => Err(wrong("a column \"member\", or a split, or files of row numbers", "none of them")),
     }
+}
+
+/// Refuses rows that say otherwise than what is known.
+fn agree(what: &'static str, records: &[u64], contradicts: impl Fn(usize) -> bool) -> Result<(), PredictionError> {
+    let rows: Vec<usize> = (0..records.len()).filter(|&row| contradicts(row)).collect();
+    match rows.first() {
+        None => Ok(()),
+        Some(&first) => Err(PredictionError::Contradiction { n: rows.len(), what, first: records[first] }),
+    }
+}
+
+/// Checks that members and non-members that were named are in the file; of the calibration rows all or none, for a
+/// file of answers may well do without.
+fn all_there(sides: &HashMap<u64, Side>, records: &[u64]) -> Result<(), PredictionError> {
+    let there: HashSet<u64> = records.iter().copied().collect();
+    let words = [(Side::Member, "members"), (Side::NonMember, "non-members"), (Side::Calibration, "calibration rows")];
+    for (side, words) in words {
+        let of_side = || sides.iter().filter(|(_, of)| **of == side).map(|(record, _)| *record);
+        let absent = || of_side().filter(|record| !there.contains(record));
+        let (n, n_named) = (absent().count(), of_side().count());
+        let may_lack_all = side == Side::Calibration && n == n_named;
+        if let Some(first) = absent().min().filter(|_| !may_lack_all) {
+            return Err(PredictionError::Absent { n, side: words, first });
+        }
+    }
+    Ok(())
 }
 
 fn labels(
@@ -493,8 +553,15 @@ fn labels(
     sides: &[Side],
 ) -> Result<Vec<u32>, PredictionError> {
     match (column, elsewhere) {
-        (Some(column), _) => {
-            Ok(whole_numbers(&column, "a label", 1 << 20)?.into_iter().map(|label| label as u32).collect())
+        (Some(column), known) => {
+            let labels: Vec<u32> =
+                whole_numbers(&column, "a label", 1 << 20)?.into_iter().map(|label| label as u32).collect();
+            if let Some(known) = known {
+                let of_data = |row: usize| known.get(records[row] as usize);
+                let what = "in column \"label\" the labels of the data set";
+                agree(what, records, |row| of_data(row).is_some_and(|label| *label != labels[row]))?;
+            }
+            Ok(labels)
         }
         (None, Some(labels)) => {
             let of = |(row, (&record, &side)): (usize, (&u64, &Side))| match labels.get(record as usize) {

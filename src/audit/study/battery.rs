@@ -128,8 +128,13 @@ pub(super) struct Subject<'a> {
 impl Bench<'_> {
     fn plan(&self, system: &System) -> Vec<Planned<'_>> {
         let allows = self.target.allows();
+        let undoes = |attack: Attack| match attack {
+            Attack::InvertedLoss => self.undoes,
+            Attack::InvertedOther => self.two_roots,
+            _ => true,
+        };
         let scores: Vec<Attack> =
-            Attack::ALL.into_iter().filter(|attack| allows.lacks(&attack.needs()).is_none()).collect();
+            Attack::ALL.into_iter().filter(|&one| allows.lacks(&one.needs()).is_none() && undoes(one)).collect();
         let mut plan: Vec<Planned<'_>> = scores.iter().map(|&attack| Planned::Score(attack)).collect();
         if self.settings.per_class {
             for by in [ClassBy::True, ClassBy::Predicted] {

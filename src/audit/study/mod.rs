@@ -111,8 +111,8 @@ pub struct Knowledge {
     pub learned_from: Vec<LearnedFrom>,
     /// What the run record claims about the model.
     pub claim: Option<Claim>,
-    /// Whether the two sides differ without any model.
-    pub lot: Option<Lot>,
+    /// Whether the two sides differ without any model, or why that could not be told; none where there are no inputs.
+    pub lot: Option<Result<Lot, String>>,
     /// A bank of shadow models, each taken as the target in turn: one entry for each system that was tried.
     pub leave_one_out: Vec<(String, LeaveOneOut)>,
 }
@@ -148,6 +148,10 @@ struct Bench<'a> {
     target: &'a Target,
     knowledge: &'a Knowledge,
     has_undefended: bool,
+    /// Some system's answers are read back: to recover a loss is no attack where nothing was changed.
+    undoes: bool,
+    /// Some system's answers may be read back in two ways.
+    two_roots: bool,
     settings: &'a Settings,
     allocation: Allocation,
     fit_memberships: Vec<bool>,
@@ -187,10 +191,15 @@ pub fn run_with(
     progress: &mut dyn FnMut(&str, usize),
 ) -> Result<Outcome, StudyError> {
     let reference = reference(systems)?;
-    let bench = Bench::new(target, settings, knowledge, reference.role() == Role::Undefended);
-    bench.check_given()?;
     let (calibration_logits, calibration_labels) = target.calibration();
     let temperature = Temperature::fit(calibration_logits, calibration_labels);
+    let inversions: Vec<Inversion> = systems.iter().map(|system| system.inversion(temperature.as_ref())).collect();
+    let bench = Bench {
+        undoes: inversions.iter().any(|inversion| !inversion.is_as_is()),
+        two_roots: inversions.iter().any(Inversion::has_two_roots),
+        ..Bench::new(target, settings, knowledge, reference.role() == Role::Undefended)
+    };
+    bench.check_given()?;
     let logits = target.logits();
     let reference_answers = bench.answer(reference, &logits, temperature.as_ref())?;
     let reference_answers = reference_answers.ok_or(StudyError::Missing { missing: "undefended" })?;
@@ -227,8 +236,12 @@ pub fn run_with(
         systems,
         skipped,
         before_and_after: measured.into_iter().map(|(_, one)| one.before_after).collect(),
-        warnings: knowledge.lot.iter().filter(|lot| lot.differs).map(Lot::words).collect(),
-        lot: Figure::or(knowledge.lot.clone(), "the inputs were not looked at"),
+        warnings: knowledge.lot.iter().flatten().filter(|lot| lot.differs).map(Lot::words).collect(),
+        lot: match &knowledge.lot {
+            None => Figure::missing("the inputs were not looked at"),
+            Some(Err(reason)) => Figure::missing(reason.clone()),
+            Some(Ok(lot)) => Figure::known(lot.clone()),
+        },
         leave_one_out: knowledge.leave_one_out.iter().map(BankFindings::of).collect(),
     };
     Ok(Outcome { findings, records, is_verdict })
@@ -278,6 +291,8 @@ impl<'a> Bench<'a> {
             settings,
             knowledge,
             has_undefended,
+            undoes: false,
+            two_roots: false,
             fit_memberships: allocation.memberships(&allocation.attack_fit),
             verdict_memberships: allocation.memberships(&allocation.verdict),
             verdict_members: allocation.verdict[..split].to_vec(),

@@ -32,7 +32,7 @@ pub(super) fn case(args: &Args, url: &str) -> anyhow::Result<Case> {
     let shown = format!("http://{}{}", endpoint.authority(), endpoint.path());
     let model = RemoteModel::new(endpoint, of.endpoint_model.as_deref(), Duration::from_secs(of.timeout.into()))?;
     let mut remote = Remote::connect(model, manners(args)).context(shown.clone())?;
-    let bar = args.bar(sides.members().len() + sides.non_members().len(), "asking");
+    let bar = args.bar(sides.members().len() + sides.non_members().len(), "asking", "rows");
     let start = Instant::now();
     let asked = remote.ask_all(&dataset, &sides, inversion, &mut |n| bar.inc(n as u64));
     bar.finish_and_clear();

@@ -55,22 +55,22 @@ pub(super) fn check(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes what is asked for.
-///
-/// # Errors
-/// What the operating system says.
-pub(super) fn write(args: &Args, report: &Report) -> anyhow::Result<()> {
+/// Writes what is asked for; one that cannot be written keeps no other from being written, and is added to `failed`.
+pub(super) fn write(args: &Args, report: &Report, failed: &mut Vec<anyhow::Error>) {
     for (option, path) in outputs(args).into_iter().filter(|(option, _)| *option != "--csv") {
-        let bytes = match option {
-            "--html" => html::page(report).into_bytes(),
-            "--markdown" => render::report(report, Layout::Markdown).into_bytes(),
-            _ => {
-                let mut json = serde_json::to_vec_pretty(report)?;
-                json.push(b'\n');
-                json
-            }
-        };
-        write_atomic(path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        super::kept(write_one(option, path, report), failed);
     }
-    Ok(())
+}
+
+fn write_one(option: &str, path: &Path, report: &Report) -> anyhow::Result<()> {
+    let bytes = match option {
+        "--html" => html::page(report).into_bytes(),
+        "--markdown" => render::report(report, Layout::Markdown).into_bytes(),
+        _ => {
+            let mut json = serde_json::to_vec_pretty(report)?;
+            json.push(b'\n');
+            json
+        }
+    };
+    write_atomic(path, &bytes).with_context(|| format!("cannot write {}", path.display()))
 }

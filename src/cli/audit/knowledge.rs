@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 
-use super::{Args, Case, questions};
+use super::{Args, Asker, Case, questions};
 use crate::audit::answers::Answers;
 use crate::audit::attack::Family;
 use crate::audit::lot;
@@ -16,10 +16,10 @@ use crate::audit::shadow::leave_one_out::{self, LeaveOneOutSettings};
 use crate::audit::shadow::{Bank, given_forms, given_undone};
 use crate::audit::source::sides::Sides;
 use crate::audit::study::{Knowledge, LearnedFrom};
-use crate::audit::system::{Role, SystemKind};
+use crate::audit::system::{Role, System, SystemKind};
 use crate::audit::target::Target;
 use crate::audit::temperature::Temperature;
-use crate::audit::tried::{self, Tried};
+use crate::audit::tried::{self, Source, Tried};
 use crate::data::Split;
 use crate::defence::ClassFallback;
 
@@ -30,7 +30,8 @@ use crate::defence::ClassFallback;
 pub(super) fn gather(args: &Args, case: &mut Case, settings: &Settings) -> anyhow::Result<Knowledge> {
     let mut knowledge = Knowledge { claim: args.record.as_deref().map(claim).transpose()?, ..Knowledge::default() };
     if let (Some(dataset), Some(sides)) = (&case.dataset, &case.sides) {
-        knowledge.lot = lot::check(dataset, sides.members(), sides.non_members(), settings.seed).ok();
+        let lot = lot::check(dataset, sides.members(), sides.non_members(), settings.seed);
+        knowledge.lot = Some(lot);
     }
     if let Some(path) = &args.shadows {
         shadows(args, path, case, settings, &mut knowledge)?;
@@ -100,7 +101,7 @@ fn shadows(
 ) -> anyhow::Result<()> {
     let dataset = case.dataset.as_ref().context("--shadows needs --data, the rows that the bank was drawn from")?;
     let before = before(case).context("--shadows")?;
-    let bar = args.bar(0, "shadows");
+    let bar = args.bar(0, "shadows", "models");
     let mut progress = |done: usize, all: usize| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);
@@ -118,7 +119,6 @@ fn shadows(
     let (calibration, labels) = case.target.calibration();
     let temperature = Temperature::fit(calibration, labels);
     let forms = questions::forms(case, n_forms, batch_rows)?;
-    undone(case, &found, (&forms[..], temperature.as_ref()), settings, knowledge)?;
     for (name, bank) in &found.banks {
         let system = case.systems.iter().find(|system| system.name == *name).context("a bank of no system")?;
         if let Some(answers) = system.answer(&case.target, &logits, temperature.as_ref())? {
@@ -134,6 +134,8 @@ fn shadows(
         study.records.iter_mut().for_each(|record| record.row = found.rows[record.row]);
         knowledge.leave_one_out.push((name.clone(), study));
     }
+    // After the plain ones: of two attacks of the same scores the first is named.
+    undone(case, &found, (&forms[..], temperature.as_ref()), settings, knowledge)?;
     if !args.scores_only {
         knowledge.learned_from = found.learned;
     }
@@ -168,9 +170,18 @@ fn undone(
 }
 
 /// What was not tried, given what the study had.
-pub(super) fn not_tried(args: &Args, knowledge: &Knowledge) -> Vec<String> {
+pub(super) fn not_tried(args: &Args, case: &Case, knowledge: &Knowledge) -> Vec<String> {
     let any = |family| knowledge.given.iter().any(|given| given.attack.family == family);
-    tried::not_tried(Tried {
+    // The rival is no defence: whoever multiplies its logits undoes it.
+    let undone = |system: &System| system.role() != Role::Rival && !system.inversion(None).is_as_is();
+    tried::not_tried(&Tried {
+        source: match &case.asker {
+            Asker::Pipeline(_) => Source::Model,
+            Asker::Remote(_) => Source::Endpoint,
+            Asker::Nobody => Source::Predictions,
+        },
+        undone: case.systems.iter().any(undone),
+        lot: knowledge.lot.as_ref().map(|lot| lot.as_ref().map(|_| ()).map_err(String::clone)),
         shadows: !knowledge.leave_one_out.is_empty(),
         changed: args.queries && any(Family::LabelOnly),
         boundary: args.boundary,

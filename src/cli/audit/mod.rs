@@ -6,6 +6,7 @@
 mod endpoint;
 mod files;
 mod knowledge;
+mod limits;
 mod model;
 mod pictures;
 mod predictions;
@@ -23,7 +24,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::inspect::ScoreArgs;
 use crate::audit::analysis::Analysis;
 use crate::audit::duplicates::Duplicates;
-use crate::audit::policy::{Policy, Stands};
+use crate::audit::policy::Stands;
 use crate::audit::render::{self, Layout};
 use crate::audit::report::{self, Figure, Origin, Report, Settings, Trainings};
 use crate::audit::source::endpoint::Remote;
@@ -152,7 +153,8 @@ pub struct Args {
     /// Write the report as one page of HTML, which needs no network and no script.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Write a line for each record: its answer under every system, and what each attack makes of it.
+    /// Write a line for each record: under every system its label, the scaled logit of the true label, and, for records of the
+    /// verdict, the score of the headline's attack and whether its rule calls the record a member.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
     /// Write the tables as Markdown.
@@ -277,7 +279,7 @@ const UNDECIDED: u8 = 4;
 /// When a file cannot be read or written, or model, centroids, data and split do not belong together.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     files::check(args)?;
-    let policy = args.policy.as_deref().map(read_policy).transpose()?;
+    let policy = args.policy.as_deref().map(limits::read).transpose()?;
     let mut settings = Settings {
         seed: args.seed,
         n_permutations: args.permutations as usize,
@@ -297,9 +299,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         (None, Some(url)) => endpoint::case(args, url)?,
         (None, None) => model::case(args)?,
     };
+    if let Some(policy) = &policy {
+        limits::check(policy, &case.systems, !case.target.calibration().1.is_empty())?;
+    }
     pictures::check(args, &case)?;
     let knowledge = knowledge::gather(args, &mut case, &settings)?;
-    let bar = args.bar(case.systems.len(), "attacks");
+    let bar = args.bar(case.systems.len(), "attacks", "systems");
     let mut progress = |_: &str, done: usize| bar.set_position(done as u64);
     let skipped = std::mem::take(&mut case.skipped);
     let outcome = study::run_with(&case.target, &case.systems, skipped, &settings, &knowledge, &mut progress);
@@ -317,27 +322,43 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         trainings: Figure::missing("one training was audited (--training)"),
         analysis: Figure::missing("it was not asked for (--analysis)"),
         policy: Figure::missing("no policy was given"),
-        not_tried: knowledge::not_tried(args, &knowledge),
+        not_tried: knowledge::not_tried(args, &case, &knowledge),
     };
-    if !args.training.is_empty() {
-        report.trainings = Figure::known(over_trainings(args, &report, &settings)?);
+    // What fails from here on must not cost the study: the report is written first.
+    let mut failed: Vec<anyhow::Error> = Vec::new();
+    if !args.training.is_empty()
+        && let Some(found) = kept(over_trainings(args, &report, &settings), &mut failed)
+    {
+        report.trainings = Figure::known(found);
     }
     if args.analysis {
         report.analysis = analysed(&case, &knowledge, &settings);
         if let Some(found) = report.analysis.value.as_mut().filter(|_| args.pictures) {
-            found.pictures = pictures::draw(args, &case, &found.extremes)?;
+            found.pictures = kept(pictures::draw(args, &case, &found.extremes), &mut failed).unwrap_or_default();
         }
     }
-    if let Some(path) = &args.csv {
-        let table = records::csv(&case.target, &outcome)?;
-        write_atomic(path, &table).with_context(|| format!("cannot write {}", path.display()))?;
-    }
     if let Some(policy) = policy {
-        report.policy = Figure::known(policy.judge(&report.findings)?);
+        report.policy = match policy.judge(&report.findings) {
+            Ok(verdict) => Figure::known(verdict),
+            Err(error) => {
+                let missing = Figure::missing(format!("the policy could not be held: {error}"));
+                failed.push(anyhow::Error::new(error).context("--policy"));
+                missing
+            }
+        };
     }
     print!("{}", render::report(&report, Layout::Terminal));
     alarm(&report.findings.warnings);
-    files::write(args, &report)?;
+    files::write(args, &report, &mut failed);
+    if let Some(path) = &args.csv {
+        let table = records::csv(&case.target, &outcome).context("--csv");
+        let written = table
+            .and_then(|table| write_atomic(path, &table).with_context(|| format!("cannot write {}", path.display())));
+        kept(written, &mut failed);
+    }
+    if let Some(first) = failed.into_iter().next() {
+        return Err(first);
+    }
     Ok(match report.policy.value.map(|verdict| verdict.stands) {
         None | Some(Stands::Held) => ExitCode::SUCCESS,
         Some(Stands::Violated) => ExitCode::from(VIOLATED),
@@ -359,7 +380,7 @@ fn over_trainings(args: &Args, first: &Report, settings: &Settings) -> anyhow::R
         let digest = case.origin.model_digest.value.clone().unwrap_or_default();
         ensure!(!models.contains(&digest), "--training {shown}: the same model as another training");
         models.push(digest);
-        let bar = args.bar(case.systems.len(), "attacks");
+        let bar = args.bar(case.systems.len(), "attacks", "systems");
         let mut progress = |_: &str, done: usize| bar.set_position(done as u64);
         let knowledge = Knowledge::default();
         let outcome = study::run_with(&case.target, &case.systems, case.skipped, settings, &knowledge, &mut progress);
@@ -367,6 +388,11 @@ fn over_trainings(args: &Args, first: &Report, settings: &Settings) -> anyhow::R
         all.push(outcome.with_context(|| format!("--training {shown}"))?.findings);
     }
     Ok(Trainings { n: all.len(), models, systems: over_targets(&all, settings.level) })
+}
+
+/// A value, or nothing and its error kept for the end.
+fn kept<T>(result: anyhow::Result<T>, failed: &mut Vec<anyhow::Error>) -> Option<T> {
+    result.map_err(|error| failed.push(error)).ok()
 }
 
 /// What puts every figure in doubt, once more at the end and in red, where somebody looks.
@@ -393,14 +419,6 @@ fn analysed(case: &Case, knowledge: &Knowledge, settings: &Settings) -> Figure<A
 
 fn needs_centroids(config: &DefenceConfig) -> bool {
     !matches!(config.method, Method::LabelOnly | Method::AsIs)
-}
-
-fn read_policy(path: &Path) -> anyhow::Result<Policy> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
-    let policy: Policy = toml::from_str(&text).with_context(|| shown.to_string())?;
-    policy.check().with_context(|| shown.to_string())?;
-    Ok(policy)
 }
 
 impl Args {
@@ -467,10 +485,11 @@ impl Args {
         Ok(Sides::new(canaries.trained(), canaries.withheld(), split.part(Part::Calibration).to_vec())?)
     }
 
-    /// A bar over `n_rows` rows, hidden where none is wanted.
-    fn bar(&self, n_rows: usize, what: &'static str) -> ProgressBar {
-        let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(n_rows as u64) };
-        if let Ok(style) = ProgressStyle::with_template("{msg:10} {wide_bar} {pos}/{len} rows, {per_sec}, {eta} left") {
+    /// A bar over `n` things that `unit` names, hidden where none is wanted.
+    fn bar(&self, n: usize, what: &'static str, unit: &'static str) -> ProgressBar {
+        let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(n as u64) };
+        let template = format!("{{msg:10}} {{wide_bar}} {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left");
+        if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style);
         }
         bar.set_message(what);

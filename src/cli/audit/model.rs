@@ -140,7 +140,7 @@ impl Subject {
     }
 
     fn collect(&self, args: &Args) -> anyhow::Result<Target> {
-        let bar = args.bar(self.sides.n_rows(), "inference");
+        let bar = args.bar(self.sides.n_rows(), "inference", "rows");
         let mut progress = |n: usize| bar.inc(n as u64);
         let batch_rows = args.batch_size as usize;
         let target = Target::collect(&self.pipeline, &self.dataset, &self.sides, batch_rows, &mut progress);

@@ -5,19 +5,26 @@ use std::collections::HashMap;
 use anyhow::Context as _;
 use ndarray::{ArrayD, Ix4};
 
+#[cfg(feature = "lab")]
+use anyhow::ensure;
+
 use super::{Args, Case};
 use crate::audit::analysis::Extremes;
 use crate::audit::pictures::{self, N_SHOWN, Picture};
 use crate::data::Dataset;
+#[cfg(feature = "lab")]
+use crate::lab::{device::Device, network::Network};
 
 /// Checks early that pictures can be made.
 ///
 /// # Errors
-/// When there are no rows, or they are no images.
+/// When there are no rows, they are no images, or the weights are those of another network than the model.
 pub(super) fn check(args: &Args, case: &Case) -> anyhow::Result<()> {
     if args.pictures {
         pictures::check_shape(dataset(case)?.row_shape())?;
     }
+    #[cfg(feature = "lab")]
+    weights(args, case)?;
     Ok(())
 }
 
@@ -47,6 +54,46 @@ pub(super) fn draw(args: &Args, case: &Case, extremes: &[Extremes]) -> anyhow::R
     drawn.collect()
 }
 
+/// Rows on which the weights are held against the model before the study.
+#[cfg(feature = "lab")]
+const N_CHECKED: usize = 32;
+
+/// The network of `--heatmaps`, checked to answer the rows of the study as the model does; none without the weights.
+#[cfg(feature = "lab")]
+fn weights(args: &Args, case: &Case) -> anyhow::Result<Option<Network>> {
+    /// How far the weights' logits may be from the model's, beside the largest of them.
+    const TOLERANCE: f32 = 1e-2;
+
+    let Some(path) = &args.heatmaps else { return Ok(None) };
+    let shown = path.display();
+    let device = Device::Cpu.open()?;
+    let (network, _) = Network::from_safetensors(&super::read(path)?, &device.training())
+        .with_context(|| format!("--heatmaps: {shown}"))?;
+    let (row_shape, n_classes) = (network.plan().row_shape(), network.plan().n_classes());
+    let dataset = dataset(case)?;
+    ensure!(
+        dataset.row_shape() == row_shape && n_classes == case.target.n_classes(),
+        "--heatmaps: {shown} takes rows of shape {row_shape:?} to {n_classes} classes, the data has {:?} and {}",
+        dataset.row_shape(),
+        case.target.n_classes()
+    );
+    ensure!(case.target.allows().logits, "--heatmaps: there are no scores of the model to hold {shown} against");
+    // From both sides, so that a network is told that was trained on the same rows.
+    let n_rows = case.target.n_rows();
+    let places: Vec<usize> = (0..n_rows).step_by((n_rows / N_CHECKED).max(1)).collect();
+    let rows: Vec<usize> = places.iter().map(|&place| case.target.dataset_rows()[place]).collect();
+    let (of_model, of_weights) = (case.target.logits(), network.logits(dataset.batch(&rows)));
+    for (&place, of_weights) in places.iter().zip(of_weights.rows()) {
+        let model = of_model.row(place);
+        let mean = |row: ndarray::ArrayView1<'_, f32>| row.sum() / n_classes as f32;
+        let (a, b) = (mean(model), mean(of_weights));
+        let largest = model.iter().fold(1.0_f32, |top, value| top.max((value - a).abs()));
+        let differs = model.iter().zip(of_weights).any(|(m, w)| ((m - a) - (w - b)).abs() > TOLERANCE * largest);
+        ensure!(!differs, "--heatmaps: {shown} holds the weights of another network than the model");
+    }
+    Ok(Some(network))
+}
+
 /// The map of each row; none without the weights.
 #[cfg(feature = "lab")]
 fn heat(
@@ -55,41 +102,9 @@ fn heat(
     images: &ArrayD<f32>,
     wanted: &[(usize, u32)],
 ) -> anyhow::Result<HashMap<usize, ndarray::Array2<f32>>> {
-    use anyhow::ensure;
-
-    use crate::lab::device::Device;
-    use crate::lab::network::Network;
-
-    /// How far the weights' logits may be from the model's, beside the largest of them.
-    const TOLERANCE: f32 = 1e-2;
-
-    let Some(path) = &args.heatmaps else { return Ok(HashMap::new()) };
-    let shown = path.display();
-    let device = Device::Cpu.open()?;
-    let (network, _) = Network::from_safetensors(&super::read(path)?, &device.training())
-        .with_context(|| format!("--heatmaps: {shown}"))?;
-    let (row_shape, n_classes) = (network.plan().row_shape(), network.plan().n_classes());
-    let fits = images.shape()[1..] == *row_shape && n_classes == case.target.n_classes();
-    ensure!(
-        fits,
-        "--heatmaps: {shown} takes rows of shape {row_shape:?} to {n_classes} classes, the data has {:?} and {}",
-        &images.shape()[1..],
-        case.target.n_classes()
-    );
-    let places: HashMap<usize, usize> =
-        case.target.dataset_rows().iter().enumerate().map(|(place, &row)| (row, place)).collect();
-    let (of_model, of_weights) = (case.target.logits(), network.logits(images.clone()));
-    for (&(row, _), of_weights) in wanted.iter().zip(of_weights.rows()) {
-        let Some(&place) = places.get(&row) else { continue };
-        let model = of_model.row(place);
-        let mean = |row: ndarray::ArrayView1<'_, f32>| row.sum() / n_classes as f32;
-        let (a, b) = (mean(model), mean(of_weights));
-        let largest = model.iter().fold(1.0_f32, |top, value| top.max((value - a).abs()));
-        let differs = model.iter().zip(of_weights).any(|(m, w)| ((m - a) - (w - b)).abs() > TOLERANCE * largest);
-        ensure!(!differs, "--heatmaps: {shown} holds the weights of another network than the model");
-    }
+    let Some(network) = weights(args, case)? else { return Ok(HashMap::new()) };
     let classes: Vec<u32> = wanted.iter().map(|&(_, class)| class).collect();
-    let maps = network.grad_cam(images.clone(), &classes).with_context(|| format!("--heatmaps: {shown}"))?;
+    let maps = network.grad_cam(images.clone(), &classes).context("--heatmaps")?;
     Ok(wanted.iter().zip(maps.outer_iter()).map(|(&(row, _), map)| (row, map.to_owned())).collect())
 }
 

@@ -54,7 +54,7 @@ pub(super) fn ask(args: &Args, case: &mut Case, settings: &Settings, knowledge: 
     };
     let enough = left.is_none_or(|left| left >= wanted);
     ensure!(enough, "--query-budget: {wanted} further queries are wanted, it holds {} more", left.unwrap_or_default());
-    let bar = args.bar(wanted as usize, "queries");
+    let bar = args.bar(wanted as usize, "queries", "queries");
     let mut given = Vec::new();
     if args.queries {
         given.extend(subject.neighbourhood(target, systems, asker, &bar)?);
