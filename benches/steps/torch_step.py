@@ -99,7 +99,39 @@ class ResNet9(nn.Module):
         return self.last(F.max_pool2d(F.max_pool2d(x, 2), 2).flatten(1))
 
 
-NETWORKS = {"fcn": FullyConnected, "cnn": SmallCnn, "densenet-bc": Dense, "resnet-9": ResNet9}
+class ResNet18(nn.Module):
+    """ResNet-18 for 32x32: a first convolution of 3x3, no pool behind it, four stages of two blocks."""
+
+    row, classes = (3, 32, 32), 10
+
+    class Block(nn.Module):
+        def __init__(self, inputs, outputs, stride):
+            super().__init__()
+            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+            self.norm1, self.norm2 = nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)
+            self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+            self.beside = nn.Identity()
+            if stride != 1 or inputs != outputs:
+                self.beside = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+
+        def forward(self, x):
+            return F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))) + self.beside(x))
+
+    def __init__(self, width=64):
+        super().__init__()
+        parts, channels = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()], width
+        for stage in range(4):
+            for block in range(2):
+                outputs = width << stage
+                parts.append(ResNet18.Block(channels, outputs, 2 if stage and not block else 1))
+                channels = outputs
+        self.parts = nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+    def forward(self, x):
+        return self.parts(x)
+
+
+NETWORKS = {"fcn": FullyConnected, "cnn": SmallCnn, "densenet-bc": Dense, "resnet-9": ResNet9, "resnet-18": ResNet18}
 
 
 def times(name, batch, steps, device):
