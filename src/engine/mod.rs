@@ -27,6 +27,9 @@ use std::time::{Duration, Instant};
 use ndarray::Array2;
 
 use self::upstream::{WireReply, WireRequest};
+use crate::defence::{RawScores, ScoreKind, ScoresError};
+use crate::protocol::Passed;
+use crate::tensor::{Inputs, TensorSpec, shape_text};
 
 /// What an engine knows of its model.
 #[derive(Debug, Clone, PartialEq)]

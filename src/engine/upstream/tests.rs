@@ -94,7 +94,8 @@ fn an_output_passes_only_by_its_own_rule_and_where_it_can_hold_no_scores() {
     };
     assert_eq!(plan(Dialect::OipHttp, "embedding", |_| {}).unwrap(), [spec("embedding", &[-1, 8])]);
     assert!(plan(Dialect::OipGrpc, "embedding", |found| found.binary = false).is_ok());
-    let refusals: [(Dialect, &str, fn(&mut Found), &str); 11] = [
+    type Refused = (Dialect, &'static str, fn(&mut Found), &'static str);
+    let refusals: [Refused; 11] = [
         (Dialect::OipHttp, "logits", |_| {}, "holds the scores"),
         (Dialect::OipHttp, "nope", |_| {}, "expected one of 'logits', 'embedding'"),
         (Dialect::TfServing, "embedding", |_| {}, "not for tfserving"),
