@@ -11,7 +11,7 @@ default:
     @just --list --unsorted
 
 # The checks of a change, quickest first
-gate: fmt lint core deny test doc first-command test-clients units image
+gate: fmt lint core deny test doc instructions first-command test-clients units image
 
 # Formatting, checked
 fmt:
@@ -83,6 +83,17 @@ bench *args:
 # End-to-end latency beside bare tract and a bare echo; writes benches/runs/
 bench-e2e *args:
     cargo bench --features lab --bench e2e -- {{ args }}
+
+# Sordino beside Triton, MLServer, KServe, FastAPI, furnace-server, nginx, HAProxy and Envoy, those that are installed:
+# docs/latency.md says how. `just bench-peers --out benches/runs/DATE-peers`
+bench-peers *args:
+    cargo build {{ cargo_flags }} --bin sordino
+    {{ python }} benches/peers/run.py --sordino "${CARGO_TARGET_DIR:-target}/release/sordino" \
+        --bare "$(.ci/bench-program bare)" {{ args }}
+
+# Instructions that decode, defend and encode take, against a kept count (needs valgrind, and says so without)
+instructions *args:
+    {{ python }} benches/instructions/count.py "$(.ci/bench-program instructions)" {{ args }}
 
 # Training steps beside PyTorch's (needs a python3 with torch); writes benches/runs/
 bench-steps *args:

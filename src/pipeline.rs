@@ -9,12 +9,15 @@
 //! [`Defended`], and beside it from those outputs of another server that an operator has vouched for, one by one.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::artifact::centroids::{self, CentroidFile};
 use crate::artifact::{ArtifactError, ModelDigest};
-use crate::defence::{Defence, DefenceConfig, DefenceError, DefendError, Defended, Form, RawScores, ScoreKind};
+use crate::defence::{
+    Defence, DefenceConfig, DefenceError, DefendError, Defended, Form, RawScores, ScoreKind, ScoresError,
+};
 use crate::engine::tract::TractEngine;
 use crate::engine::upstream::{Fault, WireReply, WireRequest};
 use crate::engine::{CallContext, Engine, EngineError, LoadOptions, ModelSpec, RemoteEngine};
@@ -90,6 +93,14 @@ pub enum AssembleError {
     /// The defence does not fit.
     #[error(transparent)]
     Defence(#[from] DefenceError),
+    /// The model did not answer made-up rows.
+    #[error("warm-up with {rows} rows of zeros: {error}")]
+    WarmUp {
+        /// Rows that were asked for at once.
+        rows: usize,
+        /// What went wrong.
+        error: PipelineError,
+    },
     /// The model and the centroid file name the classes differently.
     #[error("centroid file: it calls class {class} '{artifact}', the model calls it '{model}'")]
     Labels {
@@ -156,6 +167,68 @@ pub struct Pipeline {
     description: ModelDescription,
     model: ModelDigest,
     max_rows: usize,
+    together: Together,
+}
+
+/// How rows of different requests may be run at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Together {
+    /// Not at all: rows would not be answered to the bit as each is alone, or it was not tried.
+    Never,
+    /// A row is answered to the bit alike in every batch of two rows and more; a single one is run twice.
+    FromTwo,
+    /// A row is answered to the bit alike however it is run.
+    Any,
+}
+
+/// A request that has been read, on its way to the model.
+#[derive(Debug)]
+pub struct Begun {
+    inputs: Inputs,
+    plan: ReplyPlan,
+    facts: Facts,
+    deadline: Option<Instant>,
+}
+
+impl Begun {
+    /// Its rows, at least one.
+    #[must_use]
+    pub fn n_rows(&self) -> usize {
+        self.inputs.n_rows()
+    }
+
+    /// The refusal of a request whose deadline has passed while it waited.
+    #[must_use]
+    pub fn late(&self) -> Option<Refusal> {
+        late(self.deadline)
+    }
+
+    /// What has been done for it so far.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        self.facts.clone()
+    }
+
+    /// As many bytes as its values take.
+    #[must_use]
+    pub fn n_bytes(&self) -> usize {
+        self.inputs.n_bytes()
+    }
+}
+
+/// The refusal of a request whose deadline has passed.
+fn late(deadline: Option<Instant>) -> Option<Refusal> {
+    let has_passed = deadline.is_some_and(|deadline| deadline <= Instant::now());
+    has_passed.then(|| Refusal::new(RefusalKind::QueueTimeout, "the deadline of the call has passed"))
+}
+
+/// What is done with a model before it is said to be ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Preparation {
+    /// Whether rows of zeros are run, one, and as many as each of `batches`.
+    pub warm_up: bool,
+    /// The sizes of the batches that rows of different requests will be put into; empty: they never will be.
+    pub batches: Vec<usize>,
 }
 
 impl Pipeline {
@@ -187,7 +260,7 @@ impl Pipeline {
         defence.check_served()?;
         let model = identity.model;
         let description = describe(&runner, &defence, identity);
-        Ok(Self { runner, defence, description, model, max_rows: DEFAULT_MAX_ROWS })
+        Ok(Self { runner, defence, description, model, max_rows: DEFAULT_MAX_ROWS, together: Together::Never })
     }
 
     /// The same pipeline with another limit on the rows of a request, at least 1.
@@ -200,6 +273,70 @@ impl Pipeline {
     #[must_use]
     pub fn max_rows(&self) -> usize {
         self.max_rows
+    }
+
+    /// The same pipeline, tried: [`Together`] is found out for the batches that are to be, and zeros are run. For a model
+    /// in another server nothing is done.
+    ///
+    /// # Errors
+    /// [`AssembleError::WarmUp`] when the model or the defence fails. Scores that are not finite are no failure here: a
+    /// row of zeros may lie outside of what a model takes.
+    pub fn prepared(mut self, preparation: &Preparation) -> Result<Self, AssembleError> {
+        if self.remote().is_some() {
+            return Ok(self);
+        }
+        if !preparation.batches.is_empty() {
+            self.together = self.tried_together(&preparation.batches);
+        }
+        if preparation.warm_up {
+            let batches = if self.together == Together::Never { &[] } else { &preparation.batches[..] };
+            for &rows in [1].iter().chain(batches) {
+                self.warmed(rows).map_err(|error| AssembleError::WarmUp { rows, error })?;
+            }
+        }
+        Ok(self)
+    }
+
+    fn warmed(&self, rows: usize) -> Result<(), PipelineError> {
+        let zeros = Inputs::made_up(&self.spec().inputs, 0..rows, true);
+        let zeros = zeros.map_err(|error| EngineError::Input(error.to_string()))?;
+        match self.defend(&zeros) {
+            Ok(_) | Err(PipelineError::Engine(EngineError::Scores(ScoresError::NonFinite { .. }))) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether made-up rows are answered to the bit alike in batches of these sizes and alone. The first row, the last
+    /// and one in the middle are looked at.
+    fn tried_together(&self, sizes: &[usize]) -> Together {
+        let run = |rows: Range<usize>| self.raw(&Inputs::made_up(&self.spec().inputs, rows, false).ok()?).ok();
+        let twice = |row: usize| {
+            let one = Inputs::made_up(&self.spec().inputs, row..row + 1, false).ok()?;
+            self.raw(&Inputs::joined(&[&one, &one])?).ok()
+        };
+        if self.spec().row_by_row {
+            return Together::Never;
+        }
+        let mut found = Together::Any;
+        for &size in [2, 3].iter().chain(sizes) {
+            let Some(batch) = run(0..size) else { return Together::Never };
+            for row in [0, size / 2, size - 1] {
+                let (Some(pair), Some(alone)) = (twice(row), run(row..row + 1)) else { return Together::Never };
+                if !(batch.same_row(row, &pair, 0) && batch.same_row(row, &pair, 1)) {
+                    return Together::Never;
+                }
+                if !batch.same_row(row, &alone, 0) {
+                    found = Together::FromTwo;
+                }
+            }
+        }
+        found
+    }
+
+    /// How rows of different requests may be run at once, as [`Self::prepared`] found it.
+    #[must_use]
+    pub fn together(&self) -> Together {
+        self.together
     }
 
     /// What clients may know about the model.
@@ -250,6 +387,53 @@ impl Pipeline {
     pub fn answer_within(&self, call: Call<'_>, context: &CallContext) -> (Result<Answer, Refusal>, Facts) {
         let mut facts = Facts::default();
         let answer = self.journey(call, context, &mut facts);
+        (answer, facts)
+    }
+
+    /// The first part of [`Self::answer`], for a request that is to be run with others.
+    ///
+    /// # Errors
+    /// The refusal, with the work done until then.
+    pub fn begun(&self, call: Call<'_>, context: &CallContext) -> Result<Begun, (Refusal, Facts)> {
+        let mut facts = Facts::default();
+        match self.begin(call, context, &mut facts) {
+            Ok((inputs, plan, deadline)) => Ok(Begun { inputs, plan, facts, deadline }),
+            Err(refusal) => Err((refusal, facts)),
+        }
+    }
+
+    /// The scores of requests that are run as one, still sealed: for each its own.
+    ///
+    /// # Errors
+    /// [`EngineError`] when the model fails on the batch; a request of it may do well alone.
+    pub fn infer_together(&self, requests: &[&Begun]) -> Result<Vec<RawScores>, EngineError> {
+        let inputs: Vec<&Inputs> = requests.iter().map(|request| &request.inputs).collect();
+        let n_rows: Vec<usize> = requests.iter().map(|request| request.n_rows()).collect();
+        let scores = match inputs[..] {
+            // As it would be among others.
+            [one] if n_rows == [1] && self.together == Together::FromTwo => {
+                let pair = Inputs::joined(&[one, one]).ok_or(EngineError::Run)?;
+                let mut rows = self.runner.infer(&pair)?.split(&[1, 1]).ok_or(EngineError::Run)?;
+                rows.truncate(1);
+                return Ok(rows);
+            }
+            [one] => self.runner.infer(one)?,
+            _ => self.runner.infer(&Inputs::joined(&inputs).ok_or(EngineError::Run)?)?,
+        };
+        scores.split(&n_rows).ok_or(EngineError::Run)
+    }
+
+    /// The last part of [`Self::answer`]: the scores of a request to bytes, by way of the defence. `infer` is the time that
+    /// its batch took.
+    pub fn finished(
+        &self,
+        request: Begun,
+        raw: Result<RawScores, EngineError>,
+        infer: Duration,
+    ) -> (Result<Answer, Refusal>, Facts) {
+        let Begun { plan, mut facts, .. } = request;
+        facts.infer = infer;
+        let answer = self.finish(raw, plan, &mut facts);
         (answer, facts)
     }
 
@@ -320,8 +504,8 @@ impl Pipeline {
             return Err(Refusal::bad_request(text));
         }
         let deadline = context.deadline_with(plan.timeout());
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(Refusal::new(RefusalKind::QueueTimeout, "the deadline of the call has passed"));
+        if let Some(refusal) = late(deadline) {
+            return Err(refusal);
         }
         facts.rows = inputs.n_rows();
         Ok((inputs, plan, deadline))

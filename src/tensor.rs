@@ -5,7 +5,9 @@
 //! prints shapes, never values.
 
 use std::fmt;
+use std::ops::Range;
 
+use half::{bf16, f16};
 use ndarray::ArrayD;
 
 /// Element type of a tensor, by the names of the Open Inference Protocol.
@@ -171,6 +173,10 @@ pub enum Values {
     F32(Vec<f32>),
     /// Double precision.
     F64(Vec<f64>),
+    /// Half precision.
+    F16(Vec<f16>),
+    /// bfloat16.
+    Bf16(Vec<bf16>),
 }
 
 impl Values {
@@ -189,6 +195,8 @@ impl Values {
             Values::I64(_) => DType::I64,
             Values::F32(_) => DType::F32,
             Values::F64(_) => DType::F64,
+            Values::F16(_) => DType::F16,
+            Values::Bf16(_) => DType::Bf16,
         }
     }
 
@@ -207,6 +215,8 @@ impl Values {
             Values::I64(v) => v.len(),
             Values::F32(v) => v.len(),
             Values::F64(v) => v.len(),
+            Values::F16(v) => v.len(),
+            Values::Bf16(v) => v.len(),
         }
     }
 
@@ -235,6 +245,8 @@ impl Values {
             Values::I64(v) => raw!(v),
             Values::F32(v) => raw!(v),
             Values::F64(v) => raw!(v),
+            Values::F16(v) => raw!(v),
+            Values::Bf16(v) => raw!(v),
         }
     }
 
@@ -263,7 +275,29 @@ impl Values {
             Values::I64(v) => list(body, v),
             Values::F32(v) => list(body, v),
             Values::F64(v) => list(body, v),
+            Values::F16(v) => list(body, &v.iter().map(|value| value.to_f32()).collect::<Vec<_>>()),
+            Values::Bf16(v) => list(body, &v.iter().map(|value| value.to_f32()).collect::<Vec<_>>()),
         }
+    }
+
+    /// As many bytes as the elements take.
+    #[must_use]
+    pub fn n_bytes(&self) -> usize {
+        self.len().saturating_mul(self.dtype().size().unwrap_or(1))
+    }
+
+    /// Appends elements of the same type; those of another type are not, and the answer is `false`.
+    fn append(&mut self, other: &Self) -> bool {
+        macro_rules! append {
+            ($($variant:ident),*) => {
+                match (self, other) {
+                    $((Values::$variant(all), Values::$variant(more)) => all.extend_from_slice(more),)*
+                    _ => return false,
+                }
+            };
+        }
+        append!(Bool, U8, U16, U32, U64, I8, I16, I32, I64, F32, F64, F16, Bf16);
+        true
     }
 
     /// Position of the first NaN or infinity.
@@ -271,6 +305,8 @@ impl Values {
         match self {
             Values::F32(v) => v.iter().position(|x| !x.is_finite()),
             Values::F64(v) => v.iter().position(|x| !x.is_finite()),
+            Values::F16(v) => v.iter().position(|x| !x.is_finite()),
+            Values::Bf16(v) => v.iter().position(|x| !x.is_finite()),
             _ => None,
         }
     }
@@ -406,6 +442,9 @@ impl fmt::Debug for InputTensor {
     }
 }
 
+/// The most values that are made up for one input.
+const MAX_MADE_UP: usize = 1 << 30;
+
 /// The checked inputs of one call, in the order of the model's inputs.
 #[derive(Debug, Clone)]
 pub struct Inputs {
@@ -432,7 +471,7 @@ impl Inputs {
     }
 
     /// One input from an array of shape `(n_rows, …)`, as offline code has it. A model of doubles gets the same numbers as
-    /// doubles, one of whole numbers gets them where all are whole.
+    /// doubles, one of half precision the nearest that it has, one of whole numbers or booleans gets them where all are such.
     ///
     /// # Errors
     /// As [`InputTensor::new`].
@@ -448,6 +487,56 @@ impl Inputs {
             rows.iter().copied().collect()
         };
         Self::new(vec![InputTensor::new(spec, &shape, exactly(spec.dtype, values))?])
+    }
+
+    /// Made-up rows of what a model declares, to try it with: zeros, or values that differ at every position, 0 to 1 for
+    /// floats, 0 and 1 for the others. Row `r` is the same in every range that holds it. Open dimensions are 1.
+    ///
+    /// # Errors
+    /// As [`InputTensor::new`], for an empty range, and for strings.
+    pub fn made_up(specs: &[TensorSpec], rows: Range<usize>, zeros: bool) -> Result<Self, InputError> {
+        let tensor = |spec: &TensorSpec| {
+            let dims = spec.shape.iter().skip(1).map(|dim| if let Dim::Fixed(size) = dim { *size } else { 1 });
+            let shape: Vec<usize> = std::iter::once(rows.len()).chain(dims).collect();
+            let size = shape[1..].iter().try_fold(1_usize, |n, &size| n.checked_mul(size));
+            let span = size.and_then(|size| Some(rows.start.checked_mul(size)?..rows.end.checked_mul(size)?));
+            let too_many = || InputError::WrongCount { name: spec.name.clone(), expected: usize::MAX, got: 0 };
+            let span = span.filter(|span| span.len() <= MAX_MADE_UP).ok_or_else(too_many)?;
+            let whole = !matches!(spec.dtype, DType::F16 | DType::Bf16 | DType::F32 | DType::F64);
+            let value = |index: usize| match (index as u64).wrapping_mul(2_654_435_761) % 1_009 {
+                _ if zeros => 0.0,
+                scattered if whole => (scattered % 2) as f32,
+                scattered => scattered as f32 / 1_008.0,
+            };
+            InputTensor::new(spec, &shape, exactly(spec.dtype, span.map(value).collect()))
+        };
+        Self::new(specs.iter().map(tensor).collect::<Result<_, _>>()?)
+    }
+
+    /// The rows of several calls of one model, one after the other; `None` where they are not of one model, or there is
+    /// none.
+    #[must_use]
+    pub fn joined(calls: &[&Self]) -> Option<Self> {
+        let (first, rest) = calls.split_first()?;
+        let mut joined = (*first).clone();
+        for call in rest {
+            if call.tensors.len() != joined.tensors.len() {
+                return None;
+            }
+            for (all, more) in joined.tensors.iter_mut().zip(&call.tensors) {
+                if all.shape.get(1..) != more.shape.get(1..) || !all.values.append(&more.values) {
+                    return None;
+                }
+                all.shape[0] += more.shape[0];
+            }
+        }
+        Some(joined)
+    }
+
+    /// As many bytes as the values take.
+    #[must_use]
+    pub fn n_bytes(&self) -> usize {
+        self.tensors.iter().map(|tensor| tensor.values.n_bytes()).sum()
     }
 
     /// The number of rows, at least one.
@@ -469,16 +558,38 @@ impl Inputs {
     }
 }
 
-/// The same numbers in the model's element type, where it holds every one of them; else as they are.
+/// The same numbers in the model's element type, where it holds every one of them; else as they are. Floats of half the
+/// width hold the nearest number that they have.
 fn exactly(dtype: DType, values: Vec<f32>) -> Values {
     // Whole numbers up to here are exact in f32.
     const MAX_WHOLE: f32 = 16_777_216.0;
-    let whole = || values.iter().all(|value| value.fract() == 0.0 && value.abs() <= MAX_WHOLE);
+    macro_rules! whole {
+        ($variant:ident, $type:ty) => {{
+            let holds = |&value: &f32| {
+                value.fract() == 0.0 && value.abs() <= MAX_WHOLE && <$type>::try_from(value as i64).is_ok()
+            };
+            if !values.iter().all(holds) {
+                return Values::F32(values);
+            }
+            Values::$variant(values.into_iter().map(|value| value as $type).collect())
+        }};
+    }
     match dtype {
         DType::F64 => Values::F64(values.into_iter().map(f64::from).collect()),
-        DType::I64 if whole() => Values::I64(values.into_iter().map(|value| value as i64).collect()),
-        DType::I32 if whole() => Values::I32(values.into_iter().map(|value| value as i32).collect()),
-        _ => Values::F32(values),
+        DType::F16 => Values::F16(values.into_iter().map(f16::from_f32).collect()),
+        DType::Bf16 => Values::Bf16(values.into_iter().map(bf16::from_f32).collect()),
+        DType::Bool if values.iter().all(|&value| value == 0.0 || value == 1.0) => {
+            Values::Bool(values.into_iter().map(|value| value == 1.0).collect())
+        }
+        DType::U8 => whole!(U8, u8),
+        DType::U16 => whole!(U16, u16),
+        DType::U32 => whole!(U32, u32),
+        DType::U64 => whole!(U64, u64),
+        DType::I8 => whole!(I8, i8),
+        DType::I16 => whole!(I16, i16),
+        DType::I32 => whole!(I32, i32),
+        DType::I64 => whole!(I64, i64),
+        DType::F32 | DType::Bool | DType::Bytes => Values::F32(values),
     }
 }
 
@@ -561,5 +672,56 @@ mod tests {
         assert!(matches!(error, Err(InputError::WrongDType { .. })));
         let whole = Inputs::from_f32(&spec(DType::I64), rows.mapv(f32::floor)).unwrap();
         assert!(whole.tensors()[0].values() == &Values::I64(vec![1, -2, 0, 3]));
+    }
+
+    #[test]
+    fn whole_numbers_must_fit_the_element_type_of_the_model() {
+        let rows = |value: f32| ArrayD::from_shape_vec(vec![1, 2], vec![value, 1.0]).unwrap();
+        let fed = |dtype, value| {
+            let spec = TensorSpec { name: "x".into(), dtype, shape: vec![Dim::Any, Dim::Fixed(2)] };
+            Inputs::from_f32(&spec, rows(value)).map(|inputs| inputs.tensors()[0].values().clone())
+        };
+        assert!(fed(DType::U8, 255.0) == Ok(Values::U8(vec![255, 1])));
+        assert!(fed(DType::I8, -128.0) == Ok(Values::I8(vec![-128, 1])));
+        assert!(fed(DType::Bool, 0.0) == Ok(Values::Bool(vec![false, true])));
+        for (dtype, value) in
+            [(DType::U8, 256.0), (DType::U8, -1.0), (DType::I8, 128.0), (DType::Bool, 2.0), (DType::U64, -1.0)]
+        {
+            assert!(matches!(fed(dtype, value), Err(InputError::WrongDType { .. })), "{dtype} {value}");
+        }
+        assert!(fed(DType::F16, 0.1) == Ok(Values::F16(vec![f16::from_f32(0.1), f16::ONE])));
+        // Beyond the largest half, nothing is fed.
+        assert_eq!(fed(DType::F16, 1e6).map(|_| ()), Err(InputError::NonFinite { name: "x".into(), index: 0 }));
+        assert!(fed(DType::Bf16, 1e6).is_ok());
+    }
+
+    #[test]
+    fn calls_are_joined_row_by_row_and_only_with_their_like() {
+        let one = Inputs::from_f32(&spec(), ndarray::array![[1.0_f32, 2.0]].into_dyn()).unwrap();
+        let two = Inputs::from_f32(&spec(), ndarray::array![[3.0_f32, 4.0], [5.0, 6.0]].into_dyn()).unwrap();
+        let joined = Inputs::joined(&[&one, &two, &one]).unwrap();
+        assert_eq!((joined.n_rows(), joined.n_bytes()), (4, 32));
+        assert!(joined.tensors()[0].values() == &Values::F32(vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1.0, 2.0]));
+        assert!(Inputs::joined(&[]).is_none());
+        let other = TensorSpec { dtype: DType::F64, ..spec() };
+        let other = Inputs::from_f32(&other, ndarray::array![[1.0_f32, 2.0]].into_dyn()).unwrap();
+        assert!(Inputs::joined(&[&one, &other]).is_none());
+        let wide = TensorSpec { shape: vec![Dim::Any, Dim::Fixed(3)], ..spec() };
+        let wide = Inputs::from_f32(&wide, ndarray::array![[1.0_f32, 2.0, 3.0]].into_dyn()).unwrap();
+        assert!(Inputs::joined(&[&one, &wide]).is_none());
+    }
+
+    #[test]
+    fn made_up_rows_fit_every_element_type() {
+        for (dtype, _, size) in DTYPES {
+            let spec = TensorSpec { dtype, ..spec() };
+            let all = Inputs::made_up(std::slice::from_ref(&spec), 0..3, false);
+            assert_eq!(all.is_ok(), size.is_some(), "{dtype}");
+            let Ok(all) = all else { continue };
+            let parts = [0..1, 1..3].map(|rows| Inputs::made_up(std::slice::from_ref(&spec), rows, false).unwrap());
+            let joined = Inputs::joined(&[&parts[0], &parts[1]]).unwrap();
+            assert!(joined.tensors()[0].values() == all.tensors()[0].values(), "{dtype}");
+        }
+        assert!(Inputs::made_up(&[spec()], 2..2, true).is_err());
     }
 }

@@ -539,7 +539,7 @@ fn what_was_not_tried_is_told_apart() {
 
     let said = |tried| not_tried(tried).join("\n");
     let nothing = said(Tried::default());
-    let all = said(Tried { shadows: true, changed: true, boundary: true, learned: true });
+    let all = said(Tried { shadows: true, changed: true, boundary: true, learned: true, canaries: true });
     for word in ["LiRA", "single records", "changed inputs", "repeated", "mix a record", "boundary", "--scores-only"] {
         assert!(nothing.contains(word) && !all.contains(word), "{word}");
     }

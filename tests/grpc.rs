@@ -3,6 +3,11 @@
 use std::time::{Duration, Instant};
 
 use prost::Message as _;
+use sordino::client::ClientError;
+use sordino::client::endpoint::{Endpoint, Reach};
+use sordino::client::http::{Connection, Wire};
+use sordino::client::load::{self, LoadConfig, LoadPlan, Pace};
+use sordino::client::payload::{self, Encoding, ModelInputs};
 use sordino::protocol::grpc::messages::*;
 use sordino::server::Config;
 use tonic::Code;
@@ -246,4 +251,35 @@ fn an_answer_is_byte_for_byte_the_one_on_disk() {
         std::fs::write(&path, format!("{shown}\n")).unwrap();
     }
     assert_eq!(shown, std::fs::read_to_string(&path).unwrap_or_default().trim());
+}
+
+/// What `sordino bench --encoding grpc` sends, and what it makes of the answers.
+#[test]
+fn a_load_over_grpc_asks_for_metadata_and_then_for_answers() {
+    let server = Server::plain();
+    let endpoint = Endpoint::parse(&format!("http://{}", server.address), Reach::Loopback).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let ask = |model: &str| {
+        let call = payload::metadata_call("", model, Encoding::Grpc).unwrap();
+        runtime.block_on(async { Connection::open_for(&endpoint, Wire::Grpc).await?.send(&call).await })
+    };
+    assert!(matches!(ask("nope"), Err(ClientError::Grpc(5))));
+    let inputs = ModelInputs::from_answer(&ask("clf").unwrap(), Encoding::Grpc).unwrap();
+    let config = LoadConfig {
+        n_connections: 2,
+        n_threads: 1,
+        pace: Pace::Closed,
+        warmup: Duration::ZERO,
+        duration: Duration::from_secs(30),
+        max_requests: Some(20),
+        timeout: Duration::from_secs(10),
+    };
+    let plan = LoadPlan::new(config).unwrap();
+    let calls = inputs.calls(("", "clf"), Encoding::Grpc, 2, 3, 1).unwrap();
+    let report = load::run(&plan, &endpoint, calls, 2, std::sync::Arc::default()).unwrap();
+    assert_eq!((report.n_ok, report.n_failed), (20, 0), "{report:?}");
+    assert_eq!(server.metric("sordino_rows_total "), 40.0);
+    let calls = inputs.calls(("", "nope"), Encoding::Grpc, 1, 1, 1).unwrap();
+    let report = load::run(&plan, &endpoint, calls, 1, std::sync::Arc::default()).unwrap();
+    assert_eq!((report.n_ok, report.errors.get("grpc")), (0, Some(&20)), "{report:?}");
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sordino::engine::EngineError;
 use sordino::server::Config;
 
-use crate::http_support::{Client, GOOD, Server, StubEngine, logits};
+use crate::http_support::{Client, GOOD, Server, StubEngine, head, logits};
 
 #[test]
 fn health_and_metadata_satisfy_every_client() {
@@ -208,6 +208,44 @@ fn inline_compute_answers_the_same() {
     config.compute.inline = true;
     let inline = Server::start(StubEngine::new(|| None), config);
     assert_eq!(inline.connect().infer(GOOD).body, Server::plain().connect().infer(GOOD).body);
+}
+
+#[test]
+fn a_request_that_is_alone_and_was_quick_stays_on_its_thread() {
+    let threads = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = std::sync::Arc::clone(&threads);
+    let engine = move || {
+        seen.lock().unwrap().push(std::thread::current().name().unwrap_or_default().starts_with("sordino-compute"));
+        None
+    };
+    let mut config = Config::default();
+    config.compute.quick = std::time::Duration::from_secs(60);
+    let server = Server::start(StubEngine::new(engine), config);
+    let mut client = server.connect();
+    // Nothing is known before the first answer.
+    let first = client.infer(GOOD);
+    assert_eq!(client.infer(GOOD).body, first.body);
+    assert_eq!(*threads.lock().unwrap(), [true, false]);
+    // Another is in flight from its head on.
+    let mut other = server.connect();
+    other.write(&head("POST", "/v2/models/clf/infer", &[], GOOD.len()));
+    server.wait_for("sordino_in_flight_requests ", 1.0);
+    assert_eq!(client.infer(GOOD).body, first.body);
+    other.write(GOOD.as_bytes());
+    assert_eq!(other.read(false).body, first.body);
+    assert_eq!(*threads.lock().unwrap(), [true, false, true, false]);
+}
+
+#[test]
+fn a_slow_model_is_always_computed_elsewhere() {
+    let engine = || {
+        assert!(std::thread::current().name().unwrap_or_default().starts_with("sordino-compute"));
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        None
+    };
+    let server = Server::start(StubEngine::new(engine), Config::default());
+    let mut client = server.connect();
+    assert!((0..5).all(|_| client.infer(GOOD).status == 200));
 }
 
 #[test]

@@ -8,6 +8,9 @@ mod audit_report;
 mod audit_sources;
 #[cfg(feature = "lab")]
 mod banks;
+mod batching;
+#[cfg(feature = "lab")]
+mod canaries;
 mod data;
 mod grpc;
 mod grpc_support;

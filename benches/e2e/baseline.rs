@@ -114,7 +114,7 @@ async fn ask(url: &str, encoding: &str) -> Result<(Reply, Reply)> {
     let path = format!("/v2/models/{}", bundled::NAME);
     let metadata = http::get(&endpoint, &path, Duration::from_secs(5)).await?.expect_ok(&path)?;
     let encoding = encoding.parse().map_err(anyhow::Error::msg)?;
-    let calls = ModelInputs::from_metadata(&metadata)?.calls(&format!("{path}/infer"), encoding, 1, 1, 1)?;
+    let calls = ModelInputs::from_metadata(&metadata)?.calls(("", bundled::NAME), encoding, 1, 1, 1)?;
     let answer = Connection::open(&endpoint).await?.send(&calls[0]).await?.expect_ok(&path)?;
     Ok((metadata, answer))
 }

@@ -5,18 +5,14 @@
 //!   (routing, a cache) shows where it stops looking;
 //! - [`mixed`]: queries between a record and another, which routing by nearest records takes for the other's;
 //! - [`alphabet`]: rounding and top-k leave a finite alphabet: each pattern of ties is a letter, and a letter has odds;
-//! - [`canary_rows`], [`outlier_rows`]: whom to plant. Training with them is the lab's; their scores are
-//!   those of any attack, with the *planted* label as the true one, over the planted rows alone.
 //!
-//! Inversion of the defence itself is in [`invert`](crate::audit::invert). Everything ends in one score a row, higher
+//! Canaries need no attack of their own: whom to plant is in [`Canaries`](crate::data::Canaries), and their scores are those
+//! of any attack, with the *planted* label as the true one, over the planted and the withheld rows alone. Inversion of the defence itself is in [`invert`](crate::audit::invert). Everything ends in one score a row, higher
 //! for members.
 
 use std::collections::HashMap;
 
 use ndarray::{ArrayD, Axis};
-use rand::seq::SliceRandom;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
 use crate::audit::answers::Answers;
 use crate::audit::attack::Attack;
@@ -170,31 +166,11 @@ impl Alphabet {
     }
 }
 
-/// Rows to be planted with a wrong label: for each its number and the label it is trained with. `n` rows of `rows`, or
-/// all where there are fewer.
-#[must_use]
-pub fn canary_rows(labels: &[u32], rows: &[usize], n_classes: usize, n: usize, seed: u64) -> Vec<(usize, u32)> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut rows = rows.to_vec();
-    rows.shuffle(&mut rng);
-    rows.truncate(if n_classes < 2 { 0 } else { n });
-    let mut wrong = |row: usize| (labels[row] + rng.random_range(1..n_classes as u32)) % n_classes as u32;
-    rows.into_iter().map(|row| (row, wrong(row))).collect()
-}
-
-/// The `n` rows that lie farthest out, by `distances` (n_rows; to the centroid of the class, say); ties to the lowest
-/// row.
-#[must_use]
-pub fn outlier_rows(distances: &[f64], n: usize) -> Vec<usize> {
-    let mut rows: Vec<usize> = (0..distances.len()).collect();
-    rows.sort_by(|&a, &b| distances[b].total_cmp(&distances[a]).then(a.cmp(&b)));
-    rows.truncate(n);
-    rows
-}
-
 #[cfg(test)]
 mod tests {
     use ndarray::{Array2, array};
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
 
     use super::*;
     use crate::audit::label_only::half_plane::HalfPlane;
@@ -290,16 +266,5 @@ mod tests {
         let fitted = alphabet(&continuous(1), &memberships).unwrap();
         let auc = Roc::new(&fitted.scores(&continuous(2)), &memberships).unwrap().auc();
         assert!((auc - 0.5).abs() < 0.06, "{auc}");
-    }
-
-    #[test]
-    fn a_canary_never_has_its_own_label() {
-        let labels: Vec<u32> = (0..100).map(|row| row % 5).collect();
-        let rows: Vec<usize> = (0..100).collect();
-        let canaries = canary_rows(&labels, &rows, 5, 40, 7);
-        assert_eq!(canaries.len(), 40);
-        assert!(canaries.iter().all(|&(row, label)| label != labels[row] && label < 5));
-        assert_eq!(canaries, canary_rows(&labels, &rows, 5, 40, 7));
-        assert_eq!(outlier_rows(&[0.1, 0.9, 0.9, 0.5], 3), [1, 2, 3]);
     }
 }

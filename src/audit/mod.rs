@@ -14,7 +14,7 @@
 //! - [`invert`]: the attacker who knows the defence, and what it recovers;
 //! - [`thresholds`], [`learned`]: thresholds per class, and classifiers trained on answers (ML-Leaks' adversaries);
 //! - [`shadow`]: LiRA, RMIA and calibrated attacks by models that the attacker trained, the defence before them too;
-//! - [`label_only`], [`adaptive`]: attacks that ask again: changed, repeated, mixed inputs; letters of ties; canaries;
+//! - [`label_only`], [`adaptive`]: attacks that ask again: changed, repeated, mixed inputs; letters of ties;
 //! - [`asked`]: mixtures and repeated questions, asked of every system at once;
 //! - [`lot`]: whether members and non-members differ without any model;
 //! - [`exact`], [`spread`]: exact bounds, predictive values, a lower bound on ε; figures over several targets;

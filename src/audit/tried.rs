@@ -22,6 +22,8 @@ pub struct Tried {
     pub boundary: bool,
     /// Thresholds per class, and classifiers.
     pub learned: bool,
+    /// Members that were planted.
+    pub canaries: bool,
 }
 
 /// What was not tried by a study that had this much.
@@ -39,7 +41,10 @@ pub fn not_tried(tried: Tried) -> Vec<String> {
         (tried.changed, "repeated and perturbed queries: need a system that can be asked again (--queries)".to_owned()),
         (tried.boundary, "distance to the decision boundary: needs some hundred queries a row (--boundary)".to_owned()),
         (tried.changed, "queries that mix a record with another (against routing): need a system that can be asked again (--queries)".to_owned()),
-        (false, "planted records (canaries): need a model that was trained with them".to_owned()),
+        (
+            tried.canaries,
+            "planted records (canaries): need a model that was trained with them (sordino data plant)".to_owned(),
+        ),
     ];
     let lacking = lacking.into_iter().filter_map(|(was, what)| (!was).then_some(what));
     lacking.chain(NOT_TRIED.iter().map(|&what| what.to_owned())).collect()

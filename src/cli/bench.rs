@@ -1,18 +1,21 @@
 //! `sordino bench`: puts a load on a running endpoint and reports latency percentiles and throughput.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use crate::client::ClientError;
 use crate::client::endpoint::{Endpoint, Reach};
-use crate::client::http::{self, Call};
+use crate::client::http::{Call, Connection};
 use crate::client::load::{self, LoadConfig, LoadPlan, Pace, Progress};
-use crate::client::payload::{Encoding, ModelInputs};
+use crate::client::payload::{self, Encoding, ModelInputs};
 use crate::client::report::LoadReport;
 use crate::pipeline::bundled;
 
@@ -20,6 +23,9 @@ use crate::pipeline::bundled;
 const N_CALLS: usize = 16;
 
 /// Puts a load on a running endpoint and reports latency percentiles and throughput.
+///
+/// Requests are made up from the model's own metadata (Open Inference Protocol, REST or gRPC). With --body they are files, as
+/// they are, so that any server can be asked: FastAPI, TensorFlow Serving's and KServe's `:predict`.
 ///
 /// Without --rate each connection sends its next request when the last answer has come (closed loop). With --rate
 /// requests go out when they are due, and latency counts from that moment (open loop).
@@ -31,9 +37,19 @@ pub struct Args {
     /// Model to ask.
     #[arg(long, default_value = bundled::NAME)]
     model: String,
-    /// How tensors travel, in both directions: json or binary.
+    /// How tensors travel, in both directions: json, binary or grpc.
     #[arg(long, default_value = "binary")]
     encoding: Encoding,
+    /// Send this file as the request's body (with grpc: as its message), and ask for no metadata. May be repeated: the
+    /// files are sent in turn.
+    #[arg(long, value_name = "FILE")]
+    body: Vec<PathBuf>,
+    /// Where to send the files of --body [default: the model's inference].
+    #[arg(long, value_name = "PATH", requires = "body")]
+    path: Option<String>,
+    /// A header of the requests with --body, such as 'Inference-Header-Content-Length: 121'. May be repeated.
+    #[arg(long, value_name = "NAME: VALUE", requires = "body", value_parser = header)]
+    header: Vec<(HeaderName, HeaderValue)>,
     /// Rows in each request.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     rows: u32,
@@ -61,6 +77,9 @@ pub struct Args {
     /// Seed of the random inputs.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Write the whole distribution of the latency to this file, in the text form of HdrHistogram's plotter.
+    #[arg(long, value_name = "FILE")]
+    histogram: Option<PathBuf>,
     /// Print JSON on standard output instead of text.
     #[arg(long)]
     json: bool,
@@ -72,6 +91,13 @@ pub struct Args {
 fn seconds(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
     if (0.0..=3600.0).contains(&value) { Ok(value) } else { Err(format!("expected 0 to 3600 seconds, got {value}")) }
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("expected NAME: VALUE")?;
+    let name = name.trim().parse().map_err(|_| "expected the name of a header before the colon")?;
+    let value = value.trim().parse().map_err(|_| "expected the value of a header behind the colon")?;
+    Ok((name, value))
 }
 
 /// The JSON form of a result: what was asked for beside what was measured.
@@ -106,6 +132,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let request_bytes = calls[0].body_len();
     let rows = args.rows as usize;
     let report = watch(&plan, |progress| load::run(&plan, &endpoint, calls, rows, progress))?;
+    if let Some(file) = &args.histogram {
+        std::fs::write(file, report.hgrm()).with_context(|| format!("cannot write {}", file.display()))?;
+    }
     if args.json {
         let record = Record {
             format: "sordino.load",
@@ -143,21 +172,40 @@ impl Args {
     }
 }
 
-/// Asks the endpoint what the model takes, and makes requests of that form.
+/// The requests: files as they are, else made up.
 fn make_calls(args: &Args, endpoint: &Endpoint) -> Result<Vec<Call>> {
-    let path = format!("{}/v2/models/{}", endpoint.path(), args.model);
-    let timeout = Duration::from_secs_f64(args.timeout);
+    if args.body.is_empty() { made_up(args, endpoint) } else { given(args, endpoint) }
+}
+
+/// Asks the endpoint what the model takes, and makes requests of that form.
+fn made_up(args: &Args, endpoint: &Endpoint) -> Result<Vec<Call>> {
+    let call = payload::metadata_call(endpoint.path(), &args.model, args.encoding)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
-    let metadata = runtime.block_on(http::get(endpoint, &path, timeout))?.expect_ok(&path)?;
-    let inputs = ModelInputs::from_metadata(&metadata)?;
-    Ok(inputs.calls(&format!("{path}/infer"), args.encoding, args.rows as usize, N_CALLS, args.seed)?)
+    let exchange = async { Connection::open_for(endpoint, call.wire()).await?.send(&call).await };
+    let timeout = Duration::from_secs_f64(args.timeout);
+    let reply = runtime.block_on(async { tokio::time::timeout(timeout, exchange).await });
+    let reply = reply.map_err(|_| ClientError::Timeout(timeout))??;
+    let reply = reply.expect_ok(&format!("the metadata of model {:?}", args.model))?;
+    let inputs = ModelInputs::from_answer(&reply, args.encoding)?;
+    Ok(inputs.calls((endpoint.path(), &args.model), args.encoding, args.rows as usize, N_CALLS, args.seed)?)
+}
+
+fn given(args: &Args, endpoint: &Endpoint) -> Result<Vec<Call>> {
+    let path = match &args.path {
+        Some(path) => format!("{}{path}", endpoint.path()),
+        None => payload::infer_path(endpoint.path(), &args.model, args.encoding),
+    };
+    let headers = HeaderMap::from_iter(args.header.iter().cloned());
+    ensure!(headers.is_empty() || args.encoding != Encoding::Grpc, "--header is not for --encoding grpc");
+    let call = |file: &PathBuf| {
+        let body = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        Ok(payload::given_call(&path, args.encoding, &headers, body.into())?)
+    };
+    args.body.iter().map(call).collect()
 }
 
 /// Runs `load` on a thread of its own and draws its progress on standard error, where that is a terminal.
-fn watch<T: Send>(
-    plan: &LoadPlan,
-    load: impl FnOnce(Arc<Progress>) -> Result<T, crate::client::ClientError> + Send,
-) -> Result<T> {
+fn watch<T: Send>(plan: &LoadPlan, load: impl FnOnce(Arc<Progress>) -> Result<T, ClientError> + Send) -> Result<T> {
     let whole = plan.whole_duration();
     let bar = ProgressBar::new(u64::try_from(whole.as_millis()).unwrap_or(u64::MAX));
     let style = ProgressStyle::with_template("{bar:30} {msg} {eta} left").context("the bar's template")?;

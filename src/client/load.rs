@@ -151,7 +151,7 @@ impl Progress {
     }
 }
 
-/// Runs the load: `calls` in turn, each answer of which stands for `n_rows` rows.
+/// Runs the load: `calls` in turn, all of one wire, each answer of which stands for `n_rows` rows.
 ///
 /// Blocks until the last answer has come or timed out. Must not be called from an async context.
 ///
@@ -169,7 +169,8 @@ pub fn run(
     if calls.is_empty() {
         return Err(ClientError::Metadata("expected one request or more to send, got none".to_owned()));
     }
-    drop(runtime()?.block_on(Connection::open(endpoint))?);
+    drop(runtime()?.block_on(Connection::open_for(endpoint, calls[0].wire()))?);
+    let (cpu_before, began) = (cpu_seconds(), Instant::now());
     let config = plan.config.clone();
     let LoadConfig { n_connections, n_threads, .. } = config;
     let schedule = Schedule::new(&config);
@@ -188,7 +189,20 @@ pub fn run(
         sum.merge(&tally?);
     }
     let elapsed = Instant::now().saturating_duration_since(shared.schedule.measure_from);
-    Ok(sum.report(elapsed, n_rows, shared.schedule.n_unsent()))
+    let cpu = cpu_before.zip(cpu_seconds()).map(|(before, after)| after - before);
+    let generator_cores = cpu.map(|cpu| cpu / began.elapsed().as_secs_f64().max(f64::MIN_POSITIVE));
+    Ok(LoadReport { generator_cores, ..sum.report(elapsed, n_rows, shared.schedule.n_unsent()) })
+}
+
+/// CPU time of this process so far, in user and system mode, where the system has `/proc` in Linux's form.
+fn cpu_seconds() -> Option<f64> {
+    /// Of the times in `/proc`, on every Linux that this runs on.
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name in brackets may hold spaces; utime and stime are fields 14 and 15 of the whole line.
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let ticks = after_name.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>().ok()?;
+    Some(ticks as f64 / TICKS_PER_SECOND)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, ClientError> {
@@ -247,7 +261,7 @@ async fn exchange(slot: &mut Option<Connection>, shared: &Shared, call: &Call) -
     let attempt = async {
         let mut connection = match slot.take() {
             Some(connection) => connection,
-            None => Connection::open(&shared.endpoint).await?,
+            None => Connection::open_for(&shared.endpoint, call.wire()).await?,
         };
         let reply = connection.send(call).await?;
         *slot = Some(connection);

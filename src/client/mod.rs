@@ -1,6 +1,6 @@
 //! The only room that dials out: today the load generator and the health check, later other servers.
 //!
-//! Responsible for one keep-alive HTTP/1.1 connection ([`http`]), where it may lead ([`endpoint`]), the requests
+//! Responsible for one keep-alive connection ([`http`]), where it may lead ([`endpoint`]), the requests
 //! that a load is made of ([`payload`]), and the load itself ([`load`]) with its figures ([`report`]). It does not
 //! know the command line, draws nothing on a terminal and knows no model: what it sends is made from the metadata
 //! that the endpoint itself gives.
@@ -73,6 +73,9 @@ pub enum ClientError {
         /// The first line of the error that the endpoint gave.
         text: String,
     },
+    /// The endpoint answered a gRPC call, with another code than 0.
+    #[error("the call was answered with gRPC code {0}, expected 0")]
+    Grpc(u32),
     /// The metadata of the model is not what the protocol says, or asks for inputs that cannot be made up.
     #[error("model metadata: {0}")]
     Metadata(String),
@@ -90,6 +93,7 @@ impl ClientError {
             Self::Timeout(_) => "timeout",
             Self::TooLong { .. } => "too_long",
             Self::Status { .. } => "status",
+            Self::Grpc(_) => "grpc",
             Self::Metadata(_) => "metadata",
         }
     }

@@ -69,6 +69,8 @@ impl Tally {
             sent_bytes: self.sent_bytes,
             received_bytes: self.received_bytes,
             latency_us: Latency::of(&self.latency_ns),
+            generator_cores: None,
+            latency_ns: self.latency_ns,
         }
     }
 }
@@ -100,6 +102,38 @@ pub struct LoadReport {
     pub received_bytes: u64,
     /// Latency of the 2xx answers; `None` when there was none.
     pub latency_us: Option<Latency>,
+    /// Cores that this process kept busy on average, warm-up included, where the system tells. Near the number of its
+    /// threads, it is the generator that was measured.
+    pub generator_cores: Option<f64>,
+    /// What `latency_us` was taken from, in nanoseconds.
+    #[serde(skip)]
+    pub latency_ns: Histogram<u64>,
+}
+
+impl LoadReport {
+    /// The whole distribution of the latency in microseconds, in the text form that HdrHistogram's plotter reads.
+    #[must_use]
+    pub fn hgrm(&self) -> String {
+        /// Lines for each halving of the distance to 100 %.
+        const TICKS: u32 = 5;
+        let histogram = &self.latency_ns;
+        let mut text =
+            format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
+        let mut total = 0;
+        for step in histogram.iter_quantiles(TICKS) {
+            total += step.count_since_last_iteration();
+            let (value, quantile) = (step.value_iterated_to() as f64 / 1e3, step.quantile_iterated_to());
+            let rest = 1.0 / (1.0 - quantile);
+            // The last line has none, as in HdrHistogram's own.
+            let rest = if rest.is_finite() { format!("{rest:>14.2}") } else { String::new() };
+            text += &format!("{value:>12.3} {quantile:>14.12} {total:>10} {rest}\n");
+        }
+        let (mean, deviation) = (histogram.mean() / 1e3, histogram.stdev() / 1e3);
+        let max = histogram.max() as f64 / 1e3;
+        text += &format!("#[Mean    = {mean:>12.3}, StdDeviation   = {deviation:>12.3}]\n");
+        text += &format!("#[Max     = {max:>12.3}, Total count    = {:>12}]\n", histogram.len());
+        text
+    }
 }
 
 /// Latency in microseconds: from the (intended) start of a request until the last byte of its answer.
@@ -154,6 +188,9 @@ impl fmt::Display for LoadReport {
             None => writeln!(f, "latency   no 2xx answer to measure")?,
         }
         writeln!(f, "bodies    {} bytes sent, {} bytes received", self.sent_bytes, self.received_bytes)?;
+        if let Some(cores) = self.generator_cores {
+            writeln!(f, "generator {cores:.2} of a core")?;
+        }
         for (status, n) in self.by_status.iter().filter(|(status, _)| !(200..300).contains(*status)) {
             writeln!(f, "status    {status}: {n}")?;
         }
@@ -186,6 +223,24 @@ mod tests {
         assert!((report.rows_per_s - 4.0).abs() < 1e-9);
         let latency = report.latency_us.expect("two answers");
         assert!((latency.min - 2000.0).abs() < 4.0 && (latency.max - 2000.0).abs() < 4.0, "{latency:?}");
+    }
+
+    #[test]
+    fn the_distribution_ends_at_the_largest_and_counts_every_answer() {
+        let mut tally = Tally::new();
+        (1..=1000_u64).for_each(|n| tally.answered(200, Duration::from_micros(n), 1, 1));
+        let text = tally.report(Duration::from_secs(1), 1, 0).hgrm();
+        let rows: Vec<Vec<f64>> = text
+            .lines()
+            .skip(2)
+            .filter(|line| !line.starts_with('#'))
+            .map(|line| line.split_whitespace().map(|word| word.parse().expect("a number")).collect())
+            .collect();
+        assert!(rows.windows(2).all(|pair| pair[0][0] <= pair[1][0] && pair[0][1] <= pair[1][1]), "{text}");
+        let last = rows.last().expect("rows");
+        assert!((last[0] - 1000.0).abs() < 1.0 && (last[1] - 1.0).abs() < 1e-12 && last[2] as u64 == 1000, "{text}");
+        let median = rows.iter().find(|row| row[1] >= 0.5).expect("a median");
+        assert!((median[0] - 500.0).abs() < 1.0 && (median[3] - 2.0).abs() < 0.01, "{text}");
     }
 
     #[test]

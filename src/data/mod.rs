@@ -15,6 +15,7 @@
 //! panics on bytes from outside, and an error says which file and line, what was expected and what came. It
 //! never repeats a value of a row: those are somebody's data.
 
+mod canaries;
 mod cifar10;
 mod convert;
 mod element;
@@ -43,6 +44,7 @@ use sha2::{Digest, Sha256};
 
 use self::values::Rows;
 
+pub use canaries::{Canaries, CanariesError, Canary, Kind as CanaryKind};
 pub use cifar10::parse_cifar10;
 pub use convert::{Converted, Values, convert};
 pub use files::{check_writable, hex, is_same_file, write_atomic};
@@ -71,6 +73,9 @@ pub enum DataError {
         /// What was given.
         given: String,
     },
+    /// A file of canaries cannot be used.
+    #[error(transparent)]
+    Canaries(#[from] CanariesError),
     /// A file or folder could not be opened or read.
     #[error("cannot read {}: {error}", path.display())]
     Io {
@@ -302,6 +307,10 @@ impl Dataset {
             DataSource::Npz { path, features, labels } => {
                 npy::load_archive(path, features.as_deref(), labels.as_deref(), None, memory)
             }
+            DataSource::Planted { canaries, of } => {
+                let dataset = Self::load_within(of, memory)?;
+                Ok(Canaries::read(canaries)?.plant(canaries, dataset)?)
+            }
             &DataSource::PurchaseLookAlike { n_rows, seed } => Ok(look_alike::purchase(n_rows, seed)),
         }
     }
@@ -320,6 +329,25 @@ impl Dataset {
             dataset.digest.get_or_init(|| digest);
         }
         Ok(dataset)
+    }
+
+    /// The same rows, some of them with other labels, each below the number of classes; later ones count.
+    ///
+    /// # Errors
+    ///
+    /// Where rows lie in files that cannot be read any more: their digest is made anew.
+    ///
+    /// # Panics
+    ///
+    /// When a row is not among the rows.
+    fn relabelled(mut self, labels: impl IntoIterator<Item = (usize, u32)>) -> Result<Self, DataError> {
+        for (row, label) in labels {
+            self.labels[row] = label;
+        }
+        self.digest = OnceLock::new();
+        let digest = self.make_digest()?;
+        self.digest.get_or_init(|| digest);
+        Ok(self)
     }
 
     /// How many rows there are.

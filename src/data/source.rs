@@ -9,7 +9,8 @@ use super::{DEBIAN_FASHION_MNIST, DataError, Published, cifar10, folder, idx, is
 /// All forms, for help texts and errors.
 pub(super) const FORMS: &str = "fashion-mnist, fashion-mnist:DIR, idx:DIR, cifar10:DIR, folder:DIR, \
     csv:FILE[,label=COLUMN], parquet:FILE[,label=COLUMN], purchase100:FILE, texas100:FILE (or :DIR), location30:FILE, \
-    npy:FEATURES,LABELS (or npy:DIR), npz:FILE[,x=NAME][,y=NAME] or purchase-look-alike[:ROWS[:SEED]]";
+    npy:FEATURES,LABELS (or npy:DIR), npz:FILE[,x=NAME][,y=NAME] or purchase-look-alike[:ROWS[:SEED]]; planted:CANARIES,SOURCE for any of them with the canaries of \
+    `sordino data plant`";
 
 /// Where labelled rows come from.
 ///
@@ -29,6 +30,7 @@ pub(super) const FORMS: &str = "fashion-mnist, fashion-mnist:DIR, idx:DIR, cifar
 /// | `npy:DIR` | `features.npy`, `labels.npy` and `classes.txt` (one name a line; may be missing): what `sordino data convert` writes |
 /// | `npz:FILE`, `npz:FILE,x=NAME,y=NAME` | the arrays `features` and `labels` (or `x` and `y`) of an archive, or those named |
 /// | `purchase-look-alike`, `purchase-look-alike:ROWS:SEED` | made up from a seed (0): 600 features of 0 or 1 and 100 classes like Purchase100, 197,324 rows unless said otherwise |
+/// | `planted:CANARIES,SOURCE` | any of the others, with the labels that the canaries bear (`sordino data plant`) |
 ///
 /// Rows are numbered in that order, from 0: for IDX the 60,000 `train` rows come before the `t10k` rows, for CIFAR-10
 /// the 50,000 rows of `data_batch_…` before the test batch. Bytes in NumPy arrays whose rows have two sizes or more
@@ -66,6 +68,13 @@ pub enum DataSource {
         features: Option<String>,
         /// The array of labels, where its name is given.
         labels: Option<String>,
+    },
+    /// Another source with canaries in it.
+    Planted {
+        /// The file that names them.
+        canaries: PathBuf,
+        /// The source; not planted itself.
+        of: Box<DataSource>,
     },
     /// Rows that look like Purchase100, made up from a seed.
     PurchaseLookAlike {
@@ -129,6 +138,11 @@ fn parse(given: &str) -> Option<DataSource> {
             Some(("", _) | (_, "")) => return None,
             Some((features, labels)) => DataSource::Npy { features: features.into(), labels: labels.into() },
         },
+        "planted" => {
+            let (canaries, of) = rest.split_once(',').filter(|(canaries, _)| !canaries.is_empty())?;
+            let of = parse(of).filter(|of| !matches!(of, DataSource::Planted { .. }))?;
+            DataSource::Planted { canaries: canaries.into(), of: Box::new(of) }
+        }
         "npz" => {
             let (path, [features, labels]) = options(rest, ["x", "y"])?;
             DataSource::Npz { path: path.into(), features, labels }
@@ -176,6 +190,9 @@ impl DataSource {
     /// Whether `file` is one of the files that are read from this source, and so must not be written to.
     #[must_use]
     pub fn reads(&self, file: &Path) -> bool {
+        if let Self::Planted { canaries, of } = self {
+            return is_same_file(canaries, file) || of.reads(file);
+        }
         if let Self::Folder(dir) = self {
             let (Ok(dir), Ok(file)) = (dir.canonicalize(), file.canonicalize()) else { return false };
             return file.starts_with(dir) && folder::is_image(&file);
@@ -196,7 +213,7 @@ impl DataSource {
             Self::NpyFolder(dir) => npy::FILES.map(|file| dir.join(file)).to_vec(),
             Self::Npy { features, labels } => vec![features.clone(), labels.clone()],
             Self::Npz { path, .. } => vec![path.clone()],
-            Self::Folder(_) | Self::PurchaseLookAlike { .. } => Vec::new(),
+            Self::Folder(_) | Self::Planted { .. } | Self::PurchaseLookAlike { .. } => Vec::new(),
         }
     }
 }
@@ -232,6 +249,7 @@ impl fmt::Display for DataSource {
                 option(f, "x", features)?;
                 option(f, "y", labels)
             }
+            Self::Planted { canaries, of } => write!(f, "planted:{},{of}", shown(canaries)),
             Self::PurchaseLookAlike { n_rows, seed } => write!(f, "{}:{n_rows}:{seed}", look_alike::WORD),
         }
     }
@@ -301,6 +319,17 @@ mod tests {
         assert_eq!(source("npy:x,y"), DataSource::Npy { features: "x".into(), labels: "y".into() });
         assert_eq!(source("texas100:d"), DataSource::Published(Published::Texas100, "d".into()));
         for bad in ["csv:,label=a", "csv:a,label=", "csv:a,label=b,label=c", "npy:x,", "npy:,y", "npz:,x=a"] {
+            assert!(bad.parse::<DataSource>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_planted_source_names_its_canaries_first() {
+        let planted = source("planted:c.json,csv:a,b.csv");
+        let of = Box::new(source("csv:a,b.csv"));
+        assert_eq!(planted, DataSource::Planted { canaries: "c.json".into(), of });
+        assert_eq!(source("planted:/home/someone/c.json,csv:t.csv").to_string(), "planted:c.json,csv:t.csv");
+        for bad in ["planted:", "planted:c.json", "planted:,csv:t", "planted:c,zip:x", "planted:c,planted:d,csv:t"] {
             assert!(bad.parse::<DataSource>().is_err(), "{bad}");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
 
 use super::label::argmax;
@@ -126,6 +126,31 @@ impl RawScores {
     #[must_use]
     pub fn kind(&self) -> ScoreKind {
         self.kind
+    }
+
+    /// The scores of several calls that were run as one, each with its own rows, still sealed; `None` where the rows are
+    /// not as many as those of the calls together.
+    #[must_use]
+    pub fn split(self, n_rows: &[usize]) -> Option<Vec<Self>> {
+        if n_rows.iter().try_fold(0_usize, |all, &n| all.checked_add(n)) != Some(self.n_rows()) {
+            return None;
+        }
+        let mut start = 0;
+        let part = |&n: &usize| {
+            let values = self.values.slice_axis(Axis(0), (start..start + n).into()).to_owned();
+            start += n;
+            Self { values, kind: self.kind }
+        };
+        Some(n_rows.iter().map(part).collect())
+    }
+
+    /// Whether a row is another's to the bit: all that is told of either.
+    #[must_use]
+    pub fn same_row(&self, row: usize, other: &Self, other_row: usize) -> bool {
+        let bits = |scores: &Self, row: usize| -> Option<Vec<u32>> {
+            (row < scores.n_rows()).then(|| scores.values.row(row).iter().map(|score| score.to_bits()).collect())
+        };
+        bits(self, row).is_some_and(|own| Some(own) == bits(other, other_row))
     }
 
     pub(super) fn values(&self) -> &Array2<f32> {

@@ -131,7 +131,7 @@ pub fn decide(facts: &GraphFacts, options: &LoadOptions) -> Result<ScoreDecision
         (output.ok_or_else(missing)?, how)
     } else {
         let fits = |output: &&OutputFacts| {
-            matches!(output.dtype, None | Some(DType::F32 | DType::F64))
+            matches!(output.dtype, None | Some(DType::F16 | DType::Bf16 | DType::F32 | DType::F64))
                 && output.shape.as_ref().is_none_or(|shape| shape.len() == 2)
         };
         let candidates: Vec<&OutputFacts> = facts.outputs.iter().filter(fits).collect();
@@ -186,10 +186,22 @@ fn input_spec(input: &pb::ValueInfoProto) -> Result<TensorSpec, EngineError> {
     let name = input.name.clone();
     let (dtype, shape) = declared(input);
     let wrong = |what: String| EngineError::Input(format!("'{name}' {what}"));
-    let dtype = dtype.ok_or_else(|| wrong("has an element type that cannot be fed".into()))?;
-    if matches!(dtype, DType::F16 | DType::Bf16 | DType::Bytes) {
-        return Err(wrong(format!("has element type {dtype}, which cannot be fed yet")));
-    }
+    let dtype = match (dtype, input.r#type.as_ref().and_then(|kind| kind.value.as_ref())) {
+        (Some(DType::Bytes), _) => {
+            return Err(wrong(
+                "takes strings: expected numbers or booleans; put the encoding of words before the model".into(),
+            ));
+        }
+        (Some(dtype), _) => dtype,
+        (None, Some(type_proto::Value::TensorType(tensor))) => {
+            let number = tensor.elem_type;
+            let name = DataType::try_from(number).map_or_else(|_| number.to_string(), |known| format!("{known:?}"));
+            return Err(wrong(format!("has element type {name}, which cannot be fed: expected numbers or booleans")));
+        }
+        (None, None) => {
+            return Err(wrong("is no tensor (a sequence, a map), or declares no type: expected a tensor".into()));
+        }
+    };
     let mut shape = shape.ok_or_else(|| wrong("declares no shape".into()))?;
     match shape.first_mut() {
         None => return Err(wrong("is a scalar: expected the batch as first dimension".into())),

@@ -5,11 +5,15 @@
 
 pub mod inspect;
 pub mod memory;
+mod tables;
 // The test graphs are written with prost, which comes with the lab.
 #[cfg(all(test, feature = "lab"))]
 mod tests;
 pub mod tract;
+#[cfg(test)]
+mod types_tests;
 pub mod upstream;
+mod widen;
 mod zipmap;
 
 use std::fmt;

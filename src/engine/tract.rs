@@ -16,7 +16,7 @@ use tract_onnx::tract_core::internal::TDim;
 use tract_onnx::{Onnx, pb};
 
 use super::inspect::{self, GraphFacts};
-use super::{Engine, EngineError, LoadOptions, ModelSpec, zipmap};
+use super::{Engine, EngineError, LoadOptions, ModelSpec, tables, widen, zipmap};
 use crate::defence::{RawScores, ScoresError};
 use crate::tensor::{DType, Dim, InputTensor, Inputs, TensorSpec, Values, shape_text};
 
@@ -38,6 +38,7 @@ pub struct TractEngine {
     single: Plan,
     /// For any number of rows; none where the graph insists on one.
     any: Option<Plan>,
+    floats: Floats,
 }
 
 impl TractEngine {
@@ -52,19 +53,38 @@ impl TractEngine {
     }
 
     fn load_unguarded(bytes: &[u8], options: &LoadOptions) -> Result<Self, EngineError> {
-        let (onnx, proto) = read(bytes)?;
+        let (onnx, mut proto) = read(bytes)?;
         let facts = inspect::facts(&proto)?;
         let decision = inspect::decide(&facts, options)?;
-        let build = |batch| plan(&onnx, &proto, &facts, &decision.output, batch);
-        let single = build(Batch::One)?;
-        let zeros = answer(&single, probe(&facts.inputs, 0..1, Fill::Zeros)?, 1, None).map_err(at_load)?;
+        widen::to_single(&mut proto, widen::From::Half)?;
+        let output = decision.output.as_str();
+        let mut build = Build { onnx: &onnx, proto: &proto, facts: &facts, output, floats: Floats::AsTheyAre };
+        let narrowed;
+        let (single, zeros) = match build.tried() {
+            Ok(tried) => tried,
+            Err(error) => {
+                let mut copy = proto.clone();
+                if !widen::to_single(&mut copy, widen::From::Double)? {
+                    return Err(error);
+                }
+                narrowed = copy;
+                build = Build { proto: &narrowed, floats: Floats::Single, ..build };
+                build.tried().map_err(|_| error)?
+            }
+        };
+        let floats = build.floats;
         let n_classes = zeros.ncols();
         match RawScores::new(zeros, decision.kind) {
             Err(error @ ScoresError::NotProbabilities { .. }) => return Err(error.into()),
             // A row of zeros may lie outside of what a model takes: what it answers there is not held against it.
             Ok(_) | Err(ScoresError::NonFinite { .. } | ScoresError::NoClasses) => {}
         }
-        let any = build(Batch::Any).ok().filter(|any| agrees(any, &single, &facts.inputs, n_classes));
+        let any = build.plan(Batch::Any).ok();
+        let any = any.filter(|any| agrees(any, &single, &facts.inputs, n_classes, floats));
+        let how_decided = match floats {
+            Floats::AsTheyAre => decision.how,
+            Floats::Single => format!("{}; its doubles are computed in single precision", decision.how),
+        };
         let other_outputs = facts.outputs.iter().map(|output| output.name.clone());
         let other_outputs = other_outputs.filter(|name| *name != decision.output).collect();
         let labels = match facts.labels {
@@ -79,12 +99,12 @@ impl TractEngine {
             score_output: decision.output,
             score_kind: decision.kind,
             n_classes,
-            how_decided: decision.how,
+            how_decided,
             labels,
             other_outputs,
             row_by_row: any.is_none(),
         };
-        Ok(Self { spec, single, any })
+        Ok(Self { spec, single, any, floats })
     }
 
     fn run(&self, inputs: &Inputs) -> Result<Array2<f32>, EngineError> {
@@ -94,12 +114,12 @@ impl TractEngine {
             _ => (&self.single, 1),
         };
         if n_rows <= block {
-            return answer(plan, tensors(inputs.tensors(), 0..n_rows)?, n_rows, Some(n_classes));
+            return answer(plan, tensors(inputs.tensors(), 0..n_rows, self.floats)?, n_rows, Some(n_classes));
         }
         let mut scores = Array2::zeros((n_rows, n_classes));
-        for start in (0..n_rows).step_by(block) {
-            let rows = start..(start + block).min(n_rows);
-            let part = answer(plan, tensors(inputs.tensors(), rows.clone())?, rows.len(), Some(n_classes))?;
+        for rows in blocks(n_rows, block) {
+            let part =
+                answer(plan, tensors(inputs.tensors(), rows.clone(), self.floats)?, rows.len(), Some(n_classes))?;
             scores.slice_axis_mut(Axis(0), rows.into()).assign(&part);
         }
         Ok(scores)
@@ -135,6 +155,7 @@ fn read(bytes: &[u8]) -> Result<(Onnx, pb::ModelProto), EngineError> {
     let proto = onnx.proto_model_for_read(&mut Cursor::new(bytes));
     let mut proto = proto.map_err(|error| EngineError::NotOnnx(format!("{error:#}")))?;
     zipmap::take_off(&mut proto);
+    tables::spell_out(&mut proto);
     Ok((onnx, proto))
 }
 
@@ -144,36 +165,58 @@ enum Batch {
     Any,
 }
 
-/// Builds an optimised plan that ends in the score output alone.
-fn plan(
-    onnx: &Onnx,
-    proto: &pb::ModelProto,
-    facts: &GraphFacts,
-    output: &str,
-    batch: Batch,
-) -> Result<Plan, EngineError> {
-    let graph = |error: TractError| EngineError::Graph(format!("{error:#}"));
-    let mut model = onnx.model_for_proto_model(proto).map_err(graph)?;
-    let n_rows = match batch {
-        Batch::One => 1.to_dim(),
-        Batch::Any => TDim::Sym(model.symbols.sym("N")),
-    };
-    let names: Vec<&str> = facts.inputs.iter().map(|input| input.name.as_str()).collect();
-    model = model.with_input_names(names).map_err(graph)?;
-    for (index, input) in facts.inputs.iter().enumerate() {
-        let dims = input.shape.iter().skip(1).map(|dim| match dim {
-            Dim::Fixed(size) => size.to_dim(),
-            Dim::Any => 1.to_dim(),
-        });
-        let shape: TVec<TDim> = std::iter::once(n_rows.clone()).chain(dims).collect();
-        let fact = InferenceFact::dt_shape(datum_type(input.dtype)?, shape);
-        model = model.with_input_fact(index, fact).map_err(graph)?;
-    }
-    let model = model.with_outputs_by_name([output]).map_err(graph)?;
-    model.into_optimized().and_then(IntoRunnable::into_runnable).map_err(graph)
+/// How the doubles of a graph are computed; half precision always runs in floats of single precision ([`widen`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Floats {
+    AsTheyAre,
+    /// Doubles, too, in single precision, since tract cannot run them.
+    Single,
 }
 
-fn datum_type(dtype: DType) -> Result<DatumType, EngineError> {
+/// What plans are made of.
+#[derive(Clone, Copy)]
+struct Build<'a> {
+    onnx: &'a Onnx,
+    proto: &'a pb::ModelProto,
+    facts: &'a GraphFacts,
+    output: &'a str,
+    floats: Floats,
+}
+
+impl Build<'_> {
+    /// The plan for one row, and what it answers to a row of zeros.
+    fn tried(self) -> Result<(Plan, Array2<f32>), EngineError> {
+        let plan = self.plan(Batch::One)?;
+        let zeros = probe(&self.facts.inputs, 0..1, Fill::Zeros, self.floats)?;
+        let zeros = answer(&plan, zeros, 1, None).map_err(at_load)?;
+        Ok((plan, zeros))
+    }
+
+    /// An optimised plan that ends in the score output alone.
+    fn plan(self, batch: Batch) -> Result<Plan, EngineError> {
+        let graph = |error: TractError| EngineError::Graph(format!("{error:#}"));
+        let mut model = self.onnx.model_for_proto_model(self.proto).map_err(graph)?;
+        let n_rows = match batch {
+            Batch::One => 1.to_dim(),
+            Batch::Any => TDim::Sym(model.symbols.sym("N")),
+        };
+        let names: Vec<&str> = self.facts.inputs.iter().map(|input| input.name.as_str()).collect();
+        model = model.with_input_names(names).map_err(graph)?;
+        for (index, input) in self.facts.inputs.iter().enumerate() {
+            let dims = input.shape.iter().skip(1).map(|dim| match dim {
+                Dim::Fixed(size) => size.to_dim(),
+                Dim::Any => 1.to_dim(),
+            });
+            let shape: TVec<TDim> = std::iter::once(n_rows.clone()).chain(dims).collect();
+            let fact = InferenceFact::dt_shape(datum_type(input.dtype, self.floats)?, shape);
+            model = model.with_input_fact(index, fact).map_err(graph)?;
+        }
+        let model = model.with_outputs_by_name([self.output]).map_err(graph)?;
+        model.into_optimized().and_then(IntoRunnable::into_runnable).map_err(graph)
+    }
+}
+
+fn datum_type(dtype: DType, floats: Floats) -> Result<DatumType, EngineError> {
     Ok(match dtype {
         DType::Bool => DatumType::Bool,
         DType::U8 => DatumType::U8,
@@ -184,9 +227,9 @@ fn datum_type(dtype: DType) -> Result<DatumType, EngineError> {
         DType::I16 => DatumType::I16,
         DType::I32 => DatumType::I32,
         DType::I64 => DatumType::I64,
-        DType::F32 => DatumType::F32,
-        DType::F64 => DatumType::F64,
-        DType::F16 | DType::Bf16 | DType::Bytes => {
+        DType::F64 if floats == Floats::AsTheyAre => DatumType::F64,
+        DType::F16 | DType::Bf16 | DType::F32 | DType::F64 => DatumType::F32,
+        DType::Bytes => {
             return Err(EngineError::Input(format!("element type {dtype} cannot be fed")));
         }
     })
@@ -201,7 +244,7 @@ enum Fill {
 }
 
 /// Rows for a try at load time: row `r` of a probe is the same in every range that holds it.
-fn probe(inputs: &[TensorSpec], rows: Range<usize>, fill: Fill) -> Result<TVec<TValue>, EngineError> {
+fn probe(inputs: &[TensorSpec], rows: Range<usize>, fill: Fill, floats: Floats) -> Result<TVec<TValue>, EngineError> {
     let fill_input = |spec: &TensorSpec| {
         let dims = spec.shape.iter().skip(1).map(|dim| if let Dim::Fixed(size) = dim { *size } else { 1 });
         let shape: Vec<usize> = std::iter::once(rows.len()).chain(dims).collect();
@@ -217,17 +260,17 @@ fn probe(inputs: &[TensorSpec], rows: Range<usize>, fill: Fill) -> Result<TVec<T
         };
         let values: Vec<f32> = (rows.start * size..rows.end * size).map(value).collect();
         let tensor = Tensor::from_shape(&shape, &values).map_err(graph)?;
-        let cast = tensor.cast_to_dt(datum_type(spec.dtype)?).map_err(graph)?;
+        let cast = tensor.cast_to_dt(datum_type(spec.dtype, floats)?).map_err(graph)?;
         Ok(cast.into_owned().into_tvalue())
     };
     inputs.iter().map(fill_input).collect()
 }
 
 /// Whether a plan for several rows answers three different rows as the other answers each of them alone.
-fn agrees(any: &Plan, single: &Plan, inputs: &[TensorSpec], n_classes: usize) -> bool {
+fn agrees(any: &Plan, single: &Plan, inputs: &[TensorSpec], n_classes: usize, floats: Floats) -> bool {
     let run = |plan: &Plan, rows: Range<usize>| {
         let n_rows = rows.len();
-        answer(plan, probe(inputs, rows, Fill::Various)?, n_rows, Some(n_classes))
+        answer(plan, probe(inputs, rows, Fill::Various, floats)?, n_rows, Some(n_classes))
     };
     let Ok(together) = run(any, 0..3) else { return false };
     let largest = together.iter().fold(1.0_f32, |largest, score| largest.max(score.abs()));
@@ -270,31 +313,71 @@ fn answer(
     Array2::from_shape_vec(shape, values.iter().copied().collect()).map_err(|_| EngineError::Run)
 }
 
-/// Some rows of the inputs as tract's tensors.
-fn tensors(inputs: &[InputTensor], rows: Range<usize>) -> Result<TVec<TValue>, EngineError> {
-    inputs.iter().map(|input| tensor(input, &rows).map(IntoTValue::into_tvalue)).collect()
+/// Rows `0..n_rows` in blocks of `block`, the last one shorter. In blocks of several rows none has one alone, which other
+/// kernels would compute: a row is to be answered alike wherever in a batch it stands.
+fn blocks(n_rows: usize, block: usize) -> Vec<Range<usize>> {
+    let mut blocks: Vec<Range<usize>> =
+        (0..n_rows).step_by(block.max(1)).map(|start| start..(start + block).min(n_rows)).collect();
+    if let [.., before, last] = &mut blocks[..]
+        && block > 2
+        && last.len() == 1
+    {
+        before.end -= 1;
+        last.start -= 1;
+    }
+    blocks
 }
 
-fn tensor(input: &InputTensor, rows: &Range<usize>) -> Result<Tensor, EngineError> {
-    fn part<T: Datum + Copy>(values: &[T], shape: &[usize], rows: &Range<usize>) -> TractResult<Tensor> {
-        let size: usize = shape[1..].iter().product();
-        let mut part = shape.to_vec();
-        part[0] = rows.len();
-        Tensor::from_shape(&part, &values[rows.start * size..rows.end * size])
+/// Some rows of the inputs as tract's tensors.
+fn tensors(inputs: &[InputTensor], rows: Range<usize>, floats: Floats) -> Result<TVec<TValue>, EngineError> {
+    inputs.iter().map(|input| tensor(input, &rows, floats).map(IntoTValue::into_tvalue)).collect()
+}
+
+fn tensor(input: &InputTensor, rows: &Range<usize>, floats: Floats) -> Result<Tensor, EngineError> {
+    let size: usize = input.shape()[1..].iter().product();
+    let mut shape = input.shape().to_vec();
+    shape[0] = rows.len();
+    let part = rows.start * size..rows.end * size;
+    macro_rules! as_is {
+        ($values:expr) => {
+            Tensor::from_shape(&shape, &$values[part])
+        };
     }
-    let shape = input.shape();
+    macro_rules! in_single {
+        ($values:expr, $number:expr) => {
+            Tensor::from_shape(&shape, &$values[part].iter().map($number).collect::<Vec<f32>>())
+        };
+    }
     let tensor = match input.values() {
-        Values::Bool(v) => part(v, shape, rows),
-        Values::U8(v) => part(v, shape, rows),
-        Values::U16(v) => part(v, shape, rows),
-        Values::U32(v) => part(v, shape, rows),
-        Values::U64(v) => part(v, shape, rows),
-        Values::I8(v) => part(v, shape, rows),
-        Values::I16(v) => part(v, shape, rows),
-        Values::I32(v) => part(v, shape, rows),
-        Values::I64(v) => part(v, shape, rows),
-        Values::F32(v) => part(v, shape, rows),
-        Values::F64(v) => part(v, shape, rows),
+        Values::Bool(v) => as_is!(v),
+        Values::U8(v) => as_is!(v),
+        Values::U16(v) => as_is!(v),
+        Values::U32(v) => as_is!(v),
+        Values::U64(v) => as_is!(v),
+        Values::I8(v) => as_is!(v),
+        Values::I16(v) => as_is!(v),
+        Values::I32(v) => as_is!(v),
+        Values::I64(v) => as_is!(v),
+        Values::F32(v) => as_is!(v),
+        Values::F64(v) if floats == Floats::AsTheyAre => as_is!(v),
+        Values::F64(v) => in_single!(v, |&value| value as f32),
+        Values::F16(v) => in_single!(v, |value| value.to_f32()),
+        Values::Bf16(v) => in_single!(v, |value| value.to_f32()),
     };
     tensor.map_err(|_| EngineError::Run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_hold_every_row_once_and_none_alone() {
+        for n_rows in 1..200 {
+            let blocks = blocks(n_rows, BLOCK);
+            assert!(blocks.iter().cloned().flatten().eq(0..n_rows), "{n_rows}");
+            assert!(n_rows == 1 || blocks.iter().all(|block| (2..=BLOCK).contains(&block.len())), "{n_rows}");
+        }
+        assert_eq!(blocks(3, 1), [0..1, 1..2, 2..3]);
+    }
 }

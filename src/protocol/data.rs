@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use half::{bf16, f16};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::quoted;
@@ -26,6 +27,11 @@ pub(super) struct Nesting {
 }
 
 impl Nesting {
+    /// One array of `length` elements.
+    pub(super) fn flat(length: usize) -> Self {
+        Self { lengths: vec![Some(length)], leaf_depth: (length > 0).then_some(1), problem: None }
+    }
+
     /// Whether arrays nested like this hold a tensor of `shape`: flat, or nested as the shape says, where the
     /// innermost arrays may run over all the remaining dimensions.
     pub(super) fn fits(&self, shape: &[usize]) -> bool {
@@ -138,7 +144,9 @@ pub(super) fn read_at<'de, D: Deserializer<'de>>(
         DType::I64 => read!(I64),
         DType::F32 => read!(F32),
         DType::F64 => read!(F64),
-        DType::F16 | DType::Bf16 | DType::Bytes => nesting.refuse(format!("of datatype {dtype} is not served in JSON")),
+        DType::F16 => read!(F16),
+        DType::Bf16 => read!(Bf16),
+        DType::Bytes => nesting.refuse(format!("of datatype {dtype} is not served")),
     }
 }
 
@@ -184,22 +192,25 @@ integer_element!(
 );
 
 macro_rules! float_element {
-    ($($type:ty, $name:literal);*) => {$(
+    ($($type:ty, $name:literal, |$value:ident| $number:expr);*) => {$(
         impl Element for $type {
             const EXPECTED: &'static str = concat!("a number (", $name, ")");
-            fn from_u64(value: u64) -> Option<Self> {
-                Some(value as $type)
+            fn from_u64($value: u64) -> Option<Self> {
+                Some($number)
             }
-            fn from_i64(value: i64) -> Option<Self> {
-                Some(value as $type)
+            fn from_i64($value: i64) -> Option<Self> {
+                Some($number)
             }
-            fn from_f64(value: f64) -> Option<Self> {
-                Some(value as $type)
+            fn from_f64($value: f64) -> Option<Self> {
+                Some($number)
             }
         }
     )*};
 }
-float_element!(f32, "FP32"; f64, "FP64");
+float_element!(
+    f32, "FP32", |value| value as f32; f64, "FP64", |value| value as f64;
+    f16, "FP16", |value| f16::from_f64(value as f64); bf16, "BF16", |value| bf16::from_f64(value as f64)
+);
 
 /// Follows a path, then reads the elements at its end.
 struct At<'a, 'k, T> {

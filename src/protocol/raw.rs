@@ -2,12 +2,14 @@
 //!
 //! Lengths are checked before anything is allocated. Nothing here knows JSON or models.
 
+use half::{bf16, f16};
+
 use crate::tensor::{DType, Values};
 
 /// Why raw bytes are no tensor of their type. Holds sizes and positions, never values.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum RawProblem {
-    /// The type has no fixed size, or its values cannot be represented.
+    /// The type has no fixed size.
     NotServed,
     /// The byte count is no multiple of the element size.
     Size { element: usize },
@@ -41,7 +43,9 @@ pub(crate) fn read_raw(dtype: DType, bytes: &[u8]) -> Result<Values, RawProblem>
         DType::I64 => read!(I64, i64),
         DType::F32 => read!(F32, f32),
         DType::F64 => read!(F64, f64),
-        DType::F16 | DType::Bf16 | DType::Bytes => return Err(RawProblem::NotServed),
+        DType::F16 => read!(F16, f16),
+        DType::Bf16 => read!(Bf16, bf16),
+        DType::Bytes => return Err(RawProblem::NotServed),
     })
 }
 
@@ -53,6 +57,9 @@ mod tests {
     fn raw_bytes_are_little_endian_and_checked() {
         assert!(read_raw(DType::U16, &[1, 2, 3, 4]) == Ok(Values::U16(vec![0x0201, 0x0403])));
         assert!(read_raw(DType::F32, &1.5_f32.to_le_bytes()) == Ok(Values::F32(vec![1.5])));
+        assert!(read_raw(DType::F16, &[0x00, 0x3e]) == Ok(Values::F16(vec![f16::from_f32(1.5)])));
+        assert!(read_raw(DType::Bf16, &[0xc0, 0x3f]) == Ok(Values::Bf16(vec![bf16::from_f32(1.5)])));
+        assert_eq!(read_raw(DType::F16, &[0; 3]), Err(RawProblem::Size { element: 2 }));
         assert!(read_raw(DType::Bool, &[0, 1]) == Ok(Values::Bool(vec![false, true])));
         assert_eq!(read_raw(DType::Bool, &[0, 2]), Err(RawProblem::NotBool { position: 1 }));
         assert_eq!(read_raw(DType::F64, &[0; 12]), Err(RawProblem::Size { element: 8 }));

@@ -3,8 +3,9 @@
 //! A job carries the snapshot of the pipeline that its request took, its body, and the body's charge on the
 //! byte budget, so that a client that leaves does not free what is still being worked on. A job whose client
 //! has gone before its turn, or has waited too long for it, is skipped. A model in another server takes none of these
-//! threads ([`upstream`]). A panic is caught, answered with a fixed sentence, and the thread goes
-//! on.
+//! threads ([`upstream`]). A panic is caught, answered with a fixed sentence, and the thread goes on. Where requests are
+//! put together ([`gather`](super::gather)), each is read alone, defended alone and answered alone: only the model runs once
+//! for all.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use hyper::header::HeaderValue;
 use tokio::sync::oneshot;
@@ -20,11 +22,13 @@ use tokio::time::timeout;
 use super::body::{Charge, ReadBody};
 use super::coding::Coding;
 use super::config::ComputeConfig;
+use super::gather::{NotTaken, Task, Waiting};
 use super::metrics::Metrics;
 use super::models::Served;
 use super::upstream::{self, Beside};
-use crate::engine::CallContext;
-use crate::pipeline::Facts;
+use crate::defence::RawScores;
+use crate::engine::{CallContext, EngineError};
+use crate::pipeline::{Begun, Facts, Together};
 use crate::protocol::{self, Answer, Refusal, RefusalKind, grpc};
 
 /// One request, ready to be computed.
@@ -68,19 +72,32 @@ pub(super) struct Computed {
     pub(super) packed: Option<(Coding, Vec<u8>)>,
 }
 
-struct Job {
-    call: Call,
-    queued_at: Instant,
+pub(super) struct Job {
+    pub(super) call: Call,
+    pub(super) queued_at: Instant,
     /// Set by whoever is first: the thread that runs it, or the client's side that has waited too long.
     claimed: Arc<AtomicBool>,
     reply: oneshot::Sender<Done>,
 }
 
+/// A request that has been read and waits for others.
+pub(super) struct Ready {
+    /// Its body has been let go of; what its values take is charged.
+    pub(super) job: Job,
+    begun: Begun,
+}
+
+enum Queue {
+    Plain(Sender<Job>),
+    Gathering(Arc<Waiting>),
+}
+
 /// The threads and their queue.
 pub(super) struct Compute {
-    jobs: Sender<Job>,
+    jobs: Queue,
     queue_timeout: Duration,
     inline: bool,
+    quick: Duration,
     metrics: Arc<Metrics>,
     /// Where large requests to another server are read, and its large answers.
     beside: Beside,
@@ -95,26 +112,60 @@ impl Compute {
     /// # Errors
     /// When the system gives no thread.
     pub(super) fn start(config: &ComputeConfig, metrics: &Arc<Metrics>) -> std::io::Result<(Self, Threads)> {
-        let (jobs, received) = bounded(config.queue);
+        let (jobs, worker) = match config.batching.clone().filter(|_| !config.inline) {
+            None => {
+                let (jobs, received) = bounded(config.queue);
+                (Queue::Plain(jobs), Worker::Plain(received))
+            }
+            Some(batching) => {
+                let waiting = Arc::new(Waiting::new(config.queue, batching));
+                (Queue::Gathering(Arc::clone(&waiting)), Worker::Gathering(waiting))
+            }
+        };
         let n_threads = if config.inline { 0 } else { config.threads };
         let threads = (0..n_threads).map(|index| {
-            let received: Receiver<Job> = received.clone();
+            let worker = worker.clone();
             let metrics = Arc::clone(metrics);
             let name = format!("sordino-compute-{index}");
-            std::thread::Builder::new().name(name).spawn(move || work(&received, &metrics))
+            std::thread::Builder::new().name(name).spawn(move || match worker {
+                Worker::Plain(received) => work(&received, &metrics),
+                Worker::Gathering(waiting) => work_together(&waiting, &metrics),
+            })
         });
         let threads = threads.collect::<Result<_, _>>()?;
-        let (queue_timeout, inline) = (config.queue_timeout, config.inline);
+        let (queue_timeout, inline, quick) = (config.queue_timeout, config.inline, config.quick);
         let (metrics, beside) = (Arc::clone(metrics), Beside::new(config));
-        Ok((Self { jobs, queue_timeout, inline, metrics, beside }, threads))
+        Ok((Self { jobs, queue_timeout, inline, quick, metrics, beside }, threads))
     }
 
     /// Requests that wait for a thread.
     pub(super) fn queue_depth(&self) -> usize {
-        self.jobs.len()
+        match &self.jobs {
+            Queue::Plain(jobs) => jobs.len(),
+            Queue::Gathering(waiting) => waiting.len(),
+        }
     }
 
-    /// Has `call` computed on a compute thread, or here if so configured.
+    fn push(&self, job: Job) -> Result<(), NotTaken> {
+        match &self.jobs {
+            Queue::Plain(jobs) => jobs.try_send(job).map_err(|error| match error {
+                TrySendError::Full(_) => NotTaken::Full,
+                TrySendError::Disconnected(_) => NotTaken::Closed,
+            }),
+            Queue::Gathering(waiting) => waiting.push(job),
+        }
+    }
+
+    /// Whether nobody gains by handing `call` to another thread.
+    fn is_quick_and_alone(&self, call: &Call) -> bool {
+        // The request itself is in flight.
+        // A request that would be put together with others is answered as if it had been, bit for bit.
+        let nobody_waits = matches!(&self.jobs, Queue::Plain(jobs) if jobs.is_empty());
+        let is_alone = self.metrics.in_flight.get() <= 1 && nobody_waits;
+        is_alone && call.packed.is_none() && call.served.quickness.promises(call.body.bytes.len(), self.quick)
+    }
+
+    /// Has `call` computed on a compute thread, or here if so configured or if it is quick and alone.
     ///
     /// # Errors
     /// Overloaded, when the queue is full; a queue timeout, when no thread came in time. All that happens later is in [`Done`].
@@ -122,15 +173,15 @@ impl Compute {
         if call.served.pipeline.remote().is_some() {
             return Ok(upstream::answer(call, &self.beside, &self.metrics).await);
         }
-        if self.inline {
+        if self.inline || self.is_quick_and_alone(&call) {
             return Ok(answer(call, Duration::ZERO, &self.metrics));
         }
         let (reply, mut done) = oneshot::channel();
         let claimed = Arc::new(AtomicBool::new(false));
         let job = Job { call, queued_at: Instant::now(), claimed: Arc::clone(&claimed), reply };
-        self.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => Refusal::new(RefusalKind::Overloaded, "the queue is full; try again later"),
-            TrySendError::Disconnected(_) => Refusal::internal(),
+        self.push(job).map_err(|reason| match reason {
+            NotTaken::Full => Refusal::new(RefusalKind::Overloaded, "the queue is full; try again later"),
+            NotTaken::Closed => Refusal::internal(),
         })?;
         match timeout(self.queue_timeout, &mut done).await {
             Ok(done) => done.map_err(|_| Refusal::internal()),
@@ -145,14 +196,155 @@ impl Compute {
     }
 }
 
-fn work(jobs: &Receiver<Job>, metrics: &Metrics) {
-    for Job { call, queued_at, claimed, reply } in jobs {
-        if reply.is_closed() || claimed.swap(true, Ordering::AcqRel) {
-            metrics.skipped.inc();
-            continue;
+impl Drop for Compute {
+    fn drop(&mut self) {
+        if let Queue::Gathering(waiting) = &self.jobs {
+            waiting.close();
         }
-        // A client that has left in the meantime does not want the answer.
-        let _ = reply.send(answer(call, queued_at.elapsed(), metrics));
+    }
+}
+
+/// What a thread works from.
+#[derive(Clone)]
+enum Worker {
+    Plain(Receiver<Job>),
+    Gathering(Arc<Waiting>),
+}
+
+impl Job {
+    /// Whether its client still waits, and nobody else has it: whoever gets `true` must answer.
+    fn claim(&self, metrics: &Metrics) -> bool {
+        let taken = !self.reply.is_closed() && !self.claimed.swap(true, Ordering::AcqRel);
+        if !taken {
+            metrics.skipped.inc();
+        }
+        taken
+    }
+
+    /// Answers it alone.
+    fn run(self, metrics: &Metrics) {
+        if self.claim(metrics) {
+            let Self { call, queued_at, reply, .. } = self;
+            // A client that has left in the meantime does not want the answer.
+            let _ = reply.send(answer(call, queued_at.elapsed(), metrics));
+        }
+    }
+
+    /// Reads it, to be run with others; one that cannot be read is answered here.
+    fn read(mut self, metrics: &Metrics) -> Option<Ready> {
+        if self.reply.is_closed() || self.claimed.load(Ordering::Acquire) {
+            metrics.skipped.inc();
+            return None;
+        }
+        let queued = self.queued_at.elapsed();
+        let read = catch_unwind(AssertUnwindSafe(|| self.call.begin()));
+        match read.unwrap_or_else(|_| Err((panicked(metrics), Facts::default()))) {
+            Ok(begun) => Some(Ready { job: self, begun }),
+            Err((refusal, facts)) => {
+                if self.claim(metrics) {
+                    let charge = self.call.body.charge;
+                    let _ = self.reply.send(Done { result: Err(refusal), facts, queued, charge });
+                }
+                None
+            }
+        }
+    }
+}
+
+impl Ready {
+    pub(super) fn n_rows(&self) -> usize {
+        self.begun.n_rows()
+    }
+
+    /// Answers it with a refusal in place of scores.
+    fn refuse(self, refusal: Refusal, queued: Duration) {
+        let Self { job: Job { call, reply, .. }, begun } = self;
+        let _ = reply.send(Done { result: Err(refusal), facts: begun.facts(), queued, charge: call.body.charge });
+    }
+
+    /// Answers it with its own scores, panics caught.
+    fn finish(self, raw: Result<RawScores, EngineError>, infer: Duration, queued: Duration, metrics: &Metrics) {
+        let Self { job: Job { call, reply, .. }, begun } = self;
+        let Call { served, accepts, body, .. } = call;
+        let journey = || {
+            let (answer, facts) = served.pipeline.finished(begun, raw, infer);
+            (pack(answer, accepts), facts)
+        };
+        let (result, facts) =
+            catch_unwind(AssertUnwindSafe(journey)).unwrap_or_else(|_| (Err(panicked(metrics)), Facts::default()));
+        let _ = reply.send(Done { result, facts, queued, charge: body.charge });
+    }
+}
+
+fn work(jobs: &Receiver<Job>, metrics: &Metrics) {
+    for job in jobs {
+        job.run(metrics);
+    }
+}
+
+fn work_together(waiting: &Waiting, metrics: &Metrics) {
+    while let Some(task) = waiting.next() {
+        match task {
+            Task::Read(job) if job.call.served.pipeline.together() == Together::Never => job.run(metrics),
+            Task::Read(job) => job.read(metrics).into_iter().for_each(|ready| waiting.put(ready)),
+            Task::Run(mut batch, limit) => {
+                fill(&mut batch, limit, waiting, metrics);
+                run_together(batch, metrics);
+            }
+        }
+    }
+}
+
+/// Adds requests of the same model that have come in the meantime, while there is room for their rows.
+fn fill(batch: &mut Vec<Ready>, limit: usize, waiting: &Waiting, metrics: &Metrics) {
+    let Some(served) = batch.first().map(|ready| Arc::clone(&ready.job.call.served)) else { return };
+    let mut n_rows: usize = batch.iter().map(Ready::n_rows).sum();
+    while n_rows < limit {
+        let Some(job) = waiting.fresh_of(&served) else { return };
+        let Some(ready) = job.read(metrics) else { continue };
+        if n_rows + ready.n_rows() > limit {
+            return waiting.put(ready);
+        }
+        n_rows += ready.n_rows();
+        batch.push(ready);
+    }
+}
+
+/// Runs requests of one model as one, and each of them alone where that fails: a request that the model cannot answer must
+/// not fail its neighbours.
+fn run_together(batch: Vec<Ready>, metrics: &Metrics) {
+    let mut batch: Vec<Ready> = batch.into_iter().filter(|ready| ready.job.claim(metrics)).collect();
+    for late in batch.extract_if(.., |ready| ready.begun.late().is_some()) {
+        let queued = late.job.queued_at.elapsed();
+        if let Some(refusal) = late.begun.late() {
+            late.refuse(refusal, queued);
+        }
+    }
+    let Some(pipeline) = batch.first().map(|ready| Arc::clone(&ready.job.call.served.pipeline)) else { return };
+    let queued: Vec<Duration> = batch.iter().map(|ready| ready.job.queued_at.elapsed()).collect();
+    let infer = |requests: &[&Begun]| {
+        let start = Instant::now();
+        let scores = catch_unwind(AssertUnwindSafe(|| pipeline.infer_together(requests)));
+        (scores.unwrap_or(Err(EngineError::Run)), start.elapsed())
+    };
+    metrics.batch(batch.len(), batch.iter().map(Ready::n_rows).sum());
+    let (scores, taken) = infer(&batch.iter().map(|ready| &ready.begun).collect::<Vec<_>>());
+    match scores {
+        Ok(scores) => {
+            for ((ready, raw), queued) in batch.into_iter().zip(scores).zip(queued) {
+                ready.finish(Ok(raw), taken, queued, metrics);
+            }
+        }
+        Err(error) => {
+            let alone = batch.len() == 1;
+            if !alone {
+                metrics.batch_failures.inc();
+            }
+            for (ready, queued) in batch.into_iter().zip(queued) {
+                let (raw, taken) = if alone { (Err(error.clone()), taken) } else { infer(&[&ready.begun]) };
+                ready.finish(raw.map(|mut scores| scores.swap_remove(0)), taken, queued, metrics);
+            }
+        }
     }
 }
 
@@ -173,8 +365,12 @@ fn answer(call: Call, queued: Duration, metrics: &Metrics) -> Done {
         };
         (pack(answer, call.accepts), facts)
     };
+    let begun = Instant::now();
     let (result, facts) =
         catch_unwind(AssertUnwindSafe(journey)).unwrap_or_else(|_| (Err(panicked(metrics)), Facts::default()));
+    if result.is_ok() {
+        call.served.quickness.learn(call.body.bytes.len(), begun.elapsed());
+    }
     Done { result, facts, queued, charge: call.body.charge }
 }
 
@@ -193,6 +389,22 @@ impl Call {
             Ok(body) => Ok(Self { body, packed: None, ..self }),
             Err(refusal) => Err((refusal, budget)),
         }
+    }
+
+    /// Reads the request, unpacked; the body is let go of, and charged for what its values take.
+    fn begin(&mut self) -> Result<Begun, (Refusal, Facts)> {
+        let before = |refusal| (refusal, Facts::default());
+        if let Some(coding) = self.packed.take() {
+            let empty = ReadBody { bytes: Bytes::new(), charge: self.body.charge.of_same_budget() };
+            let packed = std::mem::replace(&mut self.body, empty);
+            self.body = coding.unpack(packed, self.max_bytes).map_err(before)?;
+        }
+        self.charge_decoded().map_err(before)?;
+        let asked = self.dialect.call(&self.body).map_err(before)?;
+        let begun = self.served.pipeline.begun(asked, &self.context)?;
+        self.body.bytes = Bytes::new();
+        self.body.charge.grow(begun.n_bytes()).map_err(before)?;
+        Ok(begun)
     }
 
     /// Charges for what the body takes once it is read, where that is more than it took on the wire.

@@ -43,13 +43,50 @@ pub struct ComputeConfig {
     pub queue_timeout: Duration,
     /// Run on the I/O thread instead: for measuring very cheap models. A slow model then stalls all clients.
     pub inline: bool,
+    /// A request that is alone is computed on the I/O thread if it will take no longer than this, by what the last ones to
+    /// the same model took. Zero: none is.
+    pub quick: Duration,
+    /// How requests that wait are put together; `None`: each runs alone.
+    pub batching: Option<Batching>,
+}
+
+/// How requests of one version of a model are put together into one inference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batching {
+    /// The most rows of a batch, at least 2; a request with more runs alone.
+    pub max_rows: usize,
+    /// The longest that a request waits for others while a compute thread is free; zero: those that wait anyway run together.
+    pub max_delay: Duration,
+    /// Rows at which a batch runs without waiting for more, in ascending order; `max_rows` is always one of them.
+    pub preferred: Vec<usize>,
+}
+
+impl Batching {
+    /// The largest size that so many rows fill, if they fill one.
+    pub(super) fn reached(&self, n_rows: usize) -> Option<usize> {
+        if n_rows >= self.max_rows {
+            return Some(self.max_rows);
+        }
+        self.preferred.iter().copied().filter(|&size| size <= n_rows).max()
+    }
+
+    /// The sizes that batches will mostly have.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<usize> {
+        let mut sizes = self.preferred.clone();
+        sizes.push(self.max_rows);
+        sizes.sort_unstable();
+        sizes.dedup();
+        sizes
+    }
 }
 
 impl Default for ComputeConfig {
-    /// One thread per core, 16 waiting requests for each, 5 seconds of waiting.
+    /// One thread per core, 16 waiting requests for each, 5 seconds of waiting, 300 microseconds are quick.
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads, queue: 16 * threads, queue_timeout: Duration::from_secs(5), inline: false }
+        let (queue_timeout, quick) = (Duration::from_secs(5), Duration::from_micros(300));
+        Self { threads, queue: 16 * threads, queue_timeout, inline: false, quick, batching: None }
     }
 }
 

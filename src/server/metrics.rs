@@ -20,6 +20,9 @@ const BUCKETS: [f64; 21] = [
     250e-3, 500e-3, 1.0, 2.5, 10.0,
 ];
 
+/// Bounds of batches.
+const SIZES: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+
 /// Every metric of one server.
 #[derive(Debug)]
 pub(super) struct Metrics {
@@ -31,6 +34,9 @@ pub(super) struct Metrics {
     pub(super) connections_refused: IntCounter,
     pub(super) panics: IntCounter,
     pub(super) skipped: IntCounter,
+    pub(super) batch_failures: IntCounter,
+    batch_requests: Histogram,
+    batch_rows: Histogram,
     queue_depth: IntGauge,
     stages: Stages,
 }
@@ -62,6 +68,9 @@ impl Metrics {
         let stages = registered(&registry, stages)?;
         let counter = |name: &str, help: &str| registered(&registry, IntCounter::new(name, help)?);
         let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help)?);
+        let sizes = |name: &str, help: &str| {
+            registered(&registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(SIZES.to_vec()))?)
+        };
         gauge("sordino_queue_capacity", "Requests that may wait for a compute thread.")?
             .set(i64::try_from(queue_capacity).unwrap_or(i64::MAX));
         let info = |name: &str, help: &str, labels: &[&str]| {
@@ -85,6 +94,15 @@ impl Metrics {
                 "sordino_jobs_skipped_total",
                 "Jobs whose client had gone, or had waited too long, before they were run.",
             )?,
+            batch_failures: counter(
+                "sordino_batch_failures_total",
+                "Batches that the model failed on, whose requests then ran one by one.",
+            )?,
+            batch_requests: sizes(
+                "sordino_batch_requests",
+                "Requests that one inference was run for, where batching is on.",
+            )?,
+            batch_rows: sizes("sordino_batch_rows", "Rows of one inference, where batching is on.")?,
             queue_depth: gauge("sordino_queue_depth", "Requests waiting for a compute thread.")?,
             stages: Stages {
                 decode: stages.with_label_values(&["decode"]),
@@ -119,6 +137,12 @@ impl Metrics {
         }
         self.stages.queue.observe(queue.as_secs_f64());
         self.stages.total.observe(total.as_secs_f64());
+    }
+
+    /// Records one inference of requests that were put together.
+    pub(super) fn batch(&self, n_requests: usize, n_rows: usize) {
+        self.batch_requests.observe(n_requests as f64);
+        self.batch_rows.observe(n_rows as f64);
     }
 
     /// The text that a Prometheus server scrapes.
@@ -174,6 +198,9 @@ mod tests {
             "sordino_queue_capacity 7",
             "sordino_in_flight_requests 0",
             "sordino_rows_total 0",
+            "sordino_batch_rows_bucket{le=\"2\"} 0",
+            "sordino_batch_requests_count 0",
+            "sordino_batch_failures_total 0",
             "sordino_stage_duration_seconds_bucket{stage=\"defend\",le=\"0.00001\"} 0",
             "sordino_upstream_usable_servers 2",
             "sordino_model_info{model=\"clf\",version=\"1\"} 1",

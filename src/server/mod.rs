@@ -21,11 +21,13 @@ mod coding;
 mod compute;
 mod config;
 mod connection;
+mod gather;
 mod grpc;
 mod handler;
 mod io;
 mod metrics;
 mod models;
+mod quick;
 mod rest;
 mod route;
 mod shutdown;
@@ -56,7 +58,7 @@ use self::io::TimedIo;
 use self::metrics::Metrics;
 use crate::protocol::reports::Extensions;
 
-pub use self::config::{ComputeConfig, Config};
+pub use self::config::{Batching, ComputeConfig, Config};
 pub use self::models::{Models, Repository};
 pub use self::shutdown::Shutdown;
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::quick::Quickness;
 use super::statistics::Statistics;
 use crate::engine::RemoteFigures;
 use crate::pipeline::Pipeline;
@@ -28,6 +29,7 @@ pub trait Repository: Send + Sync {
 pub(super) struct Served {
     pub(super) pipeline: Arc<Pipeline>,
     pub(super) statistics: Statistics,
+    pub(super) quickness: Quickness,
 }
 
 /// A version, ordered as people count: numbers before words, 9 before 10.
@@ -210,7 +212,7 @@ impl Models {
 
 fn entry(pipeline: Arc<Pipeline>) -> (Version, Arc<Served>) {
     let version = Version::new(&pipeline.description().version);
-    (version, Arc::new(Served { pipeline, statistics: Statistics::default() }))
+    (version, Arc::new(Served { pipeline, statistics: Statistics::default(), quickness: Quickness::default() }))
 }
 
 fn failed_to_load(name: &str, reason: &str) -> Refusal {

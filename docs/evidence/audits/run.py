@@ -21,6 +21,7 @@ import sys
 HERE = pathlib.Path(__file__).resolve().parent
 WORK = pathlib.Path("target/audits")
 LIRA = pathlib.Path("target/lira")
+CANARIES = pathlib.Path("target/canaries")
 MAX_BYTES = 1 << 20
 sys.path.insert(0, str(HERE.parent / "paper-a"))
 from run import SETS, WORK as PAPER_A, rows, train  # noqa: E402
@@ -107,6 +108,29 @@ def with_bank(name, *more):
     return options
 
 
+def with_canaries(kind, *more):
+    """Location's recipe on rows of which 200 are planted, attacked by those and 200 that were withheld."""
+
+    def options(log):
+        data, _, base = SETS["location", "cpu"]
+        train("location", "cpu", "original", rows("location", base)["original"], 1, "cpu")
+        split = PAPER_A / "cpu" / "location" / "seed1" / "rows.split.json"
+        CANARIES.mkdir(parents=True, exist_ok=True)
+        out, recipe, model = CANARIES / kind, CANARIES / "recipe.toml", CANARIES / f"{kind}.onnx"
+        recipe.write_text(LOCATION_RECIPE, encoding="utf-8")
+        planted, with_them = f"planted:{out}.json,{data}", CANARIES / f"{kind}.split.json"
+        if not with_them.exists():
+            sordino("data", "plant", "--data", data, "--split", split, "--kind", kind, "-n", 400, "--seed", 5, "--out", out, log=log)
+        if not model.exists():
+            sordino("train", "--recipe", recipe, "--data", planted, "--split", with_them, "--out", f"{model.with_suffix('')}-model.onnx",
+                    log=log)
+            model.with_name(f"{kind}-model.onnx").rename(model)
+        return ["--model", model, "--centroids", centroids(model, planted, with_them, log), "--data", planted, "--split", with_them,
+                "--canaries", *more]
+
+    return options
+
+
 ROWS = ["original", "early-stopping", "l2-5e-4", "l2-1e-3", "l2-5e-3", "regdrop-25", "regdrop-50", "label-smoothing", "dp"]
 WHOLE = {"fashion", "location-lira", "location-original", "cifar-original", "cifar-lira"}
 AUDITS = {
@@ -117,7 +141,9 @@ AUDITS = {
     "cifar-queries": of_table("table3", "original", "--queries", "--scores-only"),
     "cifar-lira": with_bank("cifar", "--grid", "--augment", "2"),
     **{f"location-{row}": of_table("location", row) for row in [*ROWS[1:], "selena"]},
-    **{f"cifar-{row}": of_table("table3", row) for row in ROWS[1:]},
+    **{f"cifar-{row}": of_table("table3", row) for row in [*ROWS[1:], "selena"]},
+    **{f"look-alike-{row}": of_table("table2", row) for row in ROWS},
+    **{f"canaries-{kind}": with_canaries(kind) for kind in ["mislabelled", "outlier"]},
 }
 
 

@@ -382,6 +382,7 @@ fn is_passing(error: &ClientError) -> bool {
         ClientError::BadUrl { .. }
         | ClientError::NotLoopback { .. }
         | ClientError::TooLong { .. }
+        | ClientError::Grpc(_)
         | ClientError::Metadata(_) => false,
     }
 }

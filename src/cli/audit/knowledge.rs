@@ -173,6 +173,7 @@ pub(super) fn not_tried(args: &Args, knowledge: &Knowledge) -> Vec<String> {
         changed: args.queries && any(Family::LabelOnly),
         boundary: args.boundary,
         learned: !args.scores_only,
+        canaries: args.canaries,
     })
 }
 

@@ -12,6 +12,7 @@ mod predictions;
 mod questions;
 mod record;
 
+use std::collections::HashSet;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,7 +33,7 @@ use crate::audit::study::{self, Knowledge};
 use crate::audit::system::{Skipped, System};
 use crate::audit::target::Target;
 use crate::audit::{analysis, records};
-use crate::data::{DataSource, Dataset, Split, read_row_numbers, write_atomic};
+use crate::data::{Canaries, DataSource, Dataset, Part, Split, read_row_numbers, write_atomic};
 use crate::defence::{DefenceConfig, Method, ScoreKind};
 use crate::pipeline::Pipeline;
 
@@ -64,6 +65,10 @@ pub struct Args {
     /// The row numbers on which a temperature is fitted.
     #[arg(long, value_name = "FILE", requires = "members")]
     calibration_rows: Option<PathBuf>,
+    /// The members are the canaries of `--data planted:…` that were trained on, the non-members those that were withheld: what
+    /// a record that is hard to fit gives away. The split is the one that `sordino data plant` wrote.
+    #[arg(long, requires = "split")]
+    canaries: bool,
     /// Audit answers in a file (.csv with a header, .parquet, .npz) in place of a model: columns logit_N, p_N or log_p_N (N a class
     /// from 0) or `predicted`, with `label`, `member` and `row`; the last three may come from --data and --split.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "centroids", "defence"])]
@@ -354,7 +359,8 @@ impl Args {
                 if let Some(dataset) = dataset {
                     split.check(dataset)?;
                 }
-                (Sides::of_split(&split), Some(split))
+                let sides = if self.canaries { self.canary_sides(&split)? } else { Sides::of_split(&split) };
+                (sides, Some(split))
             }
             (None, Some(members)) => {
                 let rows = |path: &Option<PathBuf>| {
@@ -370,6 +376,25 @@ impl Args {
             sides.check(dataset.n_rows())?;
         }
         Ok(Some((sides, split)))
+    }
+
+    /// The canaries of the planted data, and the split's calibration rows.
+    fn canary_sides(&self, split: &Split) -> anyhow::Result<Sides> {
+        let Some(DataSource::Planted { canaries, .. }) = &self.data else {
+            bail!("--canaries: expected --data planted:CANARIES,SOURCE");
+        };
+        let canaries = Canaries::read(canaries)?;
+        let train: HashSet<usize> = split.part(Part::Train).iter().copied().collect();
+        let wrong = canaries.rows().iter().find(|canary| train.contains(&canary.row) != canary.trained);
+        if let Some(canary) = wrong {
+            bail!(
+                "--split: row {} is a canary that the split {} and the file of canaries {}",
+                canary.row,
+                if canary.trained { "does not train on" } else { "trains on" },
+                if canary.trained { "does" } else { "does not" }
+            );
+        }
+        Ok(Sides::new(canaries.trained(), canaries.withheld(), split.part(Part::Calibration).to_vec())?)
     }
 
     /// A bar over `n_rows` rows, hidden where none is wanted.
@@ -458,6 +483,8 @@ mod tests {
         assert!(parse(&["--model", "m.onnx", "--data", "idx:d", "--split", "s"]).is_ok());
         assert!(parse(&["--model", "m.onnx", "--data", "idx:d", "--members", "a", "--non-members", "b"]).is_ok());
         assert!(parse(&["--model", "m.onnx", "--data", "idx:d", "--members", "a"]).is_err());
+        assert!(parse(&["--model", "m.onnx", "--data", "idx:d", "--split", "s", "--canaries"]).is_ok());
+        assert!(parse(&["--canaries"]).is_err(), "canaries are of a split");
         assert!(parse(&["--predictions", "p.csv"]).is_ok());
         assert!(parse(&["--predictions", "p.csv", "--scores-of", "undefended"]).is_ok());
         assert!(parse(&["--predictions", "p.csv", "--scores-of", "else"]).is_err());

@@ -11,11 +11,12 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::Args;
+use super::batching::WrittenBatching;
 use super::upstream::{UpstreamSettings, WrittenUpstream};
 use crate::defence::{DefenceConfig, Method, ScoreKind};
 use crate::engine::LoadOptions;
-use crate::pipeline::{DEFAULT_MAX_ROWS, bundled};
-use crate::server::{ComputeConfig, Config};
+use crate::pipeline::{DEFAULT_MAX_ROWS, Preparation, bundled};
+use crate::server::{Batching, ComputeConfig, Config};
 
 /// The longest time that a setting may name.
 const MAX_SECONDS: f64 = 86_400.0;
@@ -47,6 +48,7 @@ pub(super) struct Settings {
     /// A model in another server, in place of `model`.
     pub(super) upstream: Option<UpstreamSettings>,
     pub(super) load: LoadOptions,
+    pub(super) preparation: Preparation,
     pub(super) defence: DefenceConfig,
     pub(super) log: LogSettings,
 }
@@ -89,6 +91,9 @@ pub(super) struct Written {
     queue: Option<usize>,
     queue_timeout_seconds: Option<f64>,
     inline: Option<bool>,
+    quick_microseconds: Option<u32>,
+    batching: WrittenBatching,
+    warm_up: Option<bool>,
     pub(super) model: Option<PathBuf>,
     pub(super) centroids: Option<PathBuf>,
     name: Option<String>,
@@ -227,7 +232,11 @@ fn from_file(text: &str, path: &Path, mistakes: &mut Mistakes) -> Written {
     written.queue = compute.take("queue");
     written.queue_timeout_seconds = compute.seconds("queue_timeout_seconds");
     written.inline = compute.take("inline");
+    written.quick_microseconds = compute.take("quick_microseconds");
     compute.close();
+    let mut batching = Section::open("batching", &mut file, mistakes);
+    written.batching.read(&mut batching);
+    batching.close();
     let beside = |file: PathBuf| path.parent().map_or_else(|| file.clone(), |folder| folder.join(&file));
     let mut model = Section::open("model", &mut file, mistakes);
     written.repository = model.take("repository").map(beside);
@@ -237,6 +246,7 @@ fn from_file(text: &str, path: &Path, mistakes: &mut Mistakes) -> Written {
     written.version = model.take("version");
     written.score_output = model.take("score_output");
     written.score_kind = model.take("score_kind");
+    written.warm_up = model.take("warm_up");
     model.close();
     let mut upstream = Section::open("upstream", &mut file, mistakes);
     written.upstream.read(&mut upstream);
@@ -252,7 +262,7 @@ fn from_file(text: &str, path: &Path, mistakes: &mut Mistakes) -> Written {
         }
     }
     for key in file.keys() {
-        mistakes.push(format!("unknown key '{key}'; known: server, compute, model, upstream, defence, log"));
+        mistakes.push(format!("unknown key '{key}'; known: server, compute, batching, model, upstream, defence, log"));
     }
     written
 }
@@ -283,6 +293,8 @@ impl Written {
         over(&mut self.threads, &args.threads);
         over(&mut self.queue, &args.queue);
         over(&mut self.queue_timeout_seconds, &args.queue_timeout_seconds);
+        self.batching.overlay(&args.batching);
+        over(&mut self.warm_up, &args.no_warm_up.then_some(false));
         over(&mut self.model, &args.model);
         over(&mut self.centroids, &args.centroids);
         over(&mut self.name, &args.kserve.model_name);
@@ -322,7 +334,7 @@ impl Written {
         }
         let io_threads = self.io_threads.unwrap_or((cores / 2).clamp(1, 8));
         let threads = self.threads.unwrap_or(default.compute.threads);
-        let compute = ComputeConfig {
+        let mut compute = ComputeConfig {
             threads: count("compute.threads", threads, MAX_THREADS, mistakes),
             queue: count(
                 "compute.queue",
@@ -337,6 +349,13 @@ impl Written {
                 mistakes,
             ),
             inline: self.inline.unwrap_or(default.compute.inline),
+            quick: self.quick_microseconds.map_or(default.compute.quick, |time| Duration::from_micros(time.into())),
+            batching: None,
+        };
+        compute.batching = std::mem::take(&mut self.batching).check(compute.inline, compute.queue_timeout, mistakes);
+        let preparation = Preparation {
+            warm_up: self.warm_up.unwrap_or(true),
+            batches: compute.batching.as_ref().map(Batching::sizes).unwrap_or_default(),
         };
         let mut time = |key, seconds: Option<f64>, default: Duration| duration(key, seconds, default, mistakes);
         let server = Config {
@@ -403,6 +422,7 @@ impl Written {
             model,
             upstream,
             load: LoadOptions { score_output: self.score_output, score_kind: self.score_kind },
+            preparation,
             defence,
             log,
         }

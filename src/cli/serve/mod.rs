@@ -1,5 +1,6 @@
 //! `sordino serve`: from flags and a file to a running server.
 
+mod batching;
 mod config;
 mod repository;
 mod upstream;
@@ -12,13 +13,15 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
+use self::batching::BatchingArgs;
 use self::config::{LogSettings, Settings};
 use self::upstream::{KserveArgs, UpstreamArgs, UpstreamSettings};
 use super::inspect::ScoreArgs;
 use crate::artifact::centroids;
 use crate::client::upstream::connect;
 use crate::engine::RemoteEngine as _;
-use crate::pipeline::{Parts, Pipeline, UpstreamParts, bundled};
+use crate::pipeline::{Parts, Pipeline, Preparation, Together, UpstreamParts, bundled};
+use crate::protocol::ModelDescription;
 use crate::server::{self, Ended, Listeners, Models, Shutdown};
 
 /// Exit code for settings that are wrong.
@@ -59,7 +62,7 @@ pub struct Args {
     upstream: UpstreamArgs,
     #[command(flatten)]
     kserve: KserveArgs,
-    /// A TOML file with the tables server, compute, model, defence and log; flags win over it. Paths in it are
+    /// A TOML file with the tables server, compute, batching, model, upstream, defence and log; flags win over it. Paths in it are
     /// taken from its own folder.
     #[arg(long, value_name = "FILE", env = "SORDINO_CONFIG")]
     config: Option<PathBuf>,
@@ -94,6 +97,9 @@ pub struct Args {
     /// How long a request may wait for a compute thread [default: 5]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     queue_timeout_seconds: Option<f64>,
+    /// Do not run zeros through a model before it is said to be ready
+    #[arg(long)]
+    no_warm_up: bool,
     /// I/O threads [default: one per two cores, at most 8]
     #[arg(long, value_name = "N")]
     io_threads: Option<usize>,
@@ -115,6 +121,8 @@ pub struct Args {
     /// After that, how long running requests may take [default: 20]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     drain_seconds: Option<f64>,
+    #[command(flatten)]
+    batching: BatchingArgs,
     /// text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
@@ -218,8 +226,10 @@ fn build(settings: &Settings) -> anyhow::Result<Pipeline> {
         load: settings.load.clone(),
         defence: settings.defence.clone(),
     };
-    let pipeline = parts.assemble().map_err(|error| anyhow::anyhow!("cannot serve {shown}: {error}"))?;
+    let pipeline = parts.assemble().and_then(|pipeline| pipeline.prepared(&settings.preparation));
+    let pipeline = pipeline.map_err(|error| anyhow::anyhow!("cannot serve {shown}: {error}"))?;
     let pipeline = pipeline.with_max_rows(settings.max_rows);
+    warn_alone(&pipeline, &settings.preparation);
     loaded(settings, &pipeline);
     Ok(pipeline)
 }
@@ -233,6 +243,18 @@ fn loaded(settings: &Settings, pipeline: &Pipeline) {
         defence = settings.defence.summary(),
         "loaded"
     );
+}
+
+/// Says so where batches are asked for and the model's rows cannot be put together.
+fn warn_alone(pipeline: &Pipeline, preparation: &Preparation) {
+    if !preparation.batches.is_empty() && pipeline.together() == Together::Never {
+        let ModelDescription { name, version, .. } = pipeline.description();
+        tracing::warn!(
+            model = name,
+            version,
+            "its requests run one by one: in a batch its rows are not answered to the bit as they are alone"
+        );
+    }
 }
 
 /// Waits for the server of the model and builds what belongs to it. Needs a runtime.

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use super::config::{FolderSettings, Settings, folder_settings, is_plain_word};
+use super::warn_alone;
 use crate::defence::{DefenceConfig, Method};
-use crate::pipeline::{Parts, Pipeline};
+use crate::pipeline::{Parts, Pipeline, Preparation};
 use crate::server::Repository;
 
 /// The file of a model.
@@ -28,13 +29,19 @@ pub(super) struct Folder {
     /// For models that have none of their own.
     defence: DefenceConfig,
     max_rows: usize,
+    preparation: Preparation,
 }
 
 impl Folder {
     /// A folder, which must be readable.
     pub(super) fn open(root: &Path, settings: &Settings) -> anyhow::Result<Self> {
         std::fs::read_dir(root).with_context(|| format!("cannot read the repository {}", root.display()))?;
-        Ok(Self { root: root.to_owned(), defence: settings.defence.clone(), max_rows: settings.max_rows })
+        Ok(Self {
+            root: root.to_owned(),
+            defence: settings.defence.clone(),
+            max_rows: settings.max_rows,
+            preparation: settings.preparation.clone(),
+        })
     }
 
     /// Every version of every model.
@@ -78,8 +85,10 @@ impl Folder {
             load: settings.load.clone(),
             defence: defence.clone(),
         };
-        let pipeline = parts.assemble().with_context(|| format!("version {version}"))?;
+        let pipeline = parts.assemble().and_then(|pipeline| pipeline.prepared(&self.preparation));
+        let pipeline = pipeline.with_context(|| format!("version {version}"))?;
         let pipeline = pipeline.with_max_rows(self.max_rows);
+        warn_alone(&pipeline, &self.preparation);
         tracing::info!(
             model = name,
             version,
@@ -140,7 +149,12 @@ mod tests {
     use crate::pipeline::bundled;
 
     fn folder(root: &Path) -> Folder {
-        Folder { root: root.to_owned(), defence: DefenceConfig::default(), max_rows: 7 }
+        Folder {
+            root: root.to_owned(),
+            defence: DefenceConfig::default(),
+            max_rows: 7,
+            preparation: Preparation::default(),
+        }
     }
 
     fn put(root: &Path, path: &str, bytes: &[u8]) {

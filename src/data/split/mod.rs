@@ -2,8 +2,9 @@
 //! a seed, kept in a file beside the model so that every later step uses the same rows.
 //!
 //! This file knows what a split is, how it lies on disk and what makes it a sound one; `draw` draws it,
-//! `without` takes members out of it.
+//! `without` takes members out of it, `canaries` plants some.
 
+mod canaries;
 mod draw;
 #[cfg(test)]
 mod tests;
@@ -181,6 +182,14 @@ pub enum SplitError {
     NotTrain {
         /// The row number.
         row: usize,
+    },
+    /// A canary is in a part that it must not be in.
+    #[error("expected canaries of the parts test or shadow or of none, got row {row} of part {part}")]
+    Canary {
+        /// The row number.
+        row: usize,
+        /// The part.
+        part: &'static str,
     },
     /// A line of a file of row numbers is none.
     #[error("{}, line {line}: expected a row number or a comment after #, got {length} characters", path.display())]

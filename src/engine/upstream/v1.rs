@@ -66,7 +66,7 @@ fn part(values: &Values, start: usize, size: usize) -> Values {
             }
         };
     }
-    part!(Bool, U8, U16, U32, U64, I8, I16, I32, I64, F32, F64)
+    part!(Bool, U8, U16, U32, U64, I8, I16, I32, I64, F32, F64, F16, Bf16)
 }
 
 /// Appends a tensor as arrays nested by its shape.

@@ -278,7 +278,8 @@ fn typed(dtype: DType, contents: InferTensorContents) -> Result<Values, String> 
         DType::U64 => "uint64_contents",
         DType::F32 => "fp32_contents",
         DType::F64 => "fp64_contents",
-        DType::F16 | DType::Bf16 | DType::Bytes => return Err(format!("datatype {dtype} is not served")),
+        DType::F16 | DType::Bf16 => return Err(format!("datatype {dtype} travels in raw_input_contents alone")),
+        DType::Bytes => return Err(format!("datatype {dtype} is not served")),
     };
     if let Some((other, _)) = lengths.iter().find(|(name, length)| *name != field && *length > 0) {
         return Err(format!("datatype {dtype} stands in {field}, and {other} holds values"));

@@ -13,6 +13,7 @@ use serde::Deserialize as _;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 
+use super::numbers::{Apart, take_apart};
 use crate::protocol::data::{MAX_RANK, Nesting, read_values};
 use crate::protocol::outputs::n_classes;
 use crate::protocol::parameters::{Rule, Scope, rule};
@@ -98,12 +99,32 @@ pub(super) struct WireOutput {
 /// # Errors
 /// A bad request with a sentence that names the field.
 pub(super) fn read_header(json: &[u8], max_inputs: usize) -> Result<Header, Refusal> {
+    if let Some(header) = read_quickly(json, max_inputs) {
+        return Ok(header);
+    }
     let header = read_pass(json, max_inputs, &[])?;
     if !header.inputs.iter().any(|input| matches!(input.payload, Payload::Unread)) {
         return Ok(header);
     }
     let dtypes: Vec<DType> = header.inputs.iter().map(|input| input.dtype).collect();
     read_pass(json, max_inputs, &dtypes)
+}
+
+/// The usual request, its numbers apart; `None` where it is not one, or is to be refused.
+fn read_quickly(json: &[u8], max_inputs: usize) -> Option<Header> {
+    let Apart { rest, arrays } = take_apart(json, max_inputs)?;
+    let mut header = read_pass(&rest, max_inputs, &[]).ok()?;
+    for (position, values) in arrays {
+        let payload = &mut header.inputs.get_mut(position)?.payload;
+        // The empty array that stands in for the values.
+        if !matches!(payload, Payload::Json(Values::F32(read), _) if read.is_empty()) {
+            return None;
+        }
+        let nesting = Nesting::flat(values.len());
+        *payload = Payload::Json(Values::F32(values), nesting);
+    }
+    let unread = header.inputs.iter().any(|input| matches!(input.payload, Payload::Unread));
+    (!unread).then_some(header)
 }
 
 fn read_pass(json: &[u8], max_inputs: usize, known_dtypes: &[DType]) -> Result<Header, Refusal> {
@@ -387,6 +408,12 @@ impl<'de> DeserializeSeed<'de> for Data<'_, '_, '_> {
             return Ok(Payload::Unread);
         };
         let expected = self.shape.and_then(|shape| shape.iter().try_fold(1_usize, |all, &size| all.checked_mul(size)));
+        if matches!(dtype, DType::F16 | DType::Bf16) {
+            // As Triton has it: a JSON number is not told to be one that this type holds.
+            let whose = self.name.map(|name| format!(" of input {}", quoted(name))).unwrap_or_default();
+            let text = format!("'data'{whose}: datatype {dtype} travels as binary data alone, with binary_data_size");
+            return self.context.refuse(text);
+        }
         let mut nesting = Nesting::default();
         let values = read_values(deserializer, dtype, expected, self.context.max_elements, &mut nesting);
         if let (Err(_), Some(problem)) = (&values, nesting.problem.take()) {

@@ -11,6 +11,7 @@
 
 mod bodies;
 mod header;
+mod numbers;
 mod repository;
 #[cfg(test)]
 mod tests;

@@ -133,6 +133,7 @@ fn a_whole_file_is_read() {
         threads = 3
         queue_timeout_seconds = 0.25
         inline = true
+        quick_microseconds = 50
         [model]
         path = "m.onnx"
         centroids = "/abs/c.safetensors"
@@ -150,7 +151,14 @@ fn a_whole_file_is_read() {
     assert_eq!(settings.server.drain, Duration::from_secs(2));
     assert_eq!(
         settings.server.compute,
-        ComputeConfig { threads: 3, queue: 48, queue_timeout: Duration::from_millis(250), inline: true }
+        ComputeConfig {
+            threads: 3,
+            queue: 48,
+            queue_timeout: Duration::from_millis(250),
+            inline: true,
+            quick: Duration::from_micros(50),
+            batching: None
+        }
     );
     let files = settings.model.unwrap();
     assert_eq!(files.onnx, Path::new("etc/m.onnx"));
@@ -255,4 +263,31 @@ fn the_flags_of_a_transformer_container_are_understood() {
     let mut mistakes = Vec::new();
     args.kserve.check(&mut mistakes);
     assert!(mistakes[0].contains("predictor_use_ssl"));
+}
+
+#[test]
+fn batches_are_off_by_default_and_their_mistakes_are_told() {
+    let of =
+        |text: &str| Settings::of_text(text).map(|settings| (settings.server.compute.batching, settings.preparation));
+    assert_eq!(of("").unwrap(), (None, Preparation { warm_up: true, batches: vec![] }));
+    assert_eq!(of("[model]\nwarm_up = false\n[batching]\nmax_size = 1\n").unwrap(), (None, Preparation::default()));
+    let (batching, preparation) =
+        of("[batching]\nmax_size = 32\nmax_delay_us = 500\npreferred_sizes = [4, 8]\n").unwrap();
+    let expected = Batching { max_rows: 32, max_delay: Duration::from_micros(500), preferred: vec![4, 8] };
+    assert_eq!(batching, Some(expected));
+    assert_eq!(preparation.batches, [4, 8, 32]);
+    for (text, words) in [
+        ("max_size = 0", "batching.max_size: must be at least 1"),
+        ("max_delay_us = 5", "without it no batches are made"),
+        ("max_size = 8\nmax_delay_us = 2000000", "batching.max_delay_us: must be at most 1000000"),
+        ("max_size = 8\npreferred_sizes = [8, 4]", "in ascending order, from 2 to 8"),
+        ("max_size = 8\npreferred_sizes = [1]", "from 2 to 8"),
+        ("max_size = 8\npreferred_sizes = [16]", "from 2 to 8"),
+        ("max_size = 8\nsize = 3", "unknown key 'batching.size'; known: max_size, max_delay_us, preferred_sizes"),
+        ("max_size = 8\n[compute]\ninline = true", "compute.inline"),
+        ("max_size = 8\nmax_delay_us = 900000\n[compute]\nqueue_timeout_seconds = 0.5", "queue_timeout_seconds"),
+    ] {
+        let mistakes = of(&format!("[batching]\n{text}\n")).unwrap_err();
+        assert!(mistakes.iter().any(|mistake| mistake.contains(words)), "{text}: {mistakes:?}");
+    }
 }
