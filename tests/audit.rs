@@ -523,6 +523,17 @@ fn the_tables_name_every_system_and_what_was_not_tried() {
             assert!(text.contains(line));
         }
         assert!(!text.contains("NaN"));
+        let utility = &report.findings.systems[0].utility;
+        let of = |value: f64, low: f64, high: f64| format!("{value:.3} [{low:.3}, {high:.3}]");
+        let brier = of(utility.brier.value, utility.brier.low, utility.brier.high);
+        let nll = of(utility.nll, utility.nll_interval.low, utility.nll_interval.high);
+        let widest = report.findings.systems[0].headline.value.as_ref().unwrap();
+        let widest = of(widest.widest, widest.widest_interval.low, widest.widest_interval.high);
+        for told in [brier, nll, widest] {
+            assert!(text.contains(&told), "{told} in {layout:?}");
+        }
+        let kept = utility.label_agreement_interval.unwrap();
+        assert!(kept.low < 1.0 && kept.high == 1.0, "{kept:?}");
     }
     // A Markdown table has as many cells in each line as in its header.
     let markdown = render::report(&report, Layout::Markdown);

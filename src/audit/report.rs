@@ -359,6 +359,9 @@ pub struct Utility {
     pub ece_interval: Interval,
     /// Share of all rows whose label is the undefended model's; 1 by R1.
     pub label_agreement: Figure<f64>,
+    /// Wilson's interval of that share; left out where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_agreement_interval: Option<Interval>,
 }
 
 /// One attack on one system, on the verdict rows.

@@ -123,8 +123,13 @@ fn binned_error(graded: &[(f64, bool)]) -> f64 {
 #[must_use]
 pub fn label_agreement(answers: &Answers, undefended: &Answers) -> Option<f64> {
     let n_rows = answers.n_rows();
-    let same = answers.predicted.iter().zip(&undefended.predicted).filter(|(a, b)| a == b).count();
-    (n_rows > 0).then(|| same as f64 / n_rows as f64)
+    (n_rows > 0).then(|| n_labels_kept(answers, undefended) as f64 / n_rows as f64)
+}
+
+/// Rows whose label is the undefended model's.
+#[must_use]
+pub fn n_labels_kept(answers: &Answers, undefended: &Answers) -> usize {
+    answers.predicted.iter().zip(&undefended.predicted).filter(|(a, b)| a == b).count()
 }
 
 /// Probabilities of logits `z` (n_rows, n_classes) at a temperature: `softmax(z/T)`, in f64.

@@ -44,7 +44,7 @@ pub(super) fn gains(findings: &Findings) -> Markup {
         found.iter().filter_map(|(_, headline)| headline.widest_null.value).map(|null| null.q95).fold(0.0, f64::max);
     let row = |place: usize| top + ROW * (place as f64 + 0.5);
     html! {
-        svg viewBox=(format!("0 0 {} {height}", frame.width)) role="img" aria-label="What an attacker gains from each system" {
+        div .chart .broad { svg viewBox=(format!("0 0 {} {height}", frame.width)) role="img" aria-label="What an attacker gains from each system" {
             rect .noise x=(frame.x(-noise)) y=(top) width=(frame.x(noise) - frame.x(-noise)) height=(bottom - top) {}
             @for (value, words) in x.ticks() {
                 line .grid x1=(frame.x(value)) x2=(frame.x(value)) y1=(top) y2=(bottom) {}
@@ -65,7 +65,7 @@ pub(super) fn gains(findings: &Findings) -> Markup {
             }
             path .axis d=(format!("M{left} {bottom}H{right}")) {}
             text .name x=((left + right) / 2.0) y=(height - 6.0) text-anchor="middle" { "TPR − FPR on rows that no attack was fitted on" }
-        }
+        } }
     }
 }
 
@@ -106,14 +106,18 @@ pub(super) fn roc(system: &SystemFindings, findings: &Findings) -> Markup {
         @if let Some(curve) = reference.and_then(curve) { path .curve .undefended .thin d=(line(curve)) {} }
         @if let Some(curve) = floor_curve(findings).filter(|_| system.role != Role::Floor) { path .curve .floor .thin d=(line(curve)) {} }
         @if let Some(own) = own { path .curve .(class(system.role)) d=(line(own)) {} }
-        @let keys = keys(system, own, reference);
-        @for (place, (class, words)) in keys.iter().enumerate() {
-            @let y = frame.edges()[3] - 12.0 - 15.0 * (keys.len() - 1 - place) as f64;
-            line .curve .(class) x1="232" x2="252" y1=(y) y2=(y) {}
-            text .key x="258" y=(y) dy="0.35em" { (shortened(words, 26)) }
-        }
     };
-    frame.draw("ROC curve, both axes logarithmic", "false-positive rate", "true-positive rate", &marks)
+    html! {
+        div .drawn {
+            (frame.draw("ROC curve, both axes logarithmic", "false-positive rate", "true-positive rate", &marks))
+            ul .keys { @for (class, words) in keys(system, own, reference) {
+                li {
+                    svg viewBox="0 0 24 10" aria-hidden="true" { path .curve .thin[class != "chance"] .(class) d="M0 5H24" {} }
+                    span { (words) }
+                }
+            } }
+        }
+    }
 }
 
 fn keys(
@@ -168,7 +172,7 @@ pub(super) fn map(embedding: &Embedding, n_passed: usize) -> Markup {
     let place = |spot: &Spot| (8.0 + f64::from(spot.x) * (SIDE - 16.0), 8.0 + f64::from(spot.y) * (SIDE - 16.0));
     let passes = |spot: &&Spot| usize::from(spot.passes) >= n_passed;
     html! {
-        svg viewBox=(format!("0 0 {SIDE} {SIDE}")) role="img" aria-label="Map of the logits of members and non-members" {
+        div .chart { svg viewBox=(format!("0 0 {SIDE} {SIDE}")) role="img" aria-label="Map of the logits of members and non-members" {
             @for spot in embedding.points.iter().filter(|spot| !passes(spot)) {
                 @let (x, y) = place(spot);
                 circle .(format!("class{}", spot.class % N_COLOURS)) cx=(format!("{x:.1}")) cy=(format!("{y:.1}")) r="1.5" {}
@@ -181,7 +185,7 @@ pub(super) fn map(embedding: &Embedding, n_passed: usize) -> Markup {
                     path .passing .nonmembers d=(format!("M{x:.1} {:.1}l5 5l-5 5l-5 -5Z", y - 5.0)) {}
                 }
             }
-        }
+        } }
     }
 }
 

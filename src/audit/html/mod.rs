@@ -290,12 +290,13 @@ fn pictures(report: &Report) -> Markup {
 
 fn tabled(table: &Table) -> Markup {
     html! {
-        section .tabled {
+        section .tabled .short[table.rows.len() <= SHORT] {
             h2 { (table.title) }
             div .wide {
                 table {
                     thead { tr { @for (column, name) in table.header.iter().enumerate() {
-                        th .figure[column >= table.n_word_columns] scope="col" { (name) }
+                        @let figures = holds_figures(table, column);
+                        th .figure[figures] .words[!figures && column > 0] scope="col" { (name) }
                     } } }
                     tbody {
                         @for (place, row) in table.rows.iter().enumerate() {
@@ -312,10 +313,22 @@ fn tabled(table: &Table) -> Markup {
     }
 }
 
+/// Rows of a table that fits on a page with its heading.
+const SHORT: usize = 16;
+
+/// Whether a column holds figures and no words.
+fn holds_figures(table: &Table, column: usize) -> bool {
+    let n_figures = table.rows.iter().filter(|row| is_figure(&row[column])).count();
+    column >= table.n_word_columns && 2 * n_figures >= table.rows.len()
+}
+
+fn is_figure(cell: &str) -> bool {
+    cell.starts_with(|c: char| c.is_ascii_digit() || "+-−[".contains(c)) || cell == "n/a"
+}
+
 /// A cell; an interval stands below its value.
 fn cell_of(cell: &str, may_be_figure: bool) -> Markup {
-    let is_figure =
-        may_be_figure && cell.starts_with(|c: char| c.is_ascii_digit() || "+-−[".contains(c)) || cell == "n/a";
+    let is_figure = may_be_figure && is_figure(cell) || cell == "n/a";
     let (value, interval) = match cell.find(" [").filter(|_| is_figure) {
         Some(at) => cell.split_at(at),
         None => (cell, ""),

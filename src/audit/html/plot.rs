@@ -103,7 +103,7 @@ impl Frame {
         let [left, right, top, bottom] = self.edges();
         let middle = (top + bottom) / 2.0;
         html! {
-            svg viewBox=(format!("0 0 {} {}", self.width, self.height)) role="img" aria-label=(title) {
+            div .chart { svg viewBox=(format!("0 0 {} {}", self.width, self.height)) role="img" aria-label=(title) {
                 @for (value, words) in self.x.ticks() {
                     @let x = format!("{:.2}", self.x(value));
                     line .grid x1=(x) x2=(x) y1=(top) y2=(bottom) {}
@@ -120,7 +120,7 @@ impl Frame {
                 @if !y_name.is_empty() {
                     text .name x="12" y=(middle) text-anchor="middle" transform=(format!("rotate(-90 12 {middle})")) { (y_name) }
                 }
-            }
+            } }
         }
     }
 }

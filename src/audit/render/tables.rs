@@ -3,7 +3,7 @@
 use super::more;
 use crate::audit::analysis::{Analysis, Correlation, Extreme, Extremes, Quarter, Vulnerable};
 use crate::audit::duplicates::Duplicates;
-use crate::audit::interval::Estimate;
+use crate::audit::interval::{Estimate, Interval};
 use crate::audit::null::Null;
 use crate::audit::policy::{Judgement, Stands, Verdict};
 use crate::audit::report::{AttackFindings, Figure, Findings, Report, SystemFindings, TprAt, Validity};
@@ -293,22 +293,25 @@ fn before_and_after(report: &Report) -> Table {
 fn utility(findings: &Findings) -> Table {
     let rows = findings.systems.iter().map(|system| {
         let utility = &system.utility;
+        let kept = utility.label_agreement.value.map(|share| within(share, utility.label_agreement_interval));
         vec![
             system.name.clone(),
-            format!("{:.4}", utility.accuracy_members),
-            format!("{:.4}", utility.accuracy_non_members),
-            format!("{:.3}", utility.nll),
+            within(utility.accuracy_members, Some(utility.accuracy_members_interval)),
+            within(utility.accuracy_non_members, Some(utility.accuracy_non_members_interval)),
+            within(utility.nll, Some(utility.nll_interval)),
             utility.nll_minus_rival.value.map_or("n/a".to_owned(), |difference| signed_estimate(&difference)),
             utility.n_floored.to_string(),
-            format!("{:.4}", utility.ece),
-            utility.label_agreement.value.map_or("n/a".to_owned(), |share| format!("{share:.4}")),
+            within(utility.brier.value, Some(utility.brier.interval())),
+            within(utility.ece, Some(utility.ece_interval)),
+            kept.unwrap_or_else(|| "n/a".to_owned()),
         ]
     });
     Table {
         title: "What an honest client gets",
         note: format!(
-            "Verdict rows. NLL (probability floored at {:e}; `floored` rows were below it) and ECE (15 bins of equal \
-             mass) are of non-members.\nA claim about NLL or ECE is made against the temperature-scaled rival, \
+            "Verdict rows. NLL (probability floored at {:e}; `floored` rows were below it), Brier score and ECE (15 bins \
+             of equal mass) are of non-members. Intervals: exact for accuracies, by bootstrap for NLL, Brier and ECE (whose \
+             resamples are larger on average), Wilson's for labels kept.\nA claim about NLL or ECE is made against the temperature-scaled rival, \
              which is no defence: who multiplies its logits by the \
              temperature has the undefended model's answers.",
             findings.settings.nll_floor
@@ -321,6 +324,7 @@ fn utility(findings: &Findings) -> Table {
             "NLL",
             "NLL − rival",
             "floored",
+            "Brier",
             "ECE",
             "labels kept",
         ]),
@@ -334,7 +338,7 @@ fn headlines(findings: &Findings) -> Table {
         match &system.headline.value {
             Some(headline) => cells.extend([
                 headline.widest_attack.name().to_owned(),
-                format!("{:.4}", headline.widest),
+                within(headline.widest, Some(headline.widest_interval)),
                 null_words(&headline.widest_null),
                 headline.fixed_attack.name().to_owned(),
                 estimate(&headline.fixed),
@@ -352,7 +356,7 @@ fn headlines(findings: &Findings) -> Table {
         title: "Headline: the strongest attack that counts, beside noise and the label-only floor",
         note: format!(
             "(a) max over thresholds of |TPR − FPR| on the verdict rows, beside the permutation null of that maximum \
-             (mean, 95 %).\n(b) TPR − FPR with threshold and sign fixed on the attack-fit rows, of the attack that is \
+             (mean, 95 %); its interval allows for the threshold having been chosen here.\n(b) TPR − FPR with threshold and sign fixed on the attack-fit rows, of the attack that is \
              strongest on those.\nMinus floor: paired difference to the label-only answers on the same rows. At floor: \
              its interval stays within {margin} of 0; not told apart: it covers 0 and does not.\nLeak seen: (b)'s interval \
              leaves 0 or (a) leaves its null; undecidable: neither, but half of the interval or 95 % of the null is \
@@ -432,6 +436,12 @@ pub(in crate::audit) fn known_or_reason<T>(figure: &Figure<T>, words: impl Fn(&T
 
 pub(in crate::audit) fn estimate(estimate: &Estimate) -> String {
     format!("{:.4} [{:.4}, {:.4}]", estimate.value, estimate.low, estimate.high)
+}
+
+/// A value with its interval, to three digits.
+fn within(value: f64, interval: Option<Interval>) -> String {
+    let interval = interval.map_or(String::new(), |found| format!(" [{:.3}, {:.3}]", found.low, found.high));
+    format!("{value:.3}{interval}")
 }
 
 pub(in crate::audit) fn signed_estimate(estimate: &Estimate) -> String {

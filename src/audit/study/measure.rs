@@ -6,7 +6,7 @@ use crate::audit::answers::Answers;
 use crate::audit::attack::{Attack, AttackId};
 use crate::audit::exact::{Counts, clopper_pearson};
 use crate::audit::fixed::{FixedThreshold, signed_advantage};
-use crate::audit::interval::{Estimate, Interval, Placements};
+use crate::audit::interval::{Estimate, Interval, Placements, wilson};
 use crate::audit::invert::Inversion;
 use crate::audit::report::{BeforeAfter, Figure, Utility};
 use crate::audit::roc::{Ranking, Roc, RocError};
@@ -144,6 +144,10 @@ impl Bench<'_> {
                 true => Figure::or(utility::label_agreement(answers, reference), "no rows"),
                 false => Figure::missing(NO_UNDEFENDED),
             },
+            label_agreement_interval: (self.has_undefended && answers.n_rows() > 0).then(|| {
+                let kept = utility::n_labels_kept(answers, reference);
+                wilson(kept as u64, answers.n_rows() as u64, settings.level)
+            }),
         }
     }
 
