@@ -242,6 +242,18 @@ fn an_exclusion_ensemble_is_trained_measured_and_joined_into_graphs_that_the_eng
         let build = ["centroids", "build", "--quiet", "--data", "csv:table.csv", "--model", &out, "--split", &split];
         succeed(dir, &[&build[..], &["--out", "c.safetensors"]].concat());
     }
+    // What the stacking layer was fitted on is no unseen row of the joined graph.
+    let record = json(dir, "joined/stack.json");
+    let sizes = &record["split"]["sizes"];
+    assert_eq!((&sizes["train"], &sizes["validation"], &sizes["test"]), (&200.into(), &0.into(), &100.into()));
+    let results = &record["results"];
+    assert_eq!((&results["train"]["n_rows"], &results["loss_attack"]["n_members"]), (&200.into(), &200.into()));
+    assert!(
+        results["validation"].is_null() && json(dir, "joined/logits.json")["results"]["validation"]["n_rows"] == 40
+    );
+    assert_eq!(json(dir, "joined/stack.split.json")["parts"]["train"].as_array().unwrap().len(), 200);
+    let stack = ["ensemble", "join", "bank", "--data", "csv:table.csv", "--combine", "stack", "--out", "again.onnx"];
+    assert!(succeed(dir, &stack).contains("fitted on 40 validation rows: in the split and the results"));
     let other = refuse(dir, &["ensemble", "join", "nothing", "--data", "csv:table.csv", "--out", "x.onnx"]);
     assert!(other.contains("holds no plan.json"), "{other}");
 }
@@ -304,6 +316,10 @@ fn a_student_learns_from_a_model_or_a_bank_without_labels() {
         );
         let card = fs::read_to_string(dir.join("student.md")).unwrap();
         assert!(card.contains("It was trained on the part test of the split"), "{card}");
+        // A model alone does not say what it was trained on; a bank does.
+        let unknown = "which rows the teacher was trained on is not known";
+        let notes = record["made_from"]["notes"].as_array().map_or(0, Vec::len);
+        assert_eq!((notes, card.contains(unknown)), (2 - n_models, n_models == 1), "{card}");
     }
     for (more, expected) in [
         (["--teacher", "bank", "--jobs", "0"], "--jobs: expected 1, got 0"),

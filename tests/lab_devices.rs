@@ -1,7 +1,7 @@
 //! Devices and what is fitted on them: a GPU learns what the processor learns, and gives the same centroids.
 //!
 //! What needs a driver that is not here is skipped, and says so; with `SORDINO_REQUIRE_DEVICE=vulkan` (or `cuda`) it
-//! fails instead, as `just vulkan-check` and `just gpu-check` have it.
+//! fails instead. `just vulkan-check` and `just gpu-check` run no tests: they compare by a script.
 
 use std::fs;
 use std::io::Write as _;

@@ -29,6 +29,8 @@ mod lab_features;
 mod lab_golden;
 #[cfg(feature = "lab")]
 mod lab_robust;
+#[cfg(feature = "lab")]
+mod lab_told;
 mod layering;
 mod leaks;
 mod openapi;

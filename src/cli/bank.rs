@@ -172,6 +172,10 @@ impl SourceFlags {
         let split = Split::read(&self.split)?;
         let dataset = Dataset::load(&self.data.source)?;
         split.check(&dataset)?;
+        if let Some(dp) = &recipe.dp {
+            let n_rows = split.part(Part::Train).len();
+            dp.warnings(n_rows, recipe.batch_size, recipe.epochs).iter().for_each(|note| eprintln!("warning: {note}"));
+        }
         let data = data_record(&self.data.source, &dataset);
         Ok(Source { dataset, split, recipe, data })
     }
@@ -255,9 +259,9 @@ impl ModelFiles {
         if out.extension().is_none_or(|ending| ending != "onnx") || out.file_stem().is_none() {
             bail!("--out: expected the name of a file that ends in .onnx, got {}", out.display());
         }
-        if let Some(dir) = out.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-            std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
-        }
+        // A folder made among the images would be a class of theirs.
+        ensure!(!data.source.reads(out), "{} is among the inputs: give another place", out.display());
+        super::make_folder_of(out)?;
         for ending in ["onnx", "json", "split.json", "md", "checkpoint", "weights.safetensors", "svg"] {
             let file = out.with_extension(ending);
             ensure!(

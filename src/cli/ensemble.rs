@@ -275,7 +275,19 @@ fn join_bank(args: &JoinArgs) -> anyhow::Result<ExitCode> {
     bank.planned.check(&dataset)?;
     let models =
         (0..bank.manifest.models.len()).map(|member| bank.model(&place, member)).collect::<anyhow::Result<Vec<_>>>()?;
-    let (combine, words) = combine(args.combine, &models, &bank, &dataset)?;
+    let (combine, words, fitted_on) = combine(args.combine, &models, &bank, &dataset)?;
+    let pool: Vec<usize> = bank.planned.inclusion.rows().iter().chain(&fitted_on).copied().collect();
+    let split = if fitted_on.is_empty() {
+        bank.planned.split.clone()
+    } else {
+        // They are known to the graph: nothing that is given this split may take them for unseen.
+        println!(
+            "the stacking layer was fitted on {} validation rows: in the split and the results of the joined graph they are \
+             train rows",
+            fitted_on.len()
+        );
+        bank.planned.split.moving(&fitted_on, (Part::Validation, Part::Train))?
+    };
     let model = join(&models, &combine)?;
     check_joined(&model, &combine, (&place, &bank), &dataset)?;
     let answers = Answerer::load(&model)?;
@@ -291,14 +303,13 @@ fn join_bank(args: &JoinArgs) -> anyhow::Result<ExitCode> {
         combine: words,
     };
     let plan = &bank.planned.plan;
-    let mut record = run_record(&files, plan.recipe.clone(), plan.data.clone(), &bank.planned.split, &model)?;
+    let mut record = run_record(&files, plan.recipe.clone(), plan.data.clone(), &split, &model)?;
     record.made_from = Some(made_from);
-    let pool = bank.planned.inclusion.rows();
-    let [validation, calibration, test] = unknown_rows(&bank.planned.split, &pool.iter().copied().collect());
-    let scores = [evaluate(pool)?, evaluate(&validation)?, evaluate(&calibration)?, evaluate(&test)?];
+    let [validation, calibration, test] = unknown_rows(&split, &pool.iter().copied().collect());
+    let scores = [evaluate(&pool)?, evaluate(&validation)?, evaluate(&calibration)?, evaluate(&test)?];
     record.results = Some(Results::of(scores, plan.recipe.seed)?);
     record.wall_seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
-    files.write(&model, &record, &bank.planned.split, &[])?;
+    files.write(&model, &record, &split, &[])?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -308,11 +319,18 @@ pub(super) fn unknown_rows(split: &Split, known: &HashSet<usize>) -> [Vec<usize>
         .map(|part| split.part(part).iter().copied().filter(|row| !known.contains(row)).collect())
 }
 
-/// The way of joining, with its words for the record.
-fn combine(kind: CombineKind, models: &[Vec<u8>], bank: &Bank, dataset: &Dataset) -> anyhow::Result<(Combine, String)> {
+/// The way of joining, with its words for the record, and the rows that it was fitted on.
+fn combine(
+    kind: CombineKind,
+    models: &[Vec<u8>],
+    bank: &Bank,
+    dataset: &Dataset,
+) -> anyhow::Result<(Combine, String, Vec<usize>)> {
     match kind {
-        CombineKind::Probabilities => Ok((Combine::MeanProbabilities, "the mean of the probabilities".to_owned())),
-        CombineKind::Logits => Ok((Combine::MeanLogits, "the mean of the logits".to_owned())),
+        CombineKind::Probabilities => {
+            Ok((Combine::MeanProbabilities, "the mean of the probabilities".to_owned(), vec![]))
+        }
+        CombineKind::Logits => Ok((Combine::MeanLogits, "the mean of the logits".to_owned(), vec![])),
         CombineKind::Stack => {
             let pool = bank.planned.inclusion.rows().iter().copied().collect();
             let [rows, ..] = unknown_rows(&bank.planned.split, &pool);
@@ -324,14 +342,15 @@ fn combine(kind: CombineKind, models: &[Vec<u8>], bank: &Bank, dataset: &Dataset
             let labels: Vec<u32> = rows.iter().map(|&row| dataset.labels()[row]).collect();
             let fit = stack::fit(&concatenate(Axis(1), &views)?, &labels, dataset.n_classes())?;
             let words = format!(
-                "a linear layer over all logits, fitted on {} validation rows (penalty {} towards the mean; held-out loss \
+                "a linear layer over all logits, fitted on {} validation rows of the bank's split, which are train rows of this \
+                 one and count as members in the results (penalty {} towards the mean; held-out loss \
                  {:.4}, of the mean {:.4})",
                 rows.len(),
                 fit.strength,
                 fit.held_out_loss,
                 fit.mean_loss
             );
-            Ok((Combine::Stack(fit.stacking), words))
+            Ok((Combine::Stack(fit.stacking), words, rows))
         }
     }
 }
@@ -478,5 +497,6 @@ fn distil(args: &DistilArgs) -> anyhow::Result<ExitCode> {
         let teacher = if args.strangers { Teacher::Strangers(&place, &bank) } else { Teacher::Bank(&place, &bank) };
         teacher.targets(&source.dataset, about)?
     };
+    taught.1.notes.iter().for_each(|note| eprintln!("note: {note}"));
     teach(&source, (rows, known), taught, &files, &args.work)
 }

@@ -36,6 +36,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let shown = args.weights.display();
     ensure!(!is_same_file(&args.weights, &args.out), "--out: {shown} is an input");
+    super::make_folder_of(&args.out)?;
     check_writable(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
     let bytes = std::fs::read(&args.weights).with_context(|| format!("cannot read {shown}"))?;
     let device = Device::Cpu.open()?;

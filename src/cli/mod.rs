@@ -1,5 +1,9 @@
 //! Composition root: one file per command. The only room that knows all the others.
 
+// First: its macros stand in all that follows.
+#[macro_use]
+mod tell;
+
 #[cfg(feature = "lab")]
 pub mod accountant;
 pub mod audit;
@@ -75,6 +79,17 @@ enum Command {
 /// The help of an argument that takes a source of rows.
 fn data_help(what: &str) -> String {
     format!("{what}: {}", crate::data::DataSource::FORMS)
+}
+
+/// Makes the folder that a file goes to.
+fn make_folder_of(path: &std::path::Path) -> anyhow::Result<()> {
+    use anyhow::Context as _;
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => {
+            std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Exit code after a panic, as Rust has it.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, bail, ensure};
 
+use super::make_folder_of;
 use crate::data::{
     DataSource, Dataset, Drawing, Groups, Part, PartSizes, Split, check_writable, is_same_file, read_row_numbers,
 };
@@ -127,6 +128,7 @@ impl Args {
         let inputs = [self.split.as_ref(), self.without.as_ref()];
         let is_input = inputs.into_iter().flatten().any(|input| is_same_file(input, &self.out));
         ensure!(!is_input && !self.data.reads(&self.out), "--out: {} is an input", self.out.display());
+        make_folder_of(&self.out)?;
         check_writable(&self.out).with_context(|| format!("cannot write {}", self.out.display()))
     }
 
@@ -161,7 +163,7 @@ impl Args {
 fn report(out: &Path, split: &Split, dataset: &Dataset) -> String {
     let sizes = split.sizes();
     let parts = Part::ALL.map(|part| format!("{} {}", part.name(), sizes.of(part))).join(", ");
-    let unused = dataset.n_rows() - sizes.total() - split.removed().len();
+    let unused = dataset.n_rows() - sizes.total();
     let mut text = format!("{}\n  {} rows: {parts}; in no part {unused}\n", split.source(), dataset.n_rows());
     if split.drawn().stratified {
         text += "  stratified by class\n";
@@ -179,7 +181,7 @@ fn report(out: &Path, split: &Split, dataset: &Dataset) -> String {
         }
     }
     if !split.removed().is_empty() {
-        text += &format!("  {} rows taken out of the train part\n", split.removed().len());
+        text += &format!("  {} of these taken out of the train part\n", split.removed().len());
     }
     text + &format!("wrote {} (seed {}, sha256 {})\n", out.display(), split.seed(), split.digest())
 }

@@ -94,6 +94,28 @@ fn decode(path: &Path) -> Result<DynamicImage, DataError> {
     }
 }
 
+/// Whether a file, there or yet to be written, is one of these images or lies in a folder that is read as a class.
+pub(super) fn holds(dir: &Path, file: &Path) -> bool {
+    let (Ok(dir), Some(file)) = (dir.canonicalize(), canonical(file)) else { return false };
+    let Ok(inner) = file.strip_prefix(&dir) else { return false };
+    let in_folder = |dir: &Path| file.strip_prefix(dir).is_ok_and(|inner| inner.components().count() > 1);
+    let is_class = match dir.join("train").is_dir() {
+        true => ["train", "test"].iter().any(|part| in_folder(&dir.join(part))),
+        false => in_folder(&dir),
+    };
+    is_class || (inner.components().count() > 0 && file.exists() && is_image(&file))
+}
+
+/// The path without links, of a file or folder that may not be there yet.
+fn canonical(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    path.ancestors().find_map(|there| {
+        let rest = path.strip_prefix(there).ok()?;
+        let there = there.canonicalize().ok()?;
+        Some(if rest.as_os_str().is_empty() { there } else { there.join(rest) })
+    })
+}
+
 pub(super) fn is_image(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
     matches!(ending.as_deref(), Some("jpg" | "jpeg" | "png"))

@@ -187,15 +187,15 @@ impl DataSource {
     /// All forms of a source in words, for help texts.
     pub const FORMS: &'static str = FORMS;
 
-    /// Whether `file` is one of the files that are read from this source, and so must not be written to.
+    /// Whether `file` is one of the files that are read from this source, or would stand among them, and so must not be
+    /// written to: below the class folders of a folder of images any file is refused, also one in a folder to be made.
     #[must_use]
     pub fn reads(&self, file: &Path) -> bool {
         if let Self::Planted { canaries, of } = self {
             return is_same_file(canaries, file) || of.reads(file);
         }
         if let Self::Folder(dir) = self {
-            let (Ok(dir), Ok(file)) = (dir.canonicalize(), file.canonicalize()) else { return false };
-            return file.starts_with(dir) && folder::is_image(&file);
+            return folder::holds(dir, file);
         }
         self.files().iter().any(|own| is_same_file(own, file))
     }
@@ -290,7 +290,19 @@ mod tests {
             assert!(source.reads(&at("train-labels-idx1-ubyte")) && source.reads(&at("t10k-images-idx3-ubyte.gz")));
             assert!(!source.reads(&at("m.onnx")) && !source.reads(&at("train-images-idx3-ubyte")));
         }
-        assert!(DataSource::Folder(at("")).reads(&at("a.png")) && !DataSource::Folder(at("")).reads(&at("m.onnx")));
+        let images = DataSource::Folder(at(""));
+        assert!(images.reads(&at("a.png")) && !images.reads(&at("m.onnx")));
+        // A file in a class folder, there or not, stands among the images.
+        assert!(images.reads(&at("class/m.onnx")) && images.reads(&at("./new/deep/m.onnx")));
+        std::fs::create_dir_all(at("train/plane")).unwrap();
+        for inside in ["train/plane/m.onnx", "train/new/m.onnx", "test/new/m.onnx"] {
+            assert!(images.reads(&at(inside)), "{inside}");
+        }
+        assert!(
+            !images.reads(&at("models/m.onnx"))
+                && !images.reads(&at("train/m.onnx"))
+                && !images.reads(&at("../m.onnx"))
+        );
     }
 
     #[test]

@@ -52,7 +52,8 @@ pub struct RunRecord {
     pub difficulty_from: Option<String>,
     /// Loss and accuracy at the end; absent when interrupted.
     pub results: Option<Results>,
-    /// The epoch that early stopping chose, counted from 1: the model's weights are of this one.
+    /// The epoch that early stopping chose, counted from 1: the model's weights are of this one. Absent when interrupted:
+    /// the weights are then those of that moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best_epoch: Option<usize>,
     /// Loss and accuracy of each epoch that was run.
@@ -101,13 +102,14 @@ impl MadeFrom {
             ),
             Self::Taught(teacher) => format!(
                 "Its targets are not labels but the answers of {} models (`{}`, {}) on {} rows, of which \
-                 {:.4} are the label.{}\n\n",
+                 {:.4} are the label.{}{}\n\n",
                 teacher.n_models,
                 teacher.digest,
                 teacher.kind,
                 teacher.n_rows,
                 teacher.accuracy,
-                trained_on(&teacher.rows)
+                trained_on(&teacher.rows),
+                teacher.notes.iter().map(|note| format!(" Note: {note}.")).collect::<String>()
             ),
         }
     }

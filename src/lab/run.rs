@@ -395,7 +395,8 @@ fn write_files(
         made_from: job.taught_by.clone().map(MadeFrom::Taught),
         difficulty_from: job.difficulty_from.clone(),
         results,
-        best_epoch: position.best.map(|best| best.epoch),
+        // The weights of a run that was interrupted are the last ones; the best ones wait in its checkpoint.
+        best_epoch: position.best.filter(|_| outcome == Outcome::Finished).map(|best| best.epoch),
         history: position.history.clone(),
         wall_seconds: (started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
         device: Some(job.device.device()),

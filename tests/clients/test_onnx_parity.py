@@ -4,9 +4,12 @@ Trains every network that `train` knows for one short epoch on made-up rows with
 `lab`), then holds the exported model against `onnx.checker` (full check) and its answers in ONNX Runtime against the
 logits that the training network itself wrote, in batches of several sizes: as exported by default, and with batch
 normalisation folded and the penultimate features as a second output. (`train` itself holds the graph in tract against
-the same logits before it writes the model.)
+the same logits before it writes the model.) One network is held so on real rows too, and a bank joined into one graph,
+averaged and stacked, against the answers of its members.
 """
 
+import json
+import pathlib
 import re
 import struct
 import subprocess
@@ -131,3 +134,81 @@ def test_onnx_runtime_gives_the_logits_of_the_training_network(exported, size):
     worst = float(np.abs(np.concatenate(got) - expected).max())
     tolerance = TOLERANCE * max(1.0, float(np.abs(expected).max()))
     assert worst <= tolerance, f"a logit is off by {worst}, expected at most {tolerance}"
+
+
+FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_onnx_runtime_gives_the_logits_of_the_training_network_for_real_rows(tmp_path, variant):
+    model, parity = tmp_path / "model.onnx", tmp_path / "parity.safetensors"
+    sizes = ["--train-rows", "512", "--test-rows", "256", "--epochs", "1"]
+    command = [BINARY, "train", "--data", "fashion-mnist", "--network", "cnn", "--channels", "8,16", "--hidden", "32"]
+    done = subprocess.run([*command, *sizes, "--out", model, "--parity-out", parity, *VARIANTS[variant]],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    parity = load_file(parity)
+    rows, expected = parity["input"], parity["logits"]
+    assert rows.shape == (256, 1, 28, 28) and rows.max() == 1.0, "pixels of images, divided by 255"
+    assert len(set(expected.argmax(1))) > 3, "rows that the network tells apart"
+    worst = float(np.abs(runtime(model, rows, "logits") - expected).max())
+    assert worst <= TOLERANCE * max(1.0, float(np.abs(expected).max())), worst
+
+
+def runtime(path, rows, output):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run([output], {session.get_inputs()[0].name: rows})[0]
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    """Three models of a bank, and rows of its table."""
+    folder = tmp_path_factory.mktemp("bank")
+    rng = np.random.default_rng(2)
+    labels = np.arange(300) % 3
+    rows = (rng.normal(size=(300, 8)) + np.eye(8)[labels]).round(4).astype(np.float32)
+    lines = (f"{label},{','.join(map(str, row))}\n" for label, row in zip(labels, rows))
+    (folder / "table.csv").write_text("label,a,b,c,d,e,f,g,h\n" + "".join(lines))
+    (folder / "r.toml").write_text('epochs = 5\nbatch_size = 16\nlearning_rate = 0.01\n[network]\nkind = "mlp"\nhidden = [12]\n')
+    sordino(folder, "split --data csv:table.csv --train 160 --validation 60 --test 80 --out s.json")
+    sordino(folder, "ensemble train --data csv:table.csv --split s.json --recipe r.toml --whole 3 --out bank")
+    return folder, rows
+
+
+def sordino(folder, words):
+    done = subprocess.run([BINARY, *words.split()], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def log_softmax(logits):
+    shifted = logits - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+@pytest.mark.parametrize("combine", ["probabilities", "logits", "stack"])
+def test_onnx_runtime_gives_what_the_members_of_a_joined_graph_say_together(bank, combine):
+    folder, rows = bank
+    sordino(folder, f"ensemble join bank --data csv:table.csv --combine {combine} --out {combine}.onnx")
+    path = folder / f"{combine}.onnx"
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    output = model.graph.output[0].name
+    got = runtime(path, rows, output)
+    members = [runtime(folder / f"bank/model-{member:05}.onnx", rows, "logits").astype(np.float64) for member in range(3)]
+    if combine == "stack":
+        # Its layer is the one of the graph: a matrix over the logits of all members, side by side.
+        arrays = [onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
+        [weight] = [array for array in arrays if array.shape in ((9, 3), (3, 9))]
+        weight = weight if weight.shape == (9, 3) else weight.T
+        biases = [array for array in arrays if array.shape == (3,)]
+        mixed = np.concatenate(members, 1) @ weight
+        expected = min((mixed + bias for bias in biases), key=lambda answer: np.abs(answer - got).max())
+        split = json.loads((folder / "stack.split.json").read_text())
+        assert len(split["parts"]["train"]) == 220 and not split["parts"]["validation"]
+    elif combine == "logits":
+        expected = np.mean(members, 0)
+    else:
+        expected = np.log(np.mean([np.exp(log_softmax(logits)) for logits in members], 0))
+    assert len(set(got.argmax(1))) == 3
+    assert np.abs(got - expected).max() <= TOLERANCE * max(1.0, np.abs(expected).max())

@@ -131,8 +131,8 @@ class Lines:
     SMALL = ["--network", "cnn", "--channels", "16,32", "--hidden", "64", "--fresh"]
 
     @classmethod
-    def parity(cls, data, device, out):
-        return ["train", "--data", data, *cls.SMALL, "--train-rows", 1024, "--validation-rows", 512, "--epochs", 3,
+    def parity(cls, data, device, out, n_rows=1024):
+        return ["train", "--data", data, *cls.SMALL, "--train-rows", n_rows, "--validation-rows", n_rows // 2, "--epochs", 3,
                 "--device", device, "--out", out]
 
     @classmethod
@@ -187,11 +187,11 @@ def dry_run(args):
 def devices(check):
     found = json.loads(check.lab(*Lines.DEVICES))
     names = {entry["device"]: entry for entry in found["devices"]}
-    device = check.args.device if ":" in check.args.device else f"{check.args.device}:0"
+    device = check.args.device if ":" in check.args.device or check.args.device == "cpu" else f"{check.args.device}:0"
     if device not in names:
         reasons = [entry["reason"] for entry in found["unavailable"]]
         raise RuntimeError(f"no {device} here: {'; '.join(reasons)}")
-    return {"cpu": names["cpu"]["name"], "gpu": names[device]["name"], "driver": names[device]["driver"]}
+    return {"cpu": names["cpu"]["name"], "gpu": names[device]["name"], "driver": names[device].get("driver")}
 
 
 def parity(check):
@@ -199,7 +199,7 @@ def parity(check):
     losses = {}
     for device in ("cpu", check.args.device):
         out = check.work / "parity" / f"{device.replace(':', '')}.onnx"
-        check.lab(*Lines.parity(data, device, out))
+        check.lab(*Lines.parity(data, device, out, 64 if check.args.tiny else 1024))
         history = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))["history"]
         losses[device] = [[epoch["train"]["loss"], epoch["validation"]["loss"]] for epoch in history]
     one, other = losses["cpu"], losses[check.args.device]

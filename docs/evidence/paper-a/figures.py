@@ -39,7 +39,7 @@ class Bench:
         self.split = self.folder / "rows.split.json"
 
     def model(self, name):
-        change = rows(self.args.table, self.base)[name]
+        change = rows(self.args.table, self.base, self.args.tier)[name]
         train(self.args.table, self.args.tier, name, change, self.args.seed, self.args.device)
         return self.folder / f"{name}.onnx"
 

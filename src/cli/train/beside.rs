@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::Args;
 use crate::data::{Dataset, Part, Split, hex};
-use crate::lab::bank::distil::TeacherRecord;
+use crate::lab::bank::distil::{ROWS_UNKNOWN, TeacherRecord};
 use crate::lab::device::OpenDevice;
 use crate::lab::network::Network;
 use crate::lab::train::{RowScores, score};
@@ -30,6 +30,7 @@ impl Args {
         if let Some(path) = &self.teacher {
             let (network, digest) = read_network(path, dataset, device)?;
             let answers = answers(&network, dataset, rows)?;
+            eprintln!("note: {ROWS_UNKNOWN}");
             beside.taught_by = Some(teacher_record(&answers, digest, dataset, rows));
             beside.teacher = Some(answers);
         }
@@ -57,6 +58,7 @@ fn teacher_record(answers: &Array2<f32>, digest: String, dataset: &Dataset, rows
         rows: vec![Part::Train.name().to_owned()],
         n_rows: rows.len(),
         accuracy,
+        notes: vec![ROWS_UNKNOWN.to_owned()],
     }
 }
 

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use ndarray::{Array2, ArrayD};
 
 use self::beside::Beside;
@@ -20,10 +20,11 @@ use self::flags::RecipeFlags;
 pub(super) use self::flags::read_recipe;
 use self::progress::Bar;
 pub(super) use self::stop::Stop;
+use super::make_folder_of;
 use super::origin::{Commit, Machine};
 use super::privacy::{PrivacyArgs, PrivateRecipe};
 use crate::data::{
-    DataSource, Dataset, PartSizes, Split, check_writable, is_same_file, read_row_numbers, write_atomic,
+    DataSource, Dataset, Part, PartSizes, Split, check_writable, is_same_file, read_row_numbers, write_atomic,
 };
 use crate::lab::checkpoint;
 use crate::lab::device::Device;
@@ -138,7 +139,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         dp.key(recipe.seed, secret.clone()).context("--dp-secret")?;
     }
     let (Some(source), Some(out)) = (&args.data, &args.out) else { bail!("expected --data and --out") };
-    let files = files_beside(out)?;
+    let files = files_beside(out, source)?;
     args.check(source, &files, &recipe)?;
     if let (true, Ok(bytes)) = (args.resume, std::fs::read(&files.checkpoint))
         && let Ok(saved) = checkpoint::recipe(&bytes)
@@ -151,6 +152,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         eprintln!("finished already: nothing to resume");
         print_results(&record, &files.model);
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(dp) = &recipe.dp {
+        let n_rows = split.part(Part::Train).len();
+        dp.warnings(n_rows, recipe.batch_size, recipe.epochs).iter().for_each(|note| eprintln!("warning: {note}"));
     }
     let device = args.device.open()?;
     let Beside { teacher, taught_by, difficulty, difficulty_from } = args.beside(&dataset, &split, &device)?;
@@ -272,19 +277,12 @@ impl Args {
     }
 }
 
-fn files_beside(out: &Path) -> anyhow::Result<Files> {
+fn files_beside(out: &Path, source: &DataSource) -> anyhow::Result<Files> {
     let files = Files::beside(out).context("--out")?;
+    // A folder made among the images would be a class of theirs.
+    ensure!(!source.reads(out), "{} is among the inputs: give another place", out.display());
     make_folder_of(out)?;
     Ok(files)
-}
-
-fn make_folder_of(path: &Path) -> anyhow::Result<()> {
-    match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => {
-            std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Rows and the network's own logits, for another runtime to be held against.
@@ -317,6 +315,9 @@ fn print_results(record: &RunRecord, model: &Path) {
                 attack.null_q95
             );
         }
+    }
+    if let Status::Interrupted { epoch, .. } = record.status {
+        println!("weights as they stood in epoch {epoch}, where the training was interrupted; nothing was measured");
     }
     if let Some(epoch) = record.best_epoch {
         println!("weights of epoch {epoch} of {}, the best on the validation rows", record.history.len());

@@ -89,7 +89,7 @@ impl Split {
 }
 
 impl Parts {
-    fn of_mut(&mut self, part: Part) -> &mut Vec<usize> {
+    pub(super) fn of_mut(&mut self, part: Part) -> &mut Vec<usize> {
         match part {
             Part::Train => &mut self.train,
             Part::Validation => &mut self.validation,

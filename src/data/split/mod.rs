@@ -142,6 +142,14 @@ pub enum SplitError {
         /// What the operating system said.
         error: std::io::Error,
     },
+    /// A file that names rows could not be read.
+    #[error("cannot read the row numbers in {}: {error}", path.display())]
+    RowList {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        error: std::io::Error,
+    },
     /// The bytes are not a split file.
     #[error("expected a split file: {error}")]
     Json {

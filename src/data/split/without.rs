@@ -36,6 +36,26 @@ impl Split {
         self.less(removed.copied().collect())
     }
 
+    /// This split with some rows of one part moved to another, behind the rows that are there: what was fitted on rows of a
+    /// part that calls them unseen.
+    ///
+    /// # Errors
+    ///
+    /// [`SplitError::Repeated`] where one of the rows stands in a third part already.
+    pub fn moving(&self, rows: &[usize], (from, to): (Part, Part)) -> Result<Self, SplitError> {
+        let chosen: HashSet<usize> = rows.iter().copied().collect();
+        let mut split = self.clone();
+        if split.parts.shadow.is_none() && [from, to].contains(&Part::Shadow) {
+            split.format_version = FORMAT_VERSION;
+            split.drawn.get_or_insert_with(Drawn::default);
+            split.without.get_or_insert_default();
+            split.parts.shadow = Some(vec![]);
+        }
+        split.parts.of_mut(from).retain(|row| !chosen.contains(row));
+        split.parts.of_mut(to).extend_from_slice(rows);
+        split.checked()
+    }
+
     fn less(&self, removed: HashSet<usize>) -> Result<Self, SplitError> {
         let mut split = self.clone();
         split.format_version = FORMAT_VERSION;
@@ -57,9 +77,9 @@ impl Split {
 ///
 /// # Errors
 ///
-/// [`SplitError::Io`], [`SplitError::BadLine`].
+/// [`SplitError::RowList`], [`SplitError::BadLine`].
 pub fn read_row_numbers(path: &Path) -> Result<Vec<usize>, SplitError> {
-    let text = std::fs::read_to_string(path).map_err(|error| SplitError::Io { path: path.to_owned(), error })?;
+    let text = std::fs::read_to_string(path).map_err(|error| SplitError::RowList { path: path.to_owned(), error })?;
     let mut rows = Vec::new();
     for (line, text) in (1..).zip(text.lines()) {
         let number = text.split('#').next().unwrap_or_default().trim();

@@ -48,7 +48,15 @@ pub struct TeacherRecord {
     pub n_rows: usize,
     /// Share of them on which the teacher's answer is the label.
     pub accuracy: f64,
+    /// What else a reader must know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
+
+/// What a record says of a teacher that is a model alone.
+pub const ROWS_UNKNOWN: &str = "which rows the teacher was trained on is not known: where they are validation, calibration or \
+    test rows of this split, the student has learned of them too, and the figures on these parts and the loss attack do not \
+    count them as members";
 
 impl Teacher<'_> {
     /// The targets of rows.
@@ -98,6 +106,10 @@ impl Teacher<'_> {
                 ("strangers", bank.manifest.digest.clone(), bank.manifest.models.len(), Some(bank.manifest.design))
             }
         };
+        let notes = match self {
+            Self::Model(_) => vec![ROWS_UNKNOWN.to_owned()],
+            Self::Bank(..) | Self::Strangers(..) => vec![],
+        };
         let record = TeacherRecord {
             kind: kind.to_owned(),
             digest,
@@ -106,6 +118,7 @@ impl Teacher<'_> {
             rows: parts.to_vec(),
             n_rows: rows.len(),
             accuracy: score.accuracy,
+            notes,
         };
         Ok((probabilities.mapv(|share| share as f32), record))
     }

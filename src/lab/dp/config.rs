@@ -42,6 +42,35 @@ pub struct Terms {
     pub steps_per_epoch: u64,
     /// δ.
     pub delta: f64,
+    /// Rows that are trained on.
+    pub n_rows: usize,
+}
+
+/// Above this an ε says next to nothing about a row.
+const MEANINGLESS_EPSILON: f64 = 100.0;
+
+impl Terms {
+    /// What is to be said of a δ that allows a row to be given away whole.
+    #[must_use]
+    pub fn delta_warning(&self) -> Option<String> {
+        // The default, 1 / rows, is the paper's; above it a mechanism that publishes rows picked at random would do.
+        (self.delta > (1.0 + 1e-9) / self.n_rows.max(2) as f64).then(|| {
+            format!(
+                "delta {:.2e} is above 1 / rows ({:.2e}): it allows that a row of the {} is published whole",
+                self.delta,
+                1.0 / self.n_rows.max(2) as f64,
+                self.n_rows
+            )
+        })
+    }
+
+    /// What is to be said of an ε that bounds nothing worth bounding.
+    #[must_use]
+    pub fn epsilon_warning(epsilon: f64) -> Option<String> {
+        (epsilon > MEANINGLESS_EPSILON).then(|| {
+            format!("epsilon {epsilon:.1} is no protection worth the name: whether a row was there may show e^{epsilon:.0} times over")
+        })
+    }
 }
 
 impl Privacy {
@@ -130,7 +159,18 @@ impl Privacy {
             }
             _ => bail!("expected a noise multiplier or a target epsilon"),
         };
-        Ok(Terms { clip: self.clip, noise_multiplier, sampling_rate, steps_per_epoch, delta })
+        Ok(Terms { clip: self.clip, noise_multiplier, sampling_rate, steps_per_epoch, delta, n_rows })
+    }
+
+    /// What is to be said before a training of so many rows begins: a promise that means little. Nothing where the numbers
+    /// are out of range; the training says that.
+    #[must_use]
+    pub fn warnings(&self, n_rows: usize, batch_size: usize, epochs: usize) -> Vec<String> {
+        let Ok(terms) = self.terms(n_rows, batch_size, epochs) else { return vec![] };
+        let steps = terms.steps_per_epoch.saturating_mul(epochs as u64);
+        let spent = accountant::spent(terms.noise_multiplier, terms.sampling_rate, steps, terms.delta);
+        let epsilon = spent.ok().and_then(|spent| Terms::epsilon_warning(spent.epsilon));
+        terms.delta_warning().into_iter().chain(epsilon).collect()
     }
 
     /// The key to draw from: the secret one that the recipe names, or else that of the seed; each training then draws

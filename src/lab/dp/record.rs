@@ -66,6 +66,8 @@ impl PrivacyRecord {
         if planned.is_some() {
             notes.push("all planned epochs are accounted for, since when it stopped followed from the run".to_owned());
         }
+        notes.extend(terms.delta_warning());
+        notes.extend(Terms::epsilon_warning(spent.epsilon));
         notes.extend(spent.warning());
         Ok(Self {
             epsilon: spent.epsilon,
