@@ -27,6 +27,22 @@ fn a_page_is_whole_and_asks_nothing_of_the_network() {
 }
 
 #[test]
+fn a_page_cuts_no_name_and_keeps_its_charts_readable() {
+    let mut report = small_report();
+    let name = "an attack whose name is longer than a key in a chart, on undone answers";
+    let system = &mut report.findings.systems[0];
+    system.headline.value.as_mut().unwrap().widest_attack.name = name.to_owned();
+    system.curves[0].attack = system.headline.value.as_ref().unwrap().widest_attack.clone();
+    let page = html::page(&report);
+    assert!(page.contains(&format!("<span>{name}</span>")), "the key of a curve is whole");
+    // Every chart stands in a box that scrolls; the keys of curves are drawn without one.
+    assert_eq!(page.matches("<svg").count(), page.matches("class=\"chart").count() + page.matches("0 0 24 10").count());
+    // Columns of words are headed at the left, those of figures at the right.
+    assert!(page.contains("words\" scope=\"col\">(b) by</th>"));
+    assert!(page.contains("figure\" scope=\"col\">(b)</th>"));
+}
+
+#[test]
 fn a_page_escapes_what_comes_from_files() {
     let mut report = small_report();
     let hostile = "<img src=x onerror=alert(1)>\"'&";
