@@ -181,7 +181,7 @@ fn report(out: &Path, split: &Split, dataset: &Dataset) -> String {
         }
     }
     if !split.removed().is_empty() {
-        text += &format!("  {} of these taken out of the train part\n", split.removed().len());
+        text += &format!("  of these, {} rows taken out of the train part\n", split.removed().len());
     }
     text + &format!("wrote {} (seed {}, sha256 {})\n", out.display(), split.seed(), split.digest())
 }
