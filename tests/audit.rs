@@ -591,7 +591,12 @@ fn what_was_not_tried_is_told_apart() {
     }
     // Labels under noise are no walk to the boundary, and neither plants a record.
     let queries = said(Tried { changed: true, ..Tried::default() });
-    assert!(!queries.contains("changed inputs") && queries.contains("boundary") && all.contains("canaries"));
+    assert!(
+        !queries.contains("changed inputs")
+            && queries.contains("boundary")
+            && queries.contains("canaries")
+            && !all.contains("canaries")
+    );
     // Nothing is advised that the command line refuses.
     let file = said(Tried { source: Source::Predictions, ..Tried::default() });
     assert!(["--shadows", "--queries", "--boundary"].iter().all(|option| !file.contains(option)), "{file}");

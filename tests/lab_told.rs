@@ -106,7 +106,10 @@ fn a_split_makes_its_folder_counts_what_was_taken_out_and_names_the_file_that_is
     fs::write(path.join("w.txt"), format!("{}\n", split.part(sordino::data::Part::Train)[0])).unwrap();
     let less = "split --data csv:table.csv --split new/deep/a.json --out b.json --without";
     let words = succeed(sordino(path, &format!("{less} w.txt")));
-    assert!(words.contains("in no part 1") && words.contains("of these, 1 rows taken out of the train part"), "{words}");
+    assert!(
+        words.contains("in no part 1") && words.contains("of these, 1 rows taken out of the train part"),
+        "{words}"
+    );
     for command in [format!("{less} none"), format!("{TRAIN} --out m.onnx --without none")] {
         let words = refuse(sordino(path, &command));
         assert!(words.contains("cannot read the row numbers in none"), "{words}");
