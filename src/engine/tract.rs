@@ -2,7 +2,7 @@
 //!
 //! Two plans are made of a graph: one for a single row, where every shape is known, and one for several. The second is
 //! used only if it answers different rows as the first answers each of them alone: a graph that mixes the rows of a batch
-//! is run row by row. Large batches run in blocks of [`BLOCK`] rows, so that memory does not grow with the batch. A panic
+//! is run row by row. Large batches run in blocks of a bounded number of rows, so that memory does not grow with the batch. A panic
 //! inside of tract, at load or later, becomes an error here.
 
 use std::io::Cursor;
