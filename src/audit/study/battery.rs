@@ -213,7 +213,7 @@ impl Bench<'_> {
     }
 
     /// Attack-fit rows in two halves, each holding every second row of either side: positions in the list.
-    fn halves(&self) -> [Vec<usize>; 2] {
+    pub(super) fn halves(&self) -> [Vec<usize>; 2] {
         let n_members = self.fit_memberships.iter().filter(|&&member| member).count();
         let half = |odd: usize| {
             (0..self.fit_memberships.len())
@@ -272,20 +272,21 @@ impl Bench<'_> {
         Ok((scores(&self.allocation.attack_fit)?, scores(&self.allocation.verdict)?))
     }
 
+    /// A model of each half of the attack-fit rows scores the other half; the verdict rows get the mean of both, so that
+    /// the threshold that is chosen on the former belongs to the models that score the latter.
     fn learned(&self, subject: &Subject<'_>, learned: &LearnedAttack) -> Result<(Vec<f64>, Vec<f64>), String> {
         let labels = self.target.labels();
         let rows_of = |rows: &[usize]| Rows::of(subject.answers, labels, rows);
         let (fit_rows, verdict_rows) = (rows_of(&self.allocation.attack_fit), rows_of(&self.allocation.verdict));
-        let seed = self.settings.seed;
-        let mut fit = vec![0.0; self.fit_memberships.len()];
+        let (mut fit, mut verdict) = (vec![0.0; self.fit_memberships.len()], vec![0.0; self.allocation.verdict.len()]);
         let halves = self.halves();
         for (from, to) in [(0, 1), (1, 0)] {
             let memberships: Vec<bool> = halves[from].iter().map(|&place| self.fit_memberships[place]).collect();
-            let model = learned.fit(&fit_rows.only(&halves[from]), &memberships, seed)?;
+            let model = learned.fit(&fit_rows.only(&halves[from]), &memberships, self.settings.seed)?;
             let scores = model.scores(&fit_rows.only(&halves[to]))?;
             halves[to].iter().zip(scores).for_each(|(&place, score)| fit[place] = score);
+            verdict.iter_mut().zip(model.scores(&verdict_rows)?).for_each(|(mean, score)| *mean += score / 2.0);
         }
-        let model = learned.fit(&fit_rows, &self.fit_memberships, seed)?;
-        Ok((fit, model.scores(&verdict_rows)?))
+        Ok((fit, verdict))
     }
 }
