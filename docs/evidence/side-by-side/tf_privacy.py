@@ -5,7 +5,10 @@ r"""TF-Privacy's attacks on a file of answers, beside this project's.
         absl-py immutabledict statsmodels
     venv/bin/pip install --no-deps --target tfp tensorflow-privacy==0.8.12
     cargo bench --bench audit -- FOLDER
-    venv/bin/python docs/evidence/side-by-side/tf_privacy.py FOLDER tfp FOLDER/tf_privacy.json
+    venv/bin/python docs/evidence/side-by-side/tf_privacy.py FOLDER tfp FOLDER/tf_privacy.json [KIND ...]
+
+Kinds of attack are run one after the other and written as each is done; kinds that a file of before holds and that are not
+named stay in it. Intervals of an AUC are DeLong's at 95 %, over rows.
 
 FOLDER holds what the bench wrote: `answers.f64` (rows x classes), `labels.u32`, `memberships.u8`, `classes`, and
 `sordino.tsv` with this project's figures. TF-Privacy's attacks are numpy and scikit-learn: their modules are imported as
@@ -21,11 +24,13 @@ from pathlib import Path
 
 import numpy as np
 import sklearn
+from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score, roc_curve
 
 AGREE = 1e-9
 MIA = "tensorflow_privacy.privacy.privacy_tests.membership_inference_attack"
-LEARNED = ["LOGISTIC_REGRESSION", "MULTI_LAYERED_PERCEPTRON", "RANDOM_FOREST", "K_NEAREST_NEIGHBORS"]
+LEARNED = ["LOGISTIC_REGRESSION", "K_NEAREST_NEIGHBORS", "RANDOM_FOREST", "MULTI_LAYERED_PERCEPTRON"]
+THRESHOLDS = ["THRESHOLD_ATTACK", "THRESHOLD_ENTROPY_ATTACK"]
 
 
 def imported(package):
@@ -39,6 +44,16 @@ def imported(package):
     return attacks, __import__(f"{MIA}.data_structures", fromlist=["x"])
 
 
+def delong(members, others):
+    """An AUC and its interval at 95 %."""
+    below = rankdata(np.concatenate([members, others]))
+    above = below[: len(members)] - rankdata(members), below[len(members) :] - rankdata(others)
+    auc = float(above[0].mean() / len(others))
+    variance = (above[0] / len(others)).var(ddof=1) / len(members) + (above[1] / len(members)).var(ddof=1) / len(others)
+    half = 1.959964 * variance**0.5
+    return auc, [auc - half, auc + half]
+
+
 def main(folder, package, out, kinds):
     folder = Path(folder)
     n_classes = int((folder / "classes").read_text())
@@ -47,11 +62,14 @@ def main(folder, package, out, kinds):
     m = np.fromfile(folder / "memberships.u8", dtype=np.uint8).astype(bool)
     ours = {}
     for line in (folder / "sordino.tsv").read_text().splitlines():
-        name, auc, advantage, rows = line.split("\t")
-        ours.setdefault(rows, {})[name] = (float(auc), float(advantage))
+        name, auc, advantage, rows, *interval = line.split("\t")
+        ours.setdefault(rows, {})[name] = (float(auc), float(advantage), *map(float, interval))
     loss = -np.log(p[np.arange(len(y)), y])
     attacks, data = imported(package)
-    found = {}
+    out = Path(out)
+    found = json.loads(out.read_text())["tf_privacy"] if out.exists() else {}
+    record = {"python": sys.version.split()[0], "numpy": np.__version__, "scikit-learn": sklearn.__version__,
+              "tensorflow-privacy": "0.8.12", "n_rows": len(y), "tf_privacy": found, "sordino": ours}
     for kind in kinds:
         given = data.AttackInputData(
             logits_train=np.log(p[m]), logits_test=np.log(p[~m]), labels_train=y[m], labels_test=y[~m],
@@ -60,9 +78,12 @@ def main(folder, package, out, kinds):
         start = time.time()
         result = attacks.run_attacks(given, data.SlicingSpec(), attack_types=[getattr(data.AttackType, kind)])
         result = result.single_attack_results[0]
-        found[kind] = {"auc": float(result.get_auc()), "advantage": float(result.get_attacker_advantage()),
-                       "seconds": round(time.time() - start, 2)}
+        seconds = round(time.time() - start, 2)
+        _, interval = delong(result.membership_scores_train, result.membership_scores_test)
+        found[kind] = {"auc": float(result.get_auc()), "interval": interval,
+                       "advantage": float(result.get_attacker_advantage()), "seconds": seconds}
         print(kind, found[kind], flush=True)
+        out.write_text(json.dumps(record, indent=1) + "\n")
     fpr, tpr, _ = roc_curve(m, -loss, drop_intermediate=False)
     found["roc_curve of scikit-learn, loss"] = {
         "auc": float(roc_auc_score(m, -loss)), "advantage": float(np.max(np.abs(tpr - fpr)))}
@@ -71,16 +92,14 @@ def main(folder, package, out, kinds):
                        ("roc_curve of scikit-learn, loss", "loss")]:
         if kind not in found:
             continue
-        auc, advantage = ours["all rows"][name]
+        auc, advantage, *_ = ours["all rows"][name]
         apart = max(abs(auc - found[kind]["auc"]), abs(advantage - found[kind]["advantage"]))
         found[kind]["apart_from_sordino"] = apart
         agreed &= apart <= AGREE or kind == "THRESHOLD_ENTROPY_ATTACK"
         print(f"{kind}: {apart:.3g} apart from this project's {name} attack")
-    record = {"python": sys.version.split()[0], "numpy": np.__version__, "scikit-learn": sklearn.__version__,
-              "tensorflow-privacy": "0.8.12", "n_rows": len(y), "tf_privacy": found, "sordino": ours}
-    Path(out).write_text(json.dumps(record, indent=1) + "\n")
+    out.write_text(json.dumps(record, indent=1) + "\n")
     sys.exit(0 if agreed else 1)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], ["THRESHOLD_ATTACK", "THRESHOLD_ENTROPY_ATTACK", *LEARNED])
+    main(*sys.argv[1:4], sys.argv[4:] or [*THRESHOLDS, *LEARNED])
