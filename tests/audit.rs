@@ -580,13 +580,16 @@ fn what_was_not_tried_is_told_apart() {
         changed: true,
         boundary: true,
         learned: true,
+        adversary_one: true,
+        adversary_two: true,
+        adversary_three: true,
         canaries: true,
         trainings: true,
         undone: true,
         lot: Some(Ok(())),
     });
     let words = ["LiRA", "single records", "changed inputs", "repeated", "mix a record", "boundary", "--scores-only"];
-    for word in words.into_iter().chain(["undo it", "by lot"]) {
+    for word in words.into_iter().chain(["undo it", "by lot", "adversary 1", "adversary 2", "adversary 3"]) {
         assert!(nothing.contains(word) && !all.contains(word), "{word}");
     }
     // Labels under noise are no walk to the boundary, and neither plants a record.
@@ -599,9 +602,11 @@ fn what_was_not_tried_is_told_apart() {
     );
     // Nothing is advised that the command line refuses.
     let file = said(Tried { source: Source::Predictions, ..Tried::default() });
-    assert!(["--shadows", "--queries", "--boundary"].iter().all(|option| !file.contains(option)), "{file}");
+    let refused = ["--shadows", "--queries", "--boundary", "--shadow-model", "--random-points"];
+    assert!(refused.iter().all(|option| !file.contains(option)), "{file}");
+    assert!(file.contains("--transfer-shadow"), "a shadow of other data needs none of the target's rows");
     let endpoint = said(Tried { source: Source::Endpoint, ..Tried::default() });
-    assert!(endpoint.contains("--queries") && !endpoint.contains("--shadows"), "{endpoint}");
+    assert!(endpoint.contains("--queries") && endpoint.contains("--shadows"), "{endpoint}");
     assert!(endpoint.contains("give --defence and --centroids"), "{endpoint}");
     let few = said(Tried { lot: Some(Err("5 members".to_owned())), ..Tried::default() });
     assert!(few.contains("by lot") && few.contains("5 members"), "{few}");

@@ -3,6 +3,7 @@
 //! `battery` turns a system's answers into scores of the attack-fit and of the verdict rows, `measure` into one
 //! attack's figures, `compare` into what stands against the null and the floor, `figures` into what is drawn.
 
+mod adversaries;
 mod battery;
 mod compare;
 mod figures;
@@ -27,7 +28,7 @@ use crate::audit::temperature::Temperature;
 use crate::audit::utility;
 use crate::defence::DefendError;
 
-pub use battery::{GivenScores, LearnedFrom};
+pub use battery::{BroughtRule, GivenScores, LearnedFrom, ShadowOf};
 use measure::Measured;
 
 /// Why a study stops.
@@ -222,6 +223,7 @@ pub fn run_with(
     let systems = compare::compare(&bench, &measured, &validity, temperature.as_ref())?;
     let records = figures::records(&bench, &measured, &systems);
     let is_verdict = bench.marks(&bench.allocation.verdict);
+    let ml_leaks = adversaries::adversaries(&systems, knowledge, settings.level);
     let findings = Findings {
         settings: settings.clone(),
         n_members: target.n_members(),
@@ -243,6 +245,7 @@ pub fn run_with(
             Some(Ok(lot)) => Figure::known(lot.clone()),
         },
         leave_one_out: knowledge.leave_one_out.iter().map(BankFindings::of).collect(),
+        ml_leaks,
     };
     Ok(Outcome { findings, records, is_verdict })
 }

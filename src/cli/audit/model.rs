@@ -63,6 +63,7 @@ pub(super) fn case(args: &Args) -> anyhow::Result<Case> {
         dataset: Some(subject.dataset),
         sides: Some(subject.sides),
         asker: Asker::Pipeline(Box::new(subject.pipeline)),
+        known_defence: None,
     })
 }
 
