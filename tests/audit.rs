@@ -299,6 +299,31 @@ fn the_leak_that_reweighting_hides_is_found_again_by_inverting_it() {
 }
 
 #[test]
+fn of_attacks_that_tie_the_plainest_is_named_and_nothing_is_undone_where_nothing_was_done() {
+    let rows = planted(600, Side { margin: 4.0, errors: 0.3 }, EQUAL, 1);
+    let widest = |findings: &Findings, name: &str| {
+        let headline = system(findings, name).headline.value.clone().unwrap();
+        (headline.widest_attack.name, headline.fixed_attack.name)
+    };
+    let settings = Settings { per_class: false, ..settings() };
+    let findings = rows.audit(&settings);
+    let undefended = system(&findings, "undefended");
+    let of = |wanted: Attack| undefended.attacks.iter().find(|found| found.attack == wanted).unwrap();
+    // The model itself read back is the model itself: the same scores under three names, of which the first is told.
+    assert_eq!(of(Attack::Loss).widest, of(Attack::InvertedLoss).widest);
+    assert_eq!(widest(&findings, "undefended"), ("loss".to_owned(), "loss".to_owned()));
+    assert_eq!(widest(&findings, "reweight w=0.1").1, "inverted loss");
+    // Without a defence that can be read back there is no such attack at all.
+    let (systems, skipped) = build_all(&[], None, ScoreKind::Logits, N_CLASSES).unwrap();
+    let systems: Vec<_> = systems.into_iter().filter(|one| one.name != "temperature-scaled").collect();
+    let bare = study::run(&rows.target(), &systems, skipped, &settings).unwrap();
+    let names = bare.systems.iter().flat_map(|found| &found.attacks).map(|found| found.attack.name());
+    assert!(names.into_iter().all(|name| !name.contains("inverted")));
+    assert!(bare.validity.iter().all(|one| !one.attack.name().contains("inverted")));
+    assert_eq!(widest(&bare, "undefended").0, "loss");
+}
+
+#[test]
 fn inverting_the_blend_restores_the_order_of_the_undefended_losses() {
     let planted = planted(800, Side { margin: 4.0, errors: 0.1 }, EQUAL, 5);
     let findings = planted.audit(&settings());

@@ -162,13 +162,14 @@ pub struct Args {
     /// The weights of the model (NAME.weights.safetensors, as `train` writes them): lays over each picture where the
     /// network sees the class (Grad-CAM at its last convolution).
     #[cfg(feature = "lab")]
-    #[arg(long, value_name = "FILE", requires = "pictures")]
+    #[arg(long, value_name = "FILE", requires = "pictures", conflicts_with = "url")]
     heatmaps: Option<PathBuf>,
     /// Write the report as one page of HTML, which needs no network and no script.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Write a line for each record: under every system its label, the scaled logit of the true label, and, for records of the
-    /// verdict, the score of the headline's attack and whether its rule calls the record a member.
+    /// verdict, the score of the headline's attack and whether its rule calls the record a member; with --shadows the
+    /// record's risk over all shadow models too.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
     /// Write the tables as Markdown.
@@ -278,6 +279,8 @@ const UNDECIDED: u8 = 4;
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     files::check(args)?;
     shadows::check(args)?;
+    #[cfg(feature = "lab")]
+    pictures::check_weights(args)?;
     let policy = args.policy.as_deref().map(limits::read).transpose()?;
     let mut settings = Settings {
         seed: args.seed,

@@ -54,11 +54,9 @@ pub(super) fn ask(
     for (system, scores) in systems.into_iter().zip(of_points) {
         let Some(answers) = system.answer(target, &logits, temperature.as_ref())? else { continue };
         let Some(threshold) = random_point_threshold(scores, RANDOM_SHARE) else { continue };
-        let words = format!(
-            "largest entry above {:.6}, which {} % of {n_points} random points pass",
-            1.0 + threshold,
-            100.0 * RANDOM_SHARE
-        );
+        let share = 100.0 * RANDOM_SHARE;
+        let words =
+            format!("largest entry above {}, which {share} % of {n_points} random points pass", entry(-threshold));
         given.push(GivenScores {
             system: system.name.clone(),
             attack: AttackId::new(Family::Score, format!("{ML_LEAKS}3, largest entry against random points")),
@@ -67,4 +65,23 @@ pub(super) fn ask(
         });
     }
     Ok(given)
+}
+
+/// The entry that lies `below_one` under 1, in words that keep its digits.
+fn entry(below_one: f64) -> String {
+    match below_one {
+        0.0 => "1".to_owned(),
+        small if small < 1e-3 => format!("1 − {small:.1e}"),
+        other => format!("{:.4}", 1.0 - other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_threshold_near_one_keeps_its_digits() {
+        assert_eq!([0.0, 0.25, 3.21e-9].map(entry), ["1", "0.7500", "1 − 3.2e-9"]);
+    }
 }
