@@ -207,6 +207,14 @@ fn what_is_wrong_with_a_shadow_is_told_before_a_row_of_the_target_is_asked() {
     assert!(
         refused(dir, &format!("{model} copy.onnx,t.split.json,csv:copy.csv")).contains("is the model that is audited")
     );
+    // Rows that the bank knows nothing of, centroids of other data: before the endpoint, as everything that can be told.
+    done(dir, "split --data csv:t.csv --train 150 --test 150 --seed 9 --out v.split.json");
+    let other = "audit --endpoint http://127.0.0.1:9/v2/models/m --data csv:t.csv --split v.split.json --shadows bank";
+    assert!(refused(dir, other).contains("is not in the bank's pool"));
+    done(dir, "centroids build --model o.onnx --data csv:o.csv --split o.split.json --out o.safetensors");
+    let defended = "--defence served.toml --centroids o.safetensors";
+    let other = format!("audit --endpoint http://127.0.0.1:9/v2/models/m {TARGET} {defended}");
+    assert!(refused(dir, &other).contains("--centroids: expected those of 5 classes, as the data has, got 3"));
     let shadow =
         |words: &str| refused(dir, &format!("audit --endpoint http://127.0.0.1:9/v2/models/m {TARGET} {words}"));
     assert!(
@@ -285,6 +293,9 @@ fn shadows_of_an_endpoint_stand_behind_its_defence_where_that_is_known_and_the_r
     assert!(alone.contains("needs its --centroids too"), "{alone}");
     let bare = refused(dir, &format!("audit --endpoint {} {TARGET} --centroids t.safetensors", served.1));
     assert!(bare.contains("give the --defence"), "{bare}");
+    let budget =
+        refused(dir, &format!("audit --endpoint {} {TARGET} --random-points 100 --query-budget 399", served.1));
+    assert!(budget.contains("the audit needs 400 more queries, the budget is 399"), "{budget}");
     let forms = refused(dir, &format!("audit {asked} --augment 2"));
     assert!(forms.contains("cannot be used with"), "{forms}");
 }
@@ -366,7 +377,13 @@ fn a_bank_is_asked_about_every_form_of_an_image() {
     let (one, three) = (audit(1), audit(3));
     for (report, n_queries) in [(&one, 1), (&three, 3)] {
         let names = attack_names(system(report, "undefended"));
-        for wanted in ["LiRA online, fixed variance", "LiRA offline, fixed variance", "RMIA online", "RMIA offline"] {
+        for wanted in [
+            "LiRA online, fixed variance",
+            "LiRA offline, one-sided",
+            "LiRA offline, density",
+            "RMIA online",
+            "RMIA offline",
+        ] {
             assert!(names.iter().any(|name| name.starts_with(wanted)), "{wanted}: {names:?}");
         }
         let banks = report["findings"]["leave_one_out"].as_array().unwrap();

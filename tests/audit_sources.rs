@@ -153,6 +153,14 @@ fn what_does_not_fit_is_refused_with_its_place() {
     says("label,p_0,p_1\n1,0.5,0.5\n", "a column \"member\", or a split");
     says("member,p_0,p_1\n1,0.5,0.5\n", "a column \"label\", or a data set");
     says("label,member\n1,1\n", "scores, or a column \"predicted\"");
+    for vast in ["1e18", "inf", "4294967296", "-1", "0.5", "NaN"] {
+        says(
+            &format!("label,member,predicted\n0,1,1\n1,1,{vast}\n0,0,0\n1,0,1\n"),
+            "expected a predicted label, a whole number",
+        );
+    }
+    let many = format!("label,member,predicted\n{}", "1000000,1,0\n0,0,1\n".repeat(200));
+    says(&many, "671088 classes at most for 400 rows");
     let with_rows = "row,label,member,p_0,p_1\n7,0,1,0.9,0.1\n8,1,1,0.2,0.8\n9,0,0,0.6,0.4\n";
     says(&format!("{with_rows}8,1,0,0.6,0.4\n"), "record 8 is a member and a non-member at once");
     says(&format!("{with_rows}9,1,0,0.6,0.4\n"), "record 9 is there twice");
@@ -356,7 +364,7 @@ mod endpoint {
     }
 
     fn manners(answers: Option<PathBuf>) -> Manners {
-        Manners { batch_rows: 8, query_budget: None, rate: None, output: None, kind: None, answers }
+        Manners { batch_rows: 8, query_budget: None, reserved: 0, rate: None, output: None, kind: None, answers }
     }
 
     fn remote(fake: &Fake, manners: Manners) -> Result<Remote, EndpointError> {
@@ -412,6 +420,30 @@ mod endpoint {
         assert_eq!(rich.ask(&dataset.batch(&[0, 1])).unwrap().predicted, [0, 1]);
         assert_eq!((rich.n_asked(), rich.n_left()), (42, Some(0)));
         assert!(matches!(rich.ask(&dataset.batch(&[0])), Err(QueryError::Budget { wanted: 1, left: 0 })));
+        // What further questions will want is told before a row is asked, too.
+        let (fake, later) =
+            (Fake::start(usize::MAX), |budget| Manners { query_budget: Some(budget), reserved: 7, ..manners(None) });
+        let refused = ask(&fake, &dataset, later(46)).err().unwrap();
+        assert!(matches!(refused, EndpointError::Budget { wanted: 47, budget: 46 }), "{refused}");
+        assert_eq!(fake.answered.load(Ordering::Relaxed), 0);
+        assert!(ask(&fake, &dataset, later(47)).is_ok());
+    }
+
+    #[test]
+    fn further_questions_come_in_batches_and_every_answer_has_all_classes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dataset, fake) = (dataset(dir.path()), Fake::start(usize::MAX));
+        let of_labels = Manners { output: Some("class".to_owned()), ..manners(None) };
+        let mut asked = remote(&fake, of_labels).unwrap();
+        asked.ask_all(&dataset, &sides(), Inversion::as_is(), &mut |_| {}).unwrap();
+        let before = fake.answered.load(Ordering::Relaxed);
+        let rows: Vec<usize> = (0..20).collect();
+        let answers = asked.ask(&dataset.batch(&rows)).unwrap();
+        assert_eq!(answers.predicted, (0..20).map(|row| row % 2).collect::<Vec<u32>>());
+        // Eight rows a request, as the rows themselves were asked.
+        assert_eq!(fake.answered.load(Ordering::Relaxed) - before, 3);
+        // Rows of class 0 alone: the label says nothing of how many classes there are.
+        assert_eq!(asked.ask(&dataset.batch(&[0, 2])).unwrap().probabilities.dim(), (2, 2));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! (the mirror image, shifts) may be asked too, as LiRA does; the defence stays fitted to the rows themselves. The answers
 //! of the first models are kept whole: attacks are learned on them ([`LearnedFrom`]).
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, ArrayD};
@@ -165,6 +166,29 @@ pub struct Asking<'a> {
 pub fn form(inputs: &ArrayD<f32>, number: usize) -> ArrayD<f32> {
     // Neither a range nor a seed is looked at by a shift.
     Change::Shifts { pixels: 2 }.form(inputs, number, Range { low: 0.0, high: 0.0 }, 0)
+}
+
+/// Checks, before a model is asked, that the folder's models can tell about all of `rows`, numbers in the data set.
+///
+/// # Errors
+/// [`FolderError::Inclusion`]; [`FolderError::Shadow`] with fewer than three models, and for the first row that is not in the
+/// pool, or that all models or none were trained on.
+pub fn check_rows(folder: &Path, rows: impl Iterator<Item = usize>) -> Result<(), FolderError> {
+    let path = folder.join(INCLUSION_FILE);
+    let matrix = InclusionMatrix::read(&read(&path)?).map_err(|error| FolderError::Inclusion { path, error })?;
+    let n_models = matrix.n_models();
+    if n_models < 3 {
+        return Err(ShadowError::TooSmall { n_models }.into());
+    }
+    let places: HashMap<usize, usize> = matrix.rows.iter().enumerate().map(|(place, &row)| (row, place)).collect();
+    for row in rows {
+        let place = *places.get(&row).ok_or(ShadowError::NotInPool { row })?;
+        let n_in = matrix.trained.column(place).iter().filter(|trained| **trained).count();
+        if n_in == 0 || n_in == n_models {
+            return Err(ShadowError::TooFewModels { row, n_in, n_out: n_models - n_in, needs: "one of each" }.into());
+        }
+    }
+    Ok(())
 }
 
 /// Asks every model of the folder about its pool; `progress` is told the models done.

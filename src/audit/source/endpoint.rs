@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use ndarray::{Array2, ArrayD};
+use ndarray::{Array2, ArrayD, Axis};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
@@ -92,6 +92,8 @@ pub struct Manners {
     pub batch_rows: usize,
     /// Rows that may be asked in this run; `None` for no limit.
     pub query_budget: Option<u64>,
+    /// Questions of the budget that are kept for later, when all rows have been asked.
+    pub reserved: u64,
     /// Rows a second; `None` for as fast as it answers.
     pub rate: Option<f64>,
     /// The output that is read; `None` where there is one that can be.
@@ -112,6 +114,8 @@ pub struct Remote {
     output: TensorMetadata,
     manners: Manners,
     kind: Option<ScoreKind>,
+    /// Classes, once the rows that are asked about have told.
+    n_classes: Option<usize>,
     n_asked: u64,
     /// When the next request may leave.
     next_at: Instant,
@@ -146,7 +150,19 @@ impl Remote {
         let kind = manners.kind;
         let metadata_digest = hex(&Sha256::digest(&body));
         let next_at = Instant::now();
-        Ok(Self { runtime, model, metadata, metadata_digest, input, output, manners, kind, n_asked: 0, next_at })
+        Ok(Self {
+            runtime,
+            model,
+            metadata,
+            metadata_digest,
+            input,
+            output,
+            manners,
+            kind,
+            n_classes: None,
+            n_asked: 0,
+            next_at,
+        })
     }
 
     /// What the model says of itself.
@@ -167,7 +183,8 @@ impl Remote {
     }
 
     /// Whether the output holds labels and no scores.
-    fn answers_labels(&self) -> bool {
+    #[must_use]
+    pub fn answers_labels(&self) -> bool {
         !self.output.datatype.starts_with("FP") && !self.output.datatype.starts_with("BF")
     }
 
@@ -183,6 +200,7 @@ impl Remote {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Asked, EndpointError> {
         self.check_rows(dataset)?;
+        self.n_classes = Some(dataset.n_classes());
         let rows: Vec<usize> = sides.members().iter().chain(sides.non_members()).copied().collect();
         // The sides and labels are checked before a row is asked.
         let labels: Vec<u32> = rows.iter().map(|&row| dataset.labels()[row]).collect();
@@ -203,9 +221,11 @@ impl Remote {
         };
         let missing: Vec<usize> = rows.iter().copied().filter(|row| !answers.contains_key(row)).collect();
         let n_kept = rows.len() - missing.len();
-        self.check_budget(missing.len() as u64)?;
+        let wanted = missing.len() as u64 + self.manners.reserved;
+        self.check_budget(wanted)?;
         let mut doubts = Vec::new();
-        if let Some(row) = rows.iter().find(|row| answers.contains_key(row)).filter(|_| !missing.is_empty()) {
+        let can_look_again = !missing.is_empty() && self.check_budget(wanted + 1).is_ok();
+        if let Some(row) = rows.iter().find(|row| answers.contains_key(row)).filter(|_| can_look_again) {
             doubts.extend(self.drift(dataset, *row, &answers[row])?);
         }
         progress(n_kept);
@@ -291,11 +311,8 @@ impl Remote {
         }
     }
 
-    /// Asks one kept row again where the budget allows it: whether the endpoint still answers alike.
+    /// Asks one kept row again: whether the endpoint still answers alike.
     fn drift(&mut self, dataset: &Dataset, row: usize, before: &[f64]) -> Result<Option<String>, EndpointError> {
-        if self.check_budget(1).is_err() {
-            return Ok(None);
-        }
         let Ok(now) = self.patiently(&dataset.batch(&[row])) else { return Ok(None) };
         let differs = now.iter().zip(before).any(|(now, before)| (now - before).abs() > 1e-6);
         let doubt = "a row that was answered in an earlier run is answered otherwise now: the endpoint was changed, or \
@@ -367,6 +384,28 @@ impl Remote {
     }
 }
 
+impl Remote {
+    /// One request of further questions.
+    fn ask_batch(&mut self, inputs: &ArrayD<f32>) -> Result<Answers, String> {
+        let values = self.patiently(inputs).map_err(|failure| {
+            let (Failure::Refused(error) | Failure::Gone(error)) = failure;
+            error.to_string()
+        })?;
+        // A batch of labels does not tell by itself how many classes there are.
+        let told = if self.answers_labels() {
+            1 + values.iter().fold(0.0_f64, |top, &v| top.max(v)) as usize
+        } else {
+            values.ncols()
+        };
+        let n_classes = self.n_classes.unwrap_or(told);
+        if !self.answers_labels() && values.ncols() != n_classes {
+            return Err(format!("expected {n_classes} values an answer, got {}", values.ncols()));
+        }
+        self.settle_kind(&values).map_err(|error| error.to_string())?;
+        self.read(values, n_classes).map_err(|error| error.to_string())
+    }
+}
+
 enum Failure {
     /// The endpoint said no: asking again would not help.
     Refused(ClientError),
@@ -411,18 +450,11 @@ impl Querier for Remote {
         if let Some(left) = self.n_left().filter(|&left| left < wanted) {
             return Err(QueryError::Budget { wanted, left });
         }
-        let refused = |what: String| QueryError::Refused { what };
-        let values = self.patiently(inputs).map_err(|failure| {
-            let (Failure::Refused(error) | Failure::Gone(error)) = failure;
-            refused(error.to_string())
-        })?;
-        let n_classes = if self.answers_labels() {
-            1 + values.iter().fold(0.0_f64, |top, &v| top.max(v)) as usize
-        } else {
-            values.ncols()
-        };
-        self.settle_kind(&values).map_err(|error| refused(error.to_string()))?;
-        self.read(values, n_classes).map_err(|error| refused(error.to_string()))
+        let mut parts = Vec::new();
+        for batch in inputs.axis_chunks_iter(Axis(0), self.manners.batch_rows.max(1)) {
+            parts.push(self.ask_batch(&batch.to_owned()).map_err(|what| QueryError::Refused { what })?);
+        }
+        Ok(Answers::joined(&parts))
     }
 
     fn n_asked(&self) -> u64 {

@@ -17,6 +17,7 @@ use crate::audit::label_only::{BoundarySettings, Change, Range, boundary_distanc
 use crate::audit::report::Settings;
 use crate::audit::shadow::folder;
 use crate::audit::source::pipeline::PipelineQuerier;
+use crate::audit::source::sides::Sides;
 use crate::audit::source::{Querier, QueryError};
 use crate::audit::study::{GivenScores, Knowledge};
 use crate::audit::system::{Role, System};
@@ -47,7 +48,8 @@ pub(super) fn ask(args: &Args, case: &mut Case, settings: &Settings, knowledge: 
     let dataset = dataset.as_ref().context("--queries, --boundary and --random-points need --data")?;
     let has_scores = target.allows().scores;
     ensure!(has_scores || args.random_points.is_none(), "--random-points: these answers are labels alone");
-    let subject = Subject::new(dataset, target, settings.seed);
+    let (rows, labels) = (target.dataset_rows().to_vec(), target.labels().to_vec());
+    let subject = Subject::new(dataset, rows, labels, settings.seed);
     let wanted = subject.n_wanted(args);
     let left = match &asker {
         Asker::Nobody => {
@@ -75,6 +77,13 @@ pub(super) fn ask(args: &Args, case: &mut Case, settings: &Settings, knowledge: 
     Ok(())
 }
 
+/// Further questions that the command line will want about these sides.
+pub(super) fn n_wanted(args: &Args, dataset: &Dataset, sides: &Sides) -> u64 {
+    let rows: Vec<usize> = sides.members().iter().chain(sides.non_members()).copied().collect();
+    let labels = rows.iter().map(|&row| dataset.labels()[row]).collect();
+    Subject::new(dataset, rows, labels, args.seed).n_wanted(args)
+}
+
 /// The rows to be changed.
 pub(super) struct Subject<'a> {
     pub(super) dataset: &'a Dataset,
@@ -86,8 +95,7 @@ pub(super) struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    fn new(dataset: &'a Dataset, target: &Target, seed: u64) -> Self {
-        let (rows, labels) = (target.dataset_rows().to_vec(), target.labels().to_vec());
+    fn new(dataset: &'a Dataset, rows: Vec<usize>, labels: Vec<u32>, seed: u64) -> Self {
         let (range, is_binary) = range(dataset, &rows);
         Self { dataset, rows, labels, range, is_binary, seed }
     }

@@ -85,6 +85,16 @@ pub(super) fn check(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Checks that the bank can tell about the rows of all sides, before one is asked about.
+///
+/// # Errors
+/// When it is none, or a row is not in its pool.
+pub(super) fn check_rows(args: &Args, sides: &Sides) -> anyhow::Result<()> {
+    let Some(path) = &args.shadows else { return Ok(()) };
+    let rows = sides.members().iter().chain(sides.non_members()).copied();
+    folder::check_rows(path, rows).with_context(|| format!("--shadows {}", path.display()))
+}
+
 /// Asks the shadow model of other data, before a row of the target is asked about: what is wrong with it is told early.
 ///
 /// # Errors
