@@ -144,8 +144,7 @@ fn write(folder: &Path, findings: &Findings) {
         lines.push(format!("{}\t{:?}\t{:?}\tall rows", attack.name(), roc.auc(), roc.two_sided_advantage()));
     }
     for found in &findings.systems[0].attacks {
-        let (name, auc) = (found.attack.name(), &found.auc);
-        lines.push(format!("{name}\t{:?}\t{:?}\tverdict rows\t{:?}\t{:?}", auc.value, found.widest, auc.low, auc.high));
+        lines.push(format!("{}\t{:?}\t{:?}\tverdict rows", found.attack.name(), found.auc.value, found.widest));
     }
     write("sordino.tsv", (lines.join("\n") + "\n").into_bytes());
     println!("wrote {}", folder.file_name().unwrap_or_default().to_string_lossy());

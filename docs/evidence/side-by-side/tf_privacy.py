@@ -8,7 +8,14 @@ r"""TF-Privacy's attacks on a file of answers, beside this project's.
     venv/bin/python docs/evidence/side-by-side/tf_privacy.py FOLDER tfp FOLDER/tf_privacy.json [KIND ...]
 
 Kinds of attack are run one after the other and written as each is done; kinds that a file of before holds and that are not
-named stay in it. Intervals of an AUC are DeLong's at 95 %, over rows.
+named stay in it. Intervals of an AUC are DeLong's at 95 %, over rows. For attacks that take hours on all rows:
+
+    venv/bin/python docs/evidence/side-by-side/tf_privacy.py cut FOLDER 2000 SMALL
+    sordino audit --predictions SMALL/answers.npz --json SMALL/audit.json
+    venv/bin/python docs/evidence/side-by-side/tf_privacy.py SMALL tfp SMALL/tf_privacy.json
+
+where `cut` takes the first so many rows of each side; `audit.json`, where it is there, takes the place of `sordino.tsv`, and
+has intervals.
 
 FOLDER holds what the bench wrote: `answers.f64` (rows x classes), `labels.u32`, `memberships.u8`, `classes`, and
 `sordino.tsv` with this project's figures. TF-Privacy's attacks are numpy and scikit-learn: their modules are imported as
@@ -54,16 +61,48 @@ def delong(members, others):
     return auc, [auc - half, auc + half]
 
 
-def main(folder, package, out, kinds):
-    folder = Path(folder)
+def read(folder):
+    """Answers, labels and memberships."""
     n_classes = int((folder / "classes").read_text())
     p = np.fromfile(folder / "answers.f64").reshape(-1, n_classes)
     y = np.fromfile(folder / "labels.u32", dtype=np.uint32).astype(int)
-    m = np.fromfile(folder / "memberships.u8", dtype=np.uint8).astype(bool)
+    return p, y, np.fromfile(folder / "memberships.u8", dtype=np.uint8).astype(bool)
+
+
+def cut(folder, n, into):
+    """The first `n` rows of each side as a folder of their own, with the file that `sordino audit` reads."""
+    p, y, m = read(Path(folder))
+    rows = np.concatenate([np.flatnonzero(m)[: int(n)], np.flatnonzero(~m)[: int(n)]])
+    into = Path(into)
+    into.mkdir(parents=True, exist_ok=True)
+    p[rows].tofile(into / "answers.f64")
+    y[rows].astype(np.uint32).tofile(into / "labels.u32")
+    m[rows].astype(np.uint8).tofile(into / "memberships.u8")
+    (into / "classes").write_text(str(p.shape[1]))
+    np.savez(into / "answers.npz", probabilities=p[rows], label=y[rows].astype(float), member=m[rows].astype(float))
+
+
+def found_by_sordino(folder):
+    """AUC, advantage and, where they are told, the interval of each attack by the rows that it was judged on."""
     ours = {}
+    if (folder / "audit.json").exists():
+        findings = json.loads((folder / "audit.json").read_text())["findings"]
+        judged = next(one for one in findings["systems"] if one["role"] == "served")
+        for one in judged["attacks"]:
+            auc = one["auc"]
+            ours[one["attack"]["name"]] = (auc["value"], one["widest"], auc["low"], auc["high"])
+        before = next(one for one in findings["before_and_after"] if one["system"] == judged["name"])
+        return {"all rows": {"loss": (before["auc"], before["advantage"])}, "verdict rows": ours}
     for line in (folder / "sordino.tsv").read_text().splitlines():
-        name, auc, advantage, rows, *interval = line.split("\t")
-        ours.setdefault(rows, {})[name] = (float(auc), float(advantage), *map(float, interval))
+        name, auc, advantage, rows = line.split("\t")
+        ours.setdefault(rows, {})[name] = (float(auc), float(advantage))
+    return ours
+
+
+def main(folder, package, out, kinds):
+    folder = Path(folder)
+    p, y, m = read(folder)
+    ours = found_by_sordino(folder)
     loss = -np.log(p[np.arange(len(y)), y])
     attacks, data = imported(package)
     out = Path(out)
@@ -90,7 +129,7 @@ def main(folder, package, out, kinds):
     agreed = True
     for kind, name in [("THRESHOLD_ATTACK", "loss"), ("THRESHOLD_ENTROPY_ATTACK", "modified entropy"),
                        ("roc_curve of scikit-learn, loss", "loss")]:
-        if kind not in found:
+        if kind not in found or name not in ours["all rows"]:
             continue
         auc, advantage, *_ = ours["all rows"][name]
         apart = max(abs(auc - found[kind]["auc"]), abs(advantage - found[kind]["advantage"]))
@@ -102,4 +141,7 @@ def main(folder, package, out, kinds):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], sys.argv[4:] or [*THRESHOLDS, *LEARNED])
+    if sys.argv[1:2] == ["cut"]:
+        cut(*sys.argv[2:5])
+    else:
+        main(*sys.argv[1:4], sys.argv[4:] or [*THRESHOLDS, *LEARNED])
