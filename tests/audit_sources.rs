@@ -430,6 +430,39 @@ mod endpoint {
     }
 
     #[test]
+    fn further_questions_lose_no_answer_either_where_the_endpoint_goes_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let dataset = dataset(dir.path());
+        let file = dir.path().join("report.answers");
+        let kept = || manners(Some(file.clone()));
+        let rows: Vec<usize> = (0..20).collect();
+        let changed = dataset.batch(&rows).mapv(|value| value * 0.5);
+        // Five calls for the rows, two of three for further questions.
+        let dying = Fake::start(7);
+        let mut asked = remote(&dying, kept()).unwrap();
+        asked.ask_all(&dataset, &sides(), Inversion::as_is(), &mut |_| {}).unwrap();
+        let gone = asked.ask(&changed).err().unwrap().to_string();
+        assert!(gone.contains("are kept in") && gone.contains("goes on from there"), "{gone}");
+        drop(asked);
+        let back = Fake::start(usize::MAX);
+        let mut asked = remote(&back, kept()).unwrap();
+        let found = asked.ask_all(&dataset, &sides(), Inversion::as_is(), &mut |_| {}).unwrap();
+        assert_eq!((found.n_kept, back.answered.load(Ordering::Relaxed)), (40, 0));
+        let first = asked.ask(&changed).unwrap();
+        assert_eq!((back.answered.load(Ordering::Relaxed), asked.n_asked()), (1, 4), "the sixteen are there");
+        let alone = remote(&back, manners(None)).unwrap().ask(&changed).unwrap();
+        assert_eq!(first.probabilities, alone.probabilities);
+        // The same question again is another question: its answer may be drawn anew.
+        asked.ask(&changed).unwrap();
+        assert_eq!(asked.n_asked(), 24);
+        drop(asked);
+        let mut asked = remote(&Fake::start(0), kept()).unwrap();
+        asked.ask_all(&dataset, &sides(), Inversion::as_is(), &mut |_| {}).unwrap();
+        assert!(asked.ask(&changed).is_ok() && asked.ask(&changed).is_ok(), "both are kept");
+        assert!(asked.ask(&changed).is_err(), "and no third");
+    }
+
+    #[test]
     fn further_questions_come_in_batches_and_every_answer_has_all_classes() {
         let dir = tempfile::tempdir().unwrap();
         let (dataset, fake) = (dataset(dir.path()), Fake::start(usize::MAX));

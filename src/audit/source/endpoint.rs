@@ -10,6 +10,7 @@ use ndarray::{Array2, ArrayD, Axis};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
+use super::further::Further;
 use super::kept::{Kept, KeptError, Question};
 use super::predictions::served;
 use super::sides::Sides;
@@ -116,6 +117,8 @@ pub struct Remote {
     kind: Option<ScoreKind>,
     /// Classes, once the rows that are asked about have told.
     n_classes: Option<usize>,
+    /// Answers to further questions.
+    further: Further,
     n_asked: u64,
     /// When the next request may leave.
     next_at: Instant,
@@ -160,6 +163,7 @@ impl Remote {
             manners,
             kind,
             n_classes: None,
+            further: Further::default(),
             n_asked: 0,
             next_at,
         })
@@ -219,12 +223,13 @@ impl Remote {
                 (Some(kept), answers)
             }
         };
+        let of_further = Further::split_off(&mut answers);
         let missing: Vec<usize> = rows.iter().copied().filter(|row| !answers.contains_key(row)).collect();
         let n_kept = rows.len() - missing.len();
         let wanted = missing.len() as u64 + self.manners.reserved;
         self.check_budget(wanted)?;
         let mut doubts = Vec::new();
-        let can_look_again = !missing.is_empty() && self.check_budget(wanted + 1).is_ok();
+        let can_look_again = wanted > 0 && self.check_budget(wanted + 1).is_ok();
         if let Some(row) = rows.iter().find(|row| answers.contains_key(row)).filter(|_| can_look_again) {
             doubts.extend(self.drift(dataset, *row, &answers[row])?);
         }
@@ -262,6 +267,9 @@ impl Remote {
         self.settle_kind(&values)?;
         let answers = self.read(values, dataset.n_classes())?;
         let n_classes = answers.probabilities.ncols();
+        if let Some(kept) = kept {
+            self.further = Further::new(kept, of_further);
+        }
         let target = target(n_classes)?.with_dataset_rows(rows);
         Ok(Asked { target, systems: served(answers, inversion, n_classes), n_kept: n_kept as u64, doubts })
     }
@@ -385,24 +393,38 @@ impl Remote {
 }
 
 impl Remote {
-    /// One request of further questions.
-    fn ask_batch(&mut self, inputs: &ArrayD<f32>) -> Result<Answers, String> {
-        let values = self.patiently(inputs).map_err(|failure| {
-            let (Failure::Refused(error) | Failure::Gone(error)) = failure;
-            error.to_string()
-        })?;
-        // A batch of labels does not tell by itself how many classes there are.
-        let told = if self.answers_labels() {
-            1 + values.iter().fold(0.0_f64, |top, &v| top.max(v)) as usize
-        } else {
-            values.ncols()
+    /// Answers to `inputs` that no row of the data set is, in their order: those that are kept from an earlier run are
+    /// not asked again, and those that come are kept. Returns the values, shape (n_rows, values of an answer).
+    fn further(&mut self, inputs: &ArrayD<f32>) -> Result<Array2<f64>, QueryError> {
+        let refused = |what: String| QueryError::Refused { what };
+        let n_rows = inputs.shape().first().copied().unwrap_or(0);
+        let keys = self.further.keys(inputs);
+        let mut found: Vec<Option<Vec<f64>>> = match &keys {
+            Some(keys) => keys.iter().map(|&key| self.further.take(key)).collect(),
+            None => vec![None; n_rows],
         };
-        let n_classes = self.n_classes.unwrap_or(told);
-        if !self.answers_labels() && values.ncols() != n_classes {
-            return Err(format!("expected {n_classes} values an answer, got {}", values.ncols()));
+        let missing: Vec<usize> = (0..n_rows).filter(|&place| found[place].is_none()).collect();
+        let wanted = missing.len() as u64;
+        if let Some(left) = self.n_left().filter(|&left| left < wanted) {
+            return Err(QueryError::Budget { wanted, left });
         }
-        self.settle_kind(&values).map_err(|error| error.to_string())?;
-        self.read(values, n_classes).map_err(|error| error.to_string())
+        for batch in missing.chunks(self.manners.batch_rows.max(1)) {
+            let rows = inputs.select(Axis(0), batch);
+            let values = self.patiently(&rows).map_err(|failure| {
+                let (Failure::Refused(error) | Failure::Gone(error)) = failure;
+                refused(format!("{error}; {}", self.further.words()))
+            })?;
+            self.settle_kind(&values).map_err(|error| refused(error.to_string()))?;
+            if let Some(keys) = &keys {
+                let keys: Vec<usize> = batch.iter().map(|&place| keys[place]).collect();
+                self.further.add(&keys, &values).map_err(|error| refused(error.to_string()))?;
+            }
+            batch.iter().zip(values.rows()).for_each(|(&place, values)| found[place] = Some(values.to_vec()));
+        }
+        let width = found.iter().flatten().map(Vec::len).next().unwrap_or(0);
+        let flat: Vec<f64> = found.into_iter().flatten().flatten().collect();
+        let shaped = Array2::from_shape_vec((n_rows, width), flat);
+        shaped.map_err(|_| refused("answers of different widths came".to_owned()))
     }
 }
 
@@ -446,15 +468,21 @@ fn pick<'a>(outputs: &'a [TensorMetadata], name: Option<&str>) -> Result<&'a Ten
 
 impl Querier for Remote {
     fn ask(&mut self, inputs: &ArrayD<f32>) -> Result<Answers, QueryError> {
-        let wanted = inputs.shape().first().copied().unwrap_or(0) as u64;
-        if let Some(left) = self.n_left().filter(|&left| left < wanted) {
-            return Err(QueryError::Budget { wanted, left });
+        /// More classes than any model has, so that a number that is no label makes no vast answer.
+        const MAX_CLASSES: f64 = 1e6;
+
+        let values = self.further(inputs)?;
+        // A batch of labels does not tell by itself how many classes there are.
+        let told = || match self.answers_labels() {
+            true => 1 + values.iter().fold(0.0_f64, |top, &v| top.max(v)).min(MAX_CLASSES) as usize,
+            false => values.ncols(),
+        };
+        let n_classes = self.n_classes.unwrap_or_else(told);
+        let refused = |what: String| QueryError::Refused { what };
+        if !self.answers_labels() && values.ncols() != n_classes {
+            return Err(refused(format!("expected {n_classes} values an answer, got {}", values.ncols())));
         }
-        let mut parts = Vec::new();
-        for batch in inputs.axis_chunks_iter(Axis(0), self.manners.batch_rows.max(1)) {
-            parts.push(self.ask_batch(&batch.to_owned()).map_err(|what| QueryError::Refused { what })?);
-        }
-        Ok(Answers::joined(&parts))
+        self.read(values, n_classes).map_err(|error| refused(error.to_string()))
     }
 
     fn n_asked(&self) -> u64 {

@@ -253,9 +253,8 @@ impl Columns {
     }
 }
 
-/// No file has more classes.
+/// Most classes; and most rows times classes, for a label is spread over as many values as there are classes.
 const MAX_CLASSES: u64 = 1 << 20;
-/// Rows times classes: a label is spread over as many values as there are classes, 2 GiB in all.
 const MAX_ANSWERS: usize = 1 << 28;
 const ROW: [&str; 2] = ["row", "rows"];
 const LABEL: [&str; 4] = ["label", "labels", "true_label", "y"];
@@ -346,12 +345,10 @@ impl Predictions {
             None if kind.is_some() => read_off.clone(),
             None => return Err(wrong("scores, or a column \"predicted\"", "neither")),
         };
-        let unlike = |kind: Option<ScoreKind>| {
-            kind.map_or(0, |_| read_off.iter().zip(&predicted).filter(|(a, b)| a != b).count())
-        };
+        let unlike = kind.map_or(0, |_| read_off.iter().zip(&predicted).filter(|(a, b)| a != b).count());
         let count = |side| sides.iter().filter(|&&of_row| of_row == side).count();
         Ok(Self {
-            n_labels_unlike_scores: unlike(kind),
+            n_labels_unlike_scores: unlike,
             kind,
             scores,
             predicted,
