@@ -327,6 +327,12 @@ fn the_table_of_records_holds_each_ones_risk_by_which_the_worst_are_told() {
     let bank = banks.iter().find(|bank| bank["system"] == "undefended").unwrap();
     let told: Vec<f64> = bank["worst"].as_array().unwrap().iter().map(|risk| risk["row"].as_f64().unwrap()).collect();
     assert_eq!(told, worst[..told.len()].iter().map(|row| row[0]).collect::<Vec<_>>());
+    for risk in bank["worst"].as_array().unwrap() {
+        let of = |key: &str| risk[key].as_f64().unwrap();
+        let row = rows.iter().find(|row| row[0] == of("row")).unwrap();
+        assert_eq!(row[1], of("n_found") / of("n_in") - of("n_false") / of("n_out"), "{risk}");
+        assert_eq!(row[2], of("auc"), "{risk}");
+    }
     // Members and non-members of this target are models' members alike: risk is of the record, not of its side.
     assert!(rows.iter().any(|row| row[1] > 0.3) && rows.iter().any(|row| row[1] <= 0.0));
 }

@@ -58,6 +58,10 @@ fn logits_probabilities_and_their_logarithms_tell_the_same() {
         assert_eq!((found.n_members, found.n_non_members), (60, 60));
         assert!(!found.reference.is_undefended && found.not_allowed.is_empty());
         assert!(found.systems[0].utility.label_agreement.value.is_none(), "there is no undefended model to agree with");
+        // The file has calibration rows: what is lacking is something to scale.
+        for reason in [&found.temperature.reason, &found.systems[0].utility.nll_minus_rival.reason] {
+            assert!(reason.as_ref().unwrap().contains("no scores of the undefended model"), "{reason:?}");
+        }
         found.systems[0].attacks[0].auc.value
     };
     let [logits, probabilities, logs] = [LOGITS, PROBABILITIES, "log_p_0,log_p_1,log_p_2"].map(auc);

@@ -233,7 +233,7 @@ pub fn run_with(
         not_allowed: bench.not_allowed(),
         reference: Reference { system: reference.name.clone(), is_undefended: bench.has_undefended },
         rows: bench.allocation.record(target.dataset_rows()),
-        temperature: Figure::or(temperature, NO_CALIBRATION),
+        temperature: Figure::or(temperature, bench.no_rival()),
         validity,
         systems,
         skipped,
@@ -276,6 +276,7 @@ pub fn score_curves(
 }
 
 const NO_UNDEFENDED: &str = "there are no answers of the undefended model";
+const NO_SCORES_TO_SCALE: &str = "there are no scores of the undefended model to fit a temperature on";
 const NO_CALIBRATION: &str = "the split has no calibration rows to fit a temperature on";
 
 /// The system on which it is told which attacks count (R16).
@@ -313,6 +314,11 @@ impl<'a> Bench<'a> {
         let learned =
             learned.map(|lacks| NotAllowed { attack: AttackId::new(Family::Learned, "learned attacks"), lacks });
         Attack::ALL.into_iter().filter_map(lacking).chain(learned).collect()
+    }
+
+    /// Why there is no temperature, where there is none.
+    fn no_rival(&self) -> &'static str {
+        if self.target.allows().logits { NO_CALIBRATION } else { NO_SCORES_TO_SCALE }
     }
 
     fn check_given(&self) -> Result<(), StudyError> {
