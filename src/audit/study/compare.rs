@@ -59,7 +59,7 @@ pub(super) fn validity(bench: &Bench<'_>, measured: &[(&System, Measured)]) -> R
 
 /// Whether an attack counts; one that was not tried on the reference does not.
 fn counts(validity: &[Validity], id: &AttackId) -> bool {
-    validity.iter().any(|one| one.attack == *id && one.counts)
+    validity.iter().any(|one| one.counts && one.attack.is_kind_of(id))
 }
 
 /// The label-only floor (R14): whether the label is right, which every answer tells, unless another attack on label-only

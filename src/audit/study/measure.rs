@@ -14,7 +14,7 @@ use crate::audit::system::{Role, System};
 use crate::audit::utility;
 
 use super::battery::{Scored, Subject};
-use super::{Bench, NO_CALIBRATION, NO_UNDEFENDED, StudyError};
+use super::{Bench, NO_UNDEFENDED, StudyError};
 
 /// One attack on one system.
 pub(super) struct Attacked {
@@ -137,7 +137,7 @@ impl Bench<'_> {
             nll_interval: nothing(mean(&nll_of_rows)),
             brier: Estimate::new(mean(&brier), nothing(mean(&brier))),
             n_floored,
-            nll_minus_rival: Figure::missing(NO_CALIBRATION),
+            nll_minus_rival: Figure::missing(self.no_rival()),
             ece: ece.value,
             ece_interval: ece.interval(),
             label_agreement: match self.has_undefended {
