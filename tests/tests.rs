@@ -41,3 +41,5 @@ mod upstream_check;
 mod upstream_faults;
 mod upstream_leaks;
 mod upstream_support;
+#[cfg(feature = "tls")]
+mod upstream_tls;
