@@ -130,7 +130,12 @@ class Peer:
 
     def stop(self):
         self.process.terminate()
-        self.process.wait(PATIENCE)
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            # KServe's waits half a minute for connections that are kept.
+            self.process.kill()
+            self.process.wait(PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -309,13 +314,13 @@ def test_a_transformer_container_stands_before_kserves_predictor(model, kserve, 
     """Started by KServe's own flags, asked by KServe's own clients."""
     config = model / f"transformer-{protocol}.toml"
     about = f"[upstream]\nn_classes = 10\ninputs = {INPUT}\n" if protocol == "v1" else ""
-    config.write_text(f'[model]\nscore_kind = "logits"\nscore_output = "{"predictions" if protocol == "v1" else "logits"}"\n{about}')
+    config.write_text(f'[model]\nscore_kind = "logits"\nscore_output = "{"predictions" if protocol == "v1" else "logits"}"\n[defence]\nmethod = "label-only"\n{about}')
     http_port, grpc_port = free_ports(2)
     behind = kserve.grpc_port if protocol == "grpc-v2" else kserve.http_port
     flags = ["--model_name=clf", f"--predictor_host=localhost:{behind}", f"--predictor_protocol={protocol}"]
     flags += [f"--http_port={http_port}", f"--grpc_port={grpc_port}", "--workers=1", "--predictor_use_ssl=false"]
     flags += ["--predictor_request_timeout_seconds=600", "--predictor_request_retries=1", "--enable_predictor_health_check"]
-    ours = Sordino(*flags, "--config", config, "--defence", "label-only", listen=())
+    ours = Sordino(*flags, "--config", config, listen=())
     raw = ROWS @ np.load(model / "weight.npy")
 
     async def conversation():
