@@ -184,7 +184,7 @@ def estimate(value):
 
 def row(name, defence, report):
     system = report["findings"]["systems"][0]
-    headline, source, utility = system["headline"]["value"], report["origin"]["source"]["endpoint"], system["utility"]
+    headline, source, utility = system["headline"]["value"], report["origin"]["source"], system["utility"]
     found = f"{estimate(headline['fixed'])} | {headline['fixed_attack']['name']}" if headline else "no attack counts | "
     return (f"| {name} | {defence} | {source['n_asked']} | {found} | {utility['accuracy_members']:.3f} | "
             f"{utility['accuracy_non_members']:.3f} | {utility['nll']:.2f} |")
@@ -215,7 +215,7 @@ def page(cases, left_out, version):
               "| --- | --- | --- | ---: | ---: | --- |"]
     for name, (found, breaks) in cases.items():
         for defence, (said, report) in breaks.items():
-            source = report["origin"]["source"]["endpoint"]
+            source = report["origin"]["source"]
             verdict = "those of the audit without a break" if same(report, found[defence]) else "OTHERS"
             doubts = "; ".join(report["origin"]["doubts"])
             lines.append(f"| {name} | {defence} | {said} | {source['n_asked']} | {source['n_kept']} | {verdict}{'; ' + doubts if doubts else ''} |")

@@ -225,7 +225,7 @@ fn a_model_in_another_server_needs_its_address_and_what_its_scores_are() {
     );
     for word in [
         "ftp://a",
-        "client_certificate_file",
+        "one needs the other",
         "upstream.server_name: no address",
         "soap",
         "'upstream.colour'",
@@ -271,6 +271,10 @@ fn the_flags_of_a_transformer_container_are_understood() {
     assert_eq!(settings.name, "clf");
     let config = settings.upstream.unwrap().config;
     assert_eq!((config.targets[0].shown().as_str(), config.timeout), ("localhost:8085", Duration::from_secs(600)));
+    let args = parse("serve --model_name=clf --predictor_host=a --predictor_use_ssl=true").unwrap();
+    let mut written = Written::default();
+    written.overlay(&args);
+    assert_eq!(written.upstream.urls, Some(vec!["https://a".to_owned()]));
     for line in ["serve --predictor_use_ssl", "serve --predictor_host=http://a --predictor_use_ssl=true"] {
         let mut mistakes = Vec::new();
         parse(line).unwrap().kserve.check(&mut mistakes);
