@@ -175,8 +175,10 @@ fn scores_of_other_rows_are_refused_before_anything_is_run() {
     let case = case(50, |_, _| 2.0, 7);
     let scores = vec![0.0; 99];
     let attack = AttackId::new(Family::LabelOnly, "noise");
-    let knowledge =
-        Knowledge { given: vec![GivenScores { system: "model".to_owned(), attack, scores }], ..Knowledge::default() };
+    let knowledge = Knowledge {
+        given: vec![GivenScores { system: "model".to_owned(), attack, scores, rule: None }],
+        ..Knowledge::default()
+    };
     let labels = Answers::of_labels(case.answers.predicted.clone(), N_CLASSES);
     let kind = SystemKind::Answered { role: Role::Undefended, answers: labels, inversion: Inversion::as_is() };
     let systems = [System { name: "model".to_owned(), kind, fitted: None }];

@@ -141,10 +141,9 @@ fn the_floor_is_no_lower_than_what_the_label_alone_tells() {
             let findings = planted(400, member, EQUAL, seed).audit(&Settings { seed: deal, ..settings() });
             let floor = system(&findings, "label-only");
             let correctness = floor.attacks.iter().find(|found| found.attack == Attack::Correctness).unwrap();
-            if let Some(headline) = floor.headline.value.as_ref() {
-                assert_eq!(headline.fixed.value, correctness.fixed.value, "{seed}, {deal}: {headline:?}");
-                assert_eq!(headline.fixed_minus_floor.value, 0.0);
-            }
+            let headline = floor.headline.value.as_ref().unwrap();
+            assert_eq!(headline.fixed.value, correctness.fixed.value, "{seed}, {deal}: {headline:?}");
+            assert_eq!(headline.fixed_minus_floor.value, 0.0);
         }
     }
 }
@@ -296,6 +295,34 @@ fn the_leak_that_reweighting_hides_is_found_again_by_inverting_it() {
     assert!(inverted > undefended - 0.03, "{inverted} {undefended}");
     // Rounding to 2 digits leaves little, the label alone nothing.
     assert!(of("label-only", Attack::InvertedLoss).abs() < 0.05);
+}
+
+#[test]
+fn of_attacks_that_tie_the_plainest_is_named_and_nothing_is_undone_where_nothing_was_done() {
+    // Every label is right, so that the loss, the confidence and the scaled logit order the rows alike.
+    let side = |margin| Side { margin, errors: 0.0 };
+    let rows = planted(600, side(4.0), side(2.0), 1);
+    let settings = Settings { per_class: false, ..settings() };
+    let findings = rows.audit(&settings);
+    for found in &findings.systems {
+        let Some(headline) = &found.headline.value else { continue };
+        let first = found.attacks.iter().find(|one| one.counts && one.widest == headline.widest).unwrap();
+        assert_eq!(first.attack, headline.widest_attack, "{}", found.name);
+    }
+    let undefended = system(&findings, "undefended");
+    let of = |wanted: Attack| undefended.attacks.iter().find(|found| found.attack == wanted).unwrap();
+    // The model itself read back is the model itself: the same scores under other names, of which the first is told.
+    let headline = undefended.headline.value.as_ref().unwrap();
+    assert_eq!(of(Attack::Loss).widest, of(Attack::InvertedLoss).widest);
+    assert!(of(Attack::Loss).widest == headline.widest && headline.widest_attack == Attack::Loss, "{headline:?}");
+    assert!(!headline.fixed_attack.name().contains("inverted"), "{headline:?}");
+    // Without a defence that can be read back there is no such attack at all.
+    let (systems, skipped) = build_all(&[], None, ScoreKind::Logits, N_CLASSES).unwrap();
+    let systems: Vec<_> = systems.into_iter().filter(|one| one.name != "temperature-scaled").collect();
+    let bare = study::run(&rows.target(), &systems, skipped, &settings).unwrap();
+    let tried = bare.systems.iter().flat_map(|found| &found.attacks).map(|found| &found.attack);
+    assert!(tried.chain(bare.validity.iter().map(|one| &one.attack)).all(|one| !one.name().contains("inverted")));
+    assert_eq!(system(&bare, "undefended").headline.value.as_ref().unwrap().widest_attack, Attack::Loss);
 }
 
 #[test]
@@ -580,13 +607,16 @@ fn what_was_not_tried_is_told_apart() {
         changed: true,
         boundary: true,
         learned: true,
+        adversary_one: true,
+        adversary_two: true,
+        adversary_three: true,
         canaries: true,
         trainings: true,
         undone: true,
         lot: Some(Ok(())),
     });
     let words = ["LiRA", "single records", "changed inputs", "repeated", "mix a record", "boundary", "--scores-only"];
-    for word in words.into_iter().chain(["undo it", "by lot"]) {
+    for word in words.into_iter().chain(["undo it", "by lot", "adversary 1", "adversary 2", "adversary 3"]) {
         assert!(nothing.contains(word) && !all.contains(word), "{word}");
     }
     // Labels under noise are no walk to the boundary, and neither plants a record.
@@ -599,9 +629,11 @@ fn what_was_not_tried_is_told_apart() {
     );
     // Nothing is advised that the command line refuses.
     let file = said(Tried { source: Source::Predictions, ..Tried::default() });
-    assert!(["--shadows", "--queries", "--boundary"].iter().all(|option| !file.contains(option)), "{file}");
+    let refused = ["--shadows", "--queries", "--boundary", "--shadow-model", "--random-points"];
+    assert!(refused.iter().all(|option| !file.contains(option)), "{file}");
+    assert!(file.contains("--transfer-shadow"), "a shadow of other data needs none of the target's rows");
     let endpoint = said(Tried { source: Source::Endpoint, ..Tried::default() });
-    assert!(endpoint.contains("--queries") && !endpoint.contains("--shadows"), "{endpoint}");
+    assert!(endpoint.contains("--queries") && endpoint.contains("--shadows"), "{endpoint}");
     assert!(endpoint.contains("give --defence and --centroids"), "{endpoint}");
     let few = said(Tried { lot: Some(Err("5 members".to_owned())), ..Tried::default() });
     assert!(few.contains("by lot") && few.contains("5 members"), "{few}");

@@ -22,6 +22,16 @@ fn a_page_is_whole_and_asks_nothing_of_the_network() {
     {
         assert!(page.contains(told), "{told}");
     }
+    // On paper: black on white, nothing behind a scroll bar, the long tables left out and said to be.
+    let print = page.split("@media print").nth(1).unwrap();
+    for rule in [
+        "--paper: #fff",
+        ".wide, .chart { overflow: visible; }",
+        "details { display: none; } .onpaper { display: block; }",
+    ] {
+        assert!(print.contains(rule), "{rule}");
+    }
+    assert!(page.contains("class=\"onpaper\""));
     // A curve and a histogram for each system that answers scores, the gains, the two frontiers.
     assert!(page.matches("<svg").count() >= 2 * small_report().findings.systems.len());
 }

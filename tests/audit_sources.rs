@@ -58,6 +58,10 @@ fn logits_probabilities_and_their_logarithms_tell_the_same() {
         assert_eq!((found.n_members, found.n_non_members), (60, 60));
         assert!(!found.reference.is_undefended && found.not_allowed.is_empty());
         assert!(found.systems[0].utility.label_agreement.value.is_none(), "there is no undefended model to agree with");
+        // The file has calibration rows: what is lacking is something to scale.
+        for reason in [&found.temperature.reason, &found.systems[0].utility.nll_minus_rival.reason] {
+            assert!(reason.as_ref().unwrap().contains("no scores of the undefended model"), "{reason:?}");
+        }
         found.systems[0].attacks[0].auc.value
     };
     let [logits, probabilities, logs] = [LOGITS, PROBABILITIES, "log_p_0,log_p_1,log_p_2"].map(auc);
@@ -153,6 +157,14 @@ fn what_does_not_fit_is_refused_with_its_place() {
     says("label,p_0,p_1\n1,0.5,0.5\n", "a column \"member\", or a split");
     says("member,p_0,p_1\n1,0.5,0.5\n", "a column \"label\", or a data set");
     says("label,member\n1,1\n", "scores, or a column \"predicted\"");
+    for vast in ["1e18", "inf", "4294967296", "-1", "0.5", "NaN"] {
+        says(
+            &format!("label,member,predicted\n0,1,1\n1,1,{vast}\n0,0,0\n1,0,1\n"),
+            "expected a predicted label, a whole number",
+        );
+    }
+    let many = format!("label,member,predicted\n{}", "1000000,1,0\n0,0,1\n".repeat(200));
+    says(&many, "671088 classes at most for 400 rows");
     let with_rows = "row,label,member,p_0,p_1\n7,0,1,0.9,0.1\n8,1,1,0.2,0.8\n9,0,0,0.6,0.4\n";
     says(&format!("{with_rows}8,1,0,0.6,0.4\n"), "record 8 is a member and a non-member at once");
     says(&format!("{with_rows}9,1,0,0.6,0.4\n"), "record 9 is there twice");
@@ -361,7 +373,16 @@ mod endpoint {
     }
 
     fn manners(answers: Option<PathBuf>) -> Manners {
-        Manners { batch_rows: 8, query_budget: None, rate: None, input: None, output: None, kind: None, answers }
+        Manners {
+            batch_rows: 8,
+            query_budget: None,
+            reserved: 0,
+            rate: None,
+            input: None,
+            output: None,
+            kind: None,
+            answers,
+        }
     }
 
     fn remote(fake: &Fake, manners: Manners) -> Result<Remote, EndpointError> {
@@ -417,6 +438,63 @@ mod endpoint {
         assert_eq!(rich.ask(&dataset.batch(&[0, 1])).unwrap().predicted, [0, 1]);
         assert_eq!((rich.n_asked(), rich.n_left()), (42, Some(0)));
         assert!(matches!(rich.ask(&dataset.batch(&[0])), Err(QueryError::Budget { wanted: 1, left: 0 })));
+        // What further questions will want is told before a row is asked, too.
+        let (fake, later) =
+            (Fake::start(usize::MAX), |budget| Manners { query_budget: Some(budget), reserved: 7, ..manners(None) });
+        let refused = ask(&fake, &dataset, later(46)).err().unwrap();
+        assert!(matches!(refused, EndpointError::Budget { wanted: 47, budget: 46 }), "{refused}");
+        assert_eq!(fake.answered.load(Ordering::Relaxed), 0);
+        assert!(ask(&fake, &dataset, later(47)).is_ok());
+    }
+
+    #[test]
+    fn further_questions_lose_no_answer_either_where_the_endpoint_goes_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let dataset = dataset(dir.path());
+        let file = dir.path().join("report.answers");
+        let kept = || manners(Some(file.clone()));
+        let rows: Vec<usize> = (0..20).collect();
+        let changed = dataset.batch(&rows).mapv(|value| value * 0.5);
+        // Five calls for the rows, two of three for further questions.
+        let dying = Fake::start(7);
+        let mut asked = remote(&dying, kept()).unwrap();
+        asked.ask_all(&dataset, &sides(), Inversion::as_is(), &mut |_| {}).unwrap();
+        let gone = asked.ask(&changed).err().unwrap().to_string();
+        assert!(gone.contains("are kept in") && gone.contains("goes on from there"), "{gone}");
+        drop(asked);
+        let back = Fake::start(usize::MAX);
+        let mut asked = remote(&back, kept()).unwrap();
+        let found = asked.ask_all(&dataset, &sides(), Inversion::as_is(), &mut |_| {}).unwrap();
+        assert_eq!((found.n_kept, back.answered.load(Ordering::Relaxed)), (40, 0));
+        let first = asked.ask(&changed).unwrap();
+        assert_eq!((back.answered.load(Ordering::Relaxed), asked.n_asked()), (1, 4), "the sixteen are there");
+        let alone = remote(&back, manners(None)).unwrap().ask(&changed).unwrap();
+        assert_eq!(first.probabilities, alone.probabilities);
+        // The same question again is another question: its answer may be drawn anew.
+        asked.ask(&changed).unwrap();
+        assert_eq!(asked.n_asked(), 24);
+        drop(asked);
+        let mut asked = remote(&Fake::start(0), kept()).unwrap();
+        asked.ask_all(&dataset, &sides(), Inversion::as_is(), &mut |_| {}).unwrap();
+        assert!(asked.ask(&changed).is_ok() && asked.ask(&changed).is_ok(), "both are kept");
+        assert!(asked.ask(&changed).is_err(), "and no third");
+    }
+
+    #[test]
+    fn further_questions_come_in_batches_and_every_answer_has_all_classes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dataset, fake) = (dataset(dir.path()), Fake::start(usize::MAX));
+        let of_labels = Manners { output: Some("class".to_owned()), ..manners(None) };
+        let mut asked = remote(&fake, of_labels).unwrap();
+        asked.ask_all(&dataset, &sides(), Inversion::as_is(), &mut |_| {}).unwrap();
+        let before = fake.answered.load(Ordering::Relaxed);
+        let rows: Vec<usize> = (0..20).collect();
+        let answers = asked.ask(&dataset.batch(&rows)).unwrap();
+        assert_eq!(answers.predicted, (0..20).map(|row| row % 2).collect::<Vec<u32>>());
+        // Eight rows a request, as the rows themselves were asked.
+        assert_eq!(fake.answered.load(Ordering::Relaxed) - before, 3);
+        // Rows of class 0 alone: the label says nothing of how many classes there are.
+        assert_eq!(asked.ask(&dataset.batch(&[0, 2])).unwrap().probabilities.dim(), (2, 2));
     }
 
     #[test]

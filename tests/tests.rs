@@ -4,6 +4,8 @@
 
 mod attacks;
 mod audit;
+#[cfg(feature = "lab")]
+mod audit_command;
 mod audit_report;
 mod audit_sources;
 #[cfg(feature = "lab")]

@@ -104,7 +104,7 @@ struct Found<'a> {
 impl Found<'_> {
     fn push(&mut self, system: usize, name: String, scores: Vec<f64>) {
         let attack = AttackId::new(Family::Adaptive, name);
-        self.given.push(GivenScores { system: self.named[system].name.clone(), attack, scores });
+        self.given.push(GivenScores { system: self.named[system].name.clone(), attack, scores, rule: None });
     }
 }
 

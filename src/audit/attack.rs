@@ -11,10 +11,17 @@ use serde::Serialize;
 use crate::audit::answers::{Allows, Answers};
 use crate::audit::invert::Inversion;
 use crate::audit::parallel;
+use crate::audit::shadow::Shadowing;
 
 /// An exact zero is read as this in every logarithm: a mask or a label-only answer holds such. It is the smallest
 /// normal f64, below all that an f32 answer can hold, so nothing that an answer tells is thrown away.
 pub const ATTACK_FLOOR: f64 = f64::MIN_POSITIVE;
+
+/// How the names of ML-Leaks' adversaries begin; their number follows.
+pub const ML_LEAKS: &str = "ML-Leaks adversary ";
+
+/// How the name of an attack ends whose shadows stood before nothing, although the target is defended.
+const UNDEFENDED_SHADOWS: &str = " (undefended shadows)";
 
 /// A score attack on one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -167,6 +174,28 @@ impl AttackId {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same attack by shadows of which is told where they did not stand behind the target's defence.
+    #[must_use]
+    pub fn with_shadows(self, shadowing: Shadowing) -> Self {
+        match shadowing {
+            Shadowing::AsTarget => self,
+            Shadowing::Undefended => Self { name: self.name + UNDEFENDED_SHADOWS, ..self },
+        }
+    }
+
+    /// Whether it is the same attack, whatever stood before its shadows.
+    #[must_use]
+    pub fn is_kind_of(&self, other: &Self) -> bool {
+        let plain = |id: &Self| id.name.strip_suffix(UNDEFENDED_SHADOWS).unwrap_or(&id.name).to_owned();
+        self.family == other.family && plain(self) == plain(other)
+    }
+
+    /// Which of ML-Leaks' three adversaries it is.
+    #[must_use]
+    pub fn adversary(&self) -> Option<u8> {
+        self.name.strip_prefix(ML_LEAKS)?.split(',').next()?.parse().ok()
     }
 
     /// Whether it is this score attack with one threshold for all rows.

@@ -18,6 +18,12 @@ impl FixedThreshold {
         Self { threshold, members_score_lower: false }
     }
 
+    /// A rule that calls a row a member above this score.
+    #[must_use]
+    pub fn above(threshold: f64) -> Self {
+        Self::at(threshold.next_up())
+    }
+
     /// Takes the sign and the threshold of the widest `|TPR − FPR|` on the given rows. The threshold stands half-way
     /// to the next lower score, so that scores of another fit of the same attack, which differ in their last digits,
     /// fall on the same side.

@@ -205,6 +205,34 @@ pub struct Findings {
     pub lot: Figure<Lot>,
     /// What shadow models tell of the training and of single records.
     pub leave_one_out: Vec<BankFindings>,
+    /// ML-Leaks' adversaries at their own rules; left out where none was tried.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ml_leaks: Vec<AdversaryFindings>,
+}
+
+/// One of ML-Leaks' three adversaries on one system, at the rule that it brings: on the verdict rows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AdversaryFindings {
+    /// 1: a shadow of the same data; 2: a shadow of other data; 3: no shadow, random points.
+    pub adversary: u8,
+    /// Name of the system.
+    pub system: String,
+    /// The attack.
+    pub attack: AttackId,
+    /// Whether it counts (R16).
+    pub counts: bool,
+    /// Who is called a member, in words.
+    pub rule: String,
+    /// Area under the curve, whatever the rule.
+    pub auc: Estimate,
+    /// Share of the members that it calls members, exact interval.
+    pub tpr: Estimate,
+    /// Share of the non-members that it calls members, exact interval.
+    pub fpr: Estimate,
+    /// Share of members among those that it calls members, on as many of both sides as the verdict has; exact interval.
+    pub precision: Figure<Estimate>,
+    /// Mean of TPR and 1 − FPR.
+    pub balanced_accuracy: Estimate,
 }
 
 /// Every model of a bank taken as the target in turn, behind one system.

@@ -35,6 +35,12 @@ pub struct Tried {
     pub boundary: bool,
     /// Thresholds per class, and classifiers.
     pub learned: bool,
+    /// Attacks learned on a shadow model of the same data (ML-Leaks' adversary 1).
+    pub adversary_one: bool,
+    /// Attacks learned on a shadow model of other data (adversary 2).
+    pub adversary_two: bool,
+    /// Random points, by which the largest entry is judged (adversary 3).
+    pub adversary_three: bool,
     /// Members that were planted.
     pub canaries: bool,
     /// Several trainings.
@@ -49,8 +55,12 @@ pub struct Tried {
 #[must_use]
 pub fn not_tried(tried: &Tried) -> Vec<String> {
     let shadows = match tried.source {
-        Source::Model => "needs a bank of shadow models (--shadows)",
-        Source::Endpoint | Source::Predictions => "needs shadow models, and the model itself to set them beside",
+        Source::Model | Source::Endpoint => "needs a bank of shadow models (--shadows)",
+        Source::Predictions => "needs shadow models, and an audit of the model or its endpoint to set them beside",
+    };
+    let shadow_model = match tried.source {
+        Source::Model | Source::Endpoint => "--shadow-model with --shadow-split, or --shadows",
+        Source::Predictions => "an audit of the model or its endpoint takes one",
     };
     let again = |option: &str| match tried.source {
         Source::Predictions => "a system that can be asked again, and a file cannot".to_owned(),
@@ -77,6 +87,18 @@ pub fn not_tried(tried: &Tried) -> Vec<String> {
         ),
         (tried.shadows, format!("likelihood-ratio attacks (LiRA), RMIA and difficulty calibration: {shadows}")),
         (tried.shadows, format!("the risk of single records: {shadows}")),
+        (tried.adversary_one, format!("ML-Leaks' adversary 1: needs a shadow model of the same data ({shadow_model})")),
+        (
+            tried.adversary_two,
+            "ML-Leaks' adversary 2: needs a shadow model of other data (--transfer-shadow)".to_owned(),
+        ),
+        (
+            tried.adversary_three,
+            format!(
+                "ML-Leaks' adversary 3, the largest entry against random points: needs {}",
+                again("--random-points")
+            ),
+        ),
         (tried.changed, format!("label-only attacks by changed inputs: need {}", again("--queries"))),
         (tried.changed, format!("repeated and perturbed queries: need {}", again("--queries"))),
         (

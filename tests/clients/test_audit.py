@@ -62,6 +62,36 @@ def test_a_report_follows_the_published_schema(predictions, tmp_path):
         assert not errors, errors[:5]
 
 
+def test_a_report_of_the_three_adversaries_follows_the_published_schema(planted, tmp_path):
+    """Random points and a shadow of other data: rows of another width, whose model knows the first forty by heart."""
+    rows, folder = np.eye(40, dtype=np.float32).repeat(2, axis=0), tmp_path
+    labels = np.arange(80) % 3
+    data = write_rows(folder / "other.csv", rows, labels)
+    weight = np.zeros((40, 3), np.float32)
+    weight[np.arange(40), labels[:80:2]] = np.where(np.arange(40) < 20, 9, 0.5)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "weight"], ["logits"])], "other",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 40])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, folder / "other.onnx")
+    split = [BINARY, "split", "--data", f"csv:{data}", "--train", "40", "--test", "40", "--out", str(folder / "other.split.json")]
+    assert subprocess.run(split, capture_output=True).returncode == 0
+    report = tmp_path / "report.json"
+    other = f"{folder / 'other.onnx'},{folder / 'other.split.json'},csv:{data}"
+    done = planted.audit("--transfer-shadow", other, "--random-points", "200", "--json", report)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(report.read_text(), parse_constant=lambda word: pytest.fail(word))
+    schema = json.loads((ROOT / "docs/schemas/audit-3.json").read_text())
+    errors = [f"{'/'.join(map(str, e.absolute_path))}: {e.message[:200]}" for e in jsonschema.Draft202012Validator(schema).iter_errors(found)]
+    assert not errors, errors[:5]
+    assert {one["adversary"] for one in found["findings"]["ml_leaks"]} == {2, 3}
+    nobody = [one for one in found["findings"]["ml_leaks"] if one["precision"]["value"] is None]
+    assert nobody and all(one["precision"]["reason"] == "nobody is called a member" for one in nobody)
+
+
 def test_the_exit_code_says_how_the_policy_stands(predictions, tmp_path):
     policy = tmp_path / "policy.toml"
     for text, code, word in [

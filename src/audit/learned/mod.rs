@@ -10,6 +10,7 @@
 
 pub mod ml_leaks;
 mod network;
+pub mod random_points;
 mod trees;
 
 use ndarray::{Array2, ArrayView1};

@@ -1,7 +1,7 @@
 //! Tables of what stands beside the battery: low false-positive rates, shadow models, single records, the lot.
 
 use super::tables::{Table, estimate, words};
-use crate::audit::report::{BankFindings, Figure, Findings, Report, SystemFindings, TprAt};
+use crate::audit::report::{AdversaryFindings, BankFindings, Figure, Findings, Report, SystemFindings, TprAt};
 use crate::audit::shadow::leave_one_out::{AttackOverTargets, RecordRisk};
 use crate::audit::spread::{Spread, SystemSpread};
 
@@ -75,6 +75,44 @@ pub(super) fn trainings(report: &Report) -> Option<Table> {
         n_word_columns: 1,
         header: words(&["system", "(b)", "(b) minus floor", "AUC of the loss", "accuracy", "NLL", "ECE"]),
         rows: found.systems.iter().map(row).collect(),
+    })
+}
+
+/// ML-Leaks' adversaries at their own rules; none where none was tried.
+pub(super) fn adversaries(findings: &Findings) -> Option<Table> {
+    let row = |one: &AdversaryFindings| {
+        vec![
+            format!("{}", one.adversary),
+            format!("{}{}", one.attack.name(), if one.counts { "" } else { " (does not count)" }),
+            one.system.clone(),
+            one.rule.clone(),
+            estimate(&one.auc),
+            estimate(&one.tpr),
+            estimate(&one.fpr),
+            one.precision.value.as_ref().map_or("n/a".to_owned(), estimate),
+            estimate(&one.balanced_accuracy),
+        ]
+    };
+    (!findings.ml_leaks.is_empty()).then(|| Table {
+        title: "ML-Leaks' adversaries",
+        note: "Each at the rule that it brings, which was fixed on none of these rows: 1 learns on a shadow model of the same data, \
+               2 on one of other data, 3 holds the largest entry against random points. Verdict rows; intervals exact, of the AUC \
+               DeLong's, of the balanced accuracy Newcombe's. Precision: members among those that are called members, with as \
+               many members and non-members as the verdict holds."
+            .to_owned(),
+        n_word_columns: 4,
+        header: words(&[
+            "adversary",
+            "attack",
+            "system",
+            "calls a member",
+            "AUC",
+            "TPR",
+            "FPR",
+            "precision",
+            "balanced accuracy",
+        ]),
+        rows: findings.ml_leaks.iter().map(row).collect(),
     })
 }
 

@@ -32,7 +32,8 @@ pub(in crate::audit) fn all(report: &Report) -> Vec<Table> {
         classes(findings),
     ];
     let trainings = more::trainings(report);
-    let all = policy.into_iter().chain(all).chain(trainings).chain(more::shadows(findings)).chain(more::lot(findings));
+    let all = policy.into_iter().chain(all).chain(trainings).chain(more::adversaries(findings));
+    let all = all.chain(more::shadows(findings)).chain(more::lot(findings));
     all.chain(report.analysis.value.iter().flat_map(analysis)).collect()
 }
 

@@ -6,6 +6,7 @@
 //! (the mirror image, shifts) may be asked too, as LiRA does; the defence stays fitted to the rows themselves. The answers
 //! of the first models are kept whole: attacks are learned on them ([`LearnedFrom`]).
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, ArrayD};
@@ -26,7 +27,7 @@ use super::behind::{self, BehindError};
 use super::{Bank, ShadowError, Shadowing, scaled_logits};
 
 /// The file that says who was trained on what.
-const INCLUSION_FILE: &str = "inclusion.safetensors";
+pub const INCLUSION_FILE: &str = "inclusion.safetensors";
 
 /// Why a folder is no bank for this data.
 #[derive(Debug, thiserror::Error)]
@@ -100,18 +101,36 @@ pub enum FolderError {
         error: BehindError,
     },
     /// A model of the bank is the one that is attacked.
-    #[error("{} is the model that is audited: a shadow that is its own target tells nothing; draw the bank without it", path.display())]
+    #[error("{} is the model that is audited: a shadow that is its own target tells nothing", path.display())]
     OwnTarget {
         /// The file.
         path: PathBuf,
+    },
+    /// A shadow saw too few rows, or too few are known that it did not see.
+    #[error("{n_rows} {side} of the shadow model: an attack is learned on {needed} of each side at least")]
+    TooFewRows {
+        /// Which side.
+        side: &'static str,
+        /// Rows that it has.
+        n_rows: usize,
+        /// Rows that are needed.
+        needed: usize,
     },
     /// The answers make no bank.
     #[error(transparent)]
     Shadow(#[from] ShadowError),
 }
 
-/// What stands before the models: a name, and a defence or none.
-pub type Before = (String, Option<DefenceConfig>);
+/// What stands before the models in place of one system of the audit.
+#[derive(Debug, Clone)]
+pub struct Before {
+    /// Name of the system.
+    pub system: String,
+    /// The defence, fitted to each model's own members; none for the model as it is.
+    pub config: Option<DefenceConfig>,
+    /// Whether this is what stands before the target.
+    pub shadowing: Shadowing,
+}
 
 /// Banks of one folder.
 pub struct FolderBanks {
@@ -149,6 +168,29 @@ pub fn form(inputs: &ArrayD<f32>, number: usize) -> ArrayD<f32> {
     Change::Shifts { pixels: 2 }.form(inputs, number, Range { low: 0.0, high: 0.0 }, 0)
 }
 
+/// Checks, before a model is asked, that the folder's models can tell about all of `rows`, numbers in the data set.
+///
+/// # Errors
+/// [`FolderError::Inclusion`]; [`FolderError::Shadow`] with fewer than three models, and for the first row that is not in the
+/// pool, or that all models or none were trained on.
+pub fn check_rows(folder: &Path, rows: impl Iterator<Item = usize>) -> Result<(), FolderError> {
+    let path = folder.join(INCLUSION_FILE);
+    let matrix = InclusionMatrix::read(&read(&path)?).map_err(|error| FolderError::Inclusion { path, error })?;
+    let n_models = matrix.n_models();
+    if n_models < 3 {
+        return Err(ShadowError::TooSmall { n_models }.into());
+    }
+    let places: HashMap<usize, usize> = matrix.rows.iter().enumerate().map(|(place, &row)| (row, place)).collect();
+    for row in rows {
+        let place = *places.get(&row).ok_or(ShadowError::NotInPool { row })?;
+        let n_in = matrix.trained.column(place).iter().filter(|trained| **trained).count();
+        if n_in == 0 || n_in == n_models {
+            return Err(ShadowError::TooFewModels { row, n_in, n_out: n_models - n_in, needs: "one of each" }.into());
+        }
+    }
+    Ok(())
+}
+
 /// Asks every model of the folder about its pool; `progress` is told the models done.
 ///
 /// # Errors
@@ -167,8 +209,8 @@ pub fn collect(
         return Err(FolderError::OtherData { row, n_rows: dataset.n_rows() });
     }
     let labels: Vec<u32> = matrix.rows.iter().map(|&row| dataset.labels()[row]).collect();
-    let empty = || Bank::new(matrix.rows.len(), n_forms, Shadowing::AsTarget);
-    let mut banks: Vec<(String, Bank)> = systems.iter().map(|(name, _)| (name.clone(), empty())).collect();
+    let empty = |before: &Before| Bank::new(matrix.rows.len(), n_forms, before.shadowing);
+    let mut banks: Vec<(String, Bank)> = systems.iter().map(|one| (one.system.clone(), empty(one))).collect();
     let n_learned = (MAX_LEARNED / matrix.rows.len().max(1)).max(1);
     let mut learned: Vec<Vec<(Answers, Vec<bool>)>> = systems.iter().map(|_| Vec::new()).collect();
     for model in 0..matrix.n_models() {
@@ -187,12 +229,15 @@ pub fn collect(
         }
     }
     progress(matrix.n_models(), matrix.n_models());
-    let learned = systems.iter().zip(learned).map(|((name, _), shadows)| LearnedFrom::of(name, &shadows, &labels));
+    let learned = systems.iter().zip(learned).map(|(before, shadows)| LearnedFrom {
+        shadowing: before.shadowing,
+        ..LearnedFrom::of(&before.system, &shadows, &labels)
+    });
     Ok(FolderBanks { learned: learned.collect(), rows: matrix.rows, banks })
 }
 
 /// A shadow must not be the model that is attacked.
-fn check_is_other(path: &Path, target: Option<&str>) -> Result<(), FolderError> {
+pub(super) fn check_is_other(path: &Path, target: Option<&str>) -> Result<(), FolderError> {
     let Some(target) = target else { return Ok(()) };
     if ModelDigest::of(&read(path)?).to_string() == target {
         return Err(FolderError::OwnTarget { path: path.to_owned() });
@@ -200,43 +245,20 @@ fn check_is_other(path: &Path, target: Option<&str>) -> Result<(), FolderError> 
     Ok(())
 }
 
-/// Answers of one shadow model to `rows`, of which `members` were trained on, behind each of the systems: what attacks
-/// are learned on where there is no bank.
-///
-/// # Errors
-/// [`FolderError`].
-pub fn learned_from(
-    model: &Path,
-    dataset: &Dataset,
-    (rows, members): (&[usize], &[bool]),
-    asking: &Asking<'_>,
-) -> Result<Vec<LearnedFrom>, FolderError> {
-    let labels: Vec<u32> = rows.iter().map(|&row| dataset.labels()[row]).collect();
-    check_is_other(model, asking.target)?;
-    let raw = ask(model, dataset, rows, asking.batch_rows, 1)?;
-    let of_system = |before: &Before| {
-        let answers = behind_all(before, &raw, &labels, members, asking.fallback, model)?;
-        let shadows: Vec<(Answers, Vec<bool>)> =
-            answers.into_iter().map(|answers| (answers, members.to_vec())).collect();
-        Ok(LearnedFrom::of(&before.0, &shadows, &labels))
-    };
-    asking.systems.iter().map(of_system).collect()
-}
-
 /// All forms of one model behind one system.
-fn behind_all(
-    (name, config): &Before,
+pub(super) fn behind_all(
+    before: &Before,
     forms: &[RawScores],
     labels: &[u32],
     members: &[bool],
     fallback: ClassFallback,
     path: &Path,
 ) -> Result<Vec<Answers>, FolderError> {
-    match config {
+    match &before.config {
         None => Ok(forms.iter().map(undefended).collect()),
         Some(config) => defended(config, forms, labels, members, fallback).map_err(|error| FolderError::Behind {
             path: path.to_owned(),
-            system: name.clone(),
+            system: before.system.clone(),
             error,
         }),
     }
@@ -271,7 +293,7 @@ fn defended(
 }
 
 /// One model's scores of the pool's rows: one batch for each form.
-fn ask(
+pub(super) fn ask(
     path: &Path,
     dataset: &Dataset,
     rows: &[usize],

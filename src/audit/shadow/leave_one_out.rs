@@ -139,15 +139,20 @@ pub struct RecordRisk {
 }
 
 impl RecordRisk {
-    /// Found less falsely called: a share of models.
-    fn share(&self) -> f64 {
-        let rate = |hits: usize, of: usize| if of == 0 { 0.0 } else { hits as f64 / of as f64 };
-        rate(self.n_found, self.n_in) - rate(self.n_false, self.n_out)
+    /// By how much more often a model finds the record when it was trained on it: the share of such models that find it less
+    /// the share of the others that call it falsely. In [−1, 1]; what the worst records are told by. `None` where either
+    /// kind of model was not there to judge it.
+    #[must_use]
+    pub fn risk(&self) -> Option<f64> {
+        let rate = |hits: usize, of: usize| hits as f64 / of as f64;
+        let judged = self.n_in > 0 && self.n_out > 0;
+        judged.then(|| rate(self.n_found, self.n_in) - rate(self.n_false, self.n_out))
     }
 
-    /// Less where this one is of the higher risk.
+    /// Less where this one is of the higher risk; one without a risk comes last.
     fn against(&self, other: &Self) -> Ordering {
-        other.share().total_cmp(&self.share()).then(other.auc.total_cmp(&self.auc))
+        let of = |risk: &Self| risk.risk().unwrap_or(f64::NEG_INFINITY);
+        of(other).total_cmp(&of(self)).then(other.auc.total_cmp(&self.auc))
     }
 }
 
@@ -369,6 +374,16 @@ mod tests {
         assert_eq!(found.worst(3).iter().map(|risk| risk.row).collect::<Vec<_>>(), [8, 0, 1]);
         assert_eq!(found.ties(3), Some(Ties { listed: 2, all: 8 }));
         assert_eq!((found.ties(1), found.ties(9)), (None, None), "nobody who ties is left out");
+    }
+
+    #[test]
+    fn a_record_that_no_stranger_judged_is_no_worst() {
+        let mut found = study(&planted::bank(4, 60, 1, 0.0, 5), &LeaveOneOutSettings::default()).unwrap();
+        let risk =
+            |row: usize, n_out: usize| RecordRisk { row, n_in: 2, n_out, n_found: 2, n_false: n_out / 2, auc: 1.0 };
+        found.records = vec![risk(0, 0), risk(1, 2)];
+        assert_eq!((found.records[0].risk(), found.records[1].risk()), (None, Some(0.5)));
+        assert_eq!(found.worst(2).iter().map(|risk| risk.row).collect::<Vec<_>>(), [1, 0]);
     }
 
     #[test]

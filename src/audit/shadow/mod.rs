@@ -14,6 +14,7 @@ pub mod folder;
 pub mod leave_one_out;
 pub mod lira;
 pub mod relative;
+pub mod single;
 
 use std::collections::HashMap;
 
@@ -165,10 +166,7 @@ impl Bank {
 
     /// An attack's name, with what stands before the shadows where that is not what stands before the target.
     fn id(&self, name: &str) -> AttackId {
-        match self.shadowing {
-            Shadowing::AsTarget => AttackId::new(Family::Shadow, name),
-            Shadowing::Undefended => AttackId::new(Family::Shadow, format!("{name} (undefended shadows)")),
-        }
+        AttackId::new(Family::Shadow, name).with_shadows(self.shadowing)
     }
 
     fn check_target(&self, target: ArrayView2<'_, f64>) -> Result<(), ShadowError> {
@@ -285,7 +283,8 @@ pub fn given_forms(
     population.retain(|&row| row >= n_members);
     let logits = scaled_logits(forms, target.labels())?;
     let found = attacks(&bank.of_rows(&rows), logits.view(), None, &population)?;
-    Ok(found.into_iter().map(|(attack, scores)| GivenScores { system: system.to_owned(), attack, scores }).collect())
+    let one = |(attack, scores)| GivenScores { system: system.to_owned(), attack, scores, rule: None };
+    Ok(found.into_iter().map(one).collect())
 }
 
 /// The shadow attacks of an attacker who first undoes the defence: `forms` are the system's answers, `bank` that of the

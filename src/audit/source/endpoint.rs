@@ -6,10 +6,11 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use ndarray::{Array2, ArrayD};
+use ndarray::{Array2, ArrayD, Axis};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
+use super::further::Further;
 use super::kept::{Kept, KeptError, Question};
 use super::predictions::served;
 use super::sides::Sides;
@@ -92,6 +93,8 @@ pub struct Manners {
     pub batch_rows: usize,
     /// Rows that may be asked in this run; `None` for no limit.
     pub query_budget: Option<u64>,
+    /// Questions of the budget that are kept for later, when all rows have been asked.
+    pub reserved: u64,
     /// Rows a second; `None` for as fast as it answers.
     pub rate: Option<f64>,
     /// The input that a row fills, for a model whose metadata tell nothing; else `None`, or the one there is.
@@ -114,6 +117,10 @@ pub struct Remote {
     output: TensorMetadata,
     manners: Manners,
     kind: Option<ScoreKind>,
+    /// Classes, once the rows that are asked about have told.
+    n_classes: Option<usize>,
+    /// Answers to further questions.
+    further: Further,
     n_asked: u64,
     /// When the next request may leave.
     next_at: Instant,
@@ -148,7 +155,20 @@ impl Remote {
         let kind = manners.kind;
         let metadata_digest = hex(&Sha256::digest(&body));
         let next_at = Instant::now();
-        Ok(Self { runtime, model, metadata, metadata_digest, input, output, manners, kind, n_asked: 0, next_at })
+        Ok(Self {
+            runtime,
+            model,
+            metadata,
+            metadata_digest,
+            input,
+            output,
+            manners,
+            kind,
+            n_classes: None,
+            further: Further::default(),
+            n_asked: 0,
+            next_at,
+        })
     }
 
     /// What the model says of itself.
@@ -169,7 +189,8 @@ impl Remote {
     }
 
     /// Whether the output holds labels and no scores.
-    fn answers_labels(&self) -> bool {
+    #[must_use]
+    pub fn answers_labels(&self) -> bool {
         !self.output.datatype.starts_with("FP") && !self.output.datatype.starts_with("BF")
     }
 
@@ -185,6 +206,7 @@ impl Remote {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Asked, EndpointError> {
         self.check_rows(dataset)?;
+        self.n_classes = Some(dataset.n_classes());
         let rows: Vec<usize> = sides.members().iter().chain(sides.non_members()).copied().collect();
         // The sides and labels are checked before a row is asked.
         let labels: Vec<u32> = rows.iter().map(|&row| dataset.labels()[row]).collect();
@@ -203,11 +225,14 @@ impl Remote {
                 (Some(kept), answers)
             }
         };
+        let of_further = Further::split_off(&mut answers);
         let missing: Vec<usize> = rows.iter().copied().filter(|row| !answers.contains_key(row)).collect();
         let n_kept = rows.len() - missing.len();
-        self.check_budget(missing.len() as u64)?;
+        let wanted = missing.len() as u64 + self.manners.reserved;
+        self.check_budget(wanted)?;
         let mut doubts = Vec::new();
-        if let Some(row) = rows.iter().find(|row| answers.contains_key(row)).filter(|_| !missing.is_empty()) {
+        let can_look_again = wanted > 0 && self.check_budget(wanted + 1).is_ok();
+        if let Some(row) = rows.iter().find(|row| answers.contains_key(row)).filter(|_| can_look_again) {
             doubts.extend(self.drift(dataset, *row, &answers[row])?);
         }
         progress(n_kept);
@@ -244,6 +269,9 @@ impl Remote {
         self.settle_kind(&values)?;
         let answers = self.read(values, dataset.n_classes())?;
         let n_classes = answers.probabilities.ncols();
+        if let Some(kept) = kept {
+            self.further = Further::new(kept, of_further);
+        }
         let target = target(n_classes)?.with_dataset_rows(rows);
         Ok(Asked { target, systems: served(answers, inversion, n_classes), n_kept: n_kept as u64, doubts })
     }
@@ -294,11 +322,8 @@ impl Remote {
         }
     }
 
-    /// Asks one kept row again where the budget allows it: whether the endpoint still answers alike.
+    /// Asks one kept row again: whether the endpoint still answers alike.
     fn drift(&mut self, dataset: &Dataset, row: usize, before: &[f64]) -> Result<Option<String>, EndpointError> {
-        if self.check_budget(1).is_err() {
-            return Ok(None);
-        }
         let Ok(now) = self.patiently(&dataset.batch(&[row])) else { return Ok(None) };
         let differs = now.iter().zip(before).any(|(now, before)| (now - before).abs() > 1e-6);
         let doubt = "a row that was answered in an earlier run is answered otherwise now: the endpoint was changed, or \
@@ -370,6 +395,42 @@ impl Remote {
     }
 }
 
+impl Remote {
+    /// Answers to `inputs` that no row of the data set is, in their order: those that are kept from an earlier run are
+    /// not asked again, and those that come are kept. Returns the values, shape (n_rows, values of an answer).
+    fn further(&mut self, inputs: &ArrayD<f32>) -> Result<Array2<f64>, QueryError> {
+        let refused = |what: String| QueryError::Refused { what };
+        let n_rows = inputs.shape().first().copied().unwrap_or(0);
+        let keys = self.further.keys(inputs);
+        let mut found: Vec<Option<Vec<f64>>> = match &keys {
+            Some(keys) => keys.iter().map(|&key| self.further.take(key)).collect(),
+            None => vec![None; n_rows],
+        };
+        let missing: Vec<usize> = (0..n_rows).filter(|&place| found[place].is_none()).collect();
+        let wanted = missing.len() as u64;
+        if let Some(left) = self.n_left().filter(|&left| left < wanted) {
+            return Err(QueryError::Budget { wanted, left });
+        }
+        for batch in missing.chunks(self.manners.batch_rows.max(1)) {
+            let rows = inputs.select(Axis(0), batch);
+            let values = self.patiently(&rows).map_err(|failure| {
+                let (Failure::Refused(error) | Failure::Gone(error)) = failure;
+                refused(format!("{error}; {}", self.further.words()))
+            })?;
+            self.settle_kind(&values).map_err(|error| refused(error.to_string()))?;
+            if let Some(keys) = &keys {
+                let keys: Vec<usize> = batch.iter().map(|&place| keys[place]).collect();
+                self.further.add(&keys, &values).map_err(|error| refused(error.to_string()))?;
+            }
+            batch.iter().zip(values.rows()).for_each(|(&place, values)| found[place] = Some(values.to_vec()));
+        }
+        let width = found.iter().flatten().map(Vec::len).next().unwrap_or(0);
+        let flat: Vec<f64> = found.into_iter().flatten().flatten().collect();
+        let shaped = Array2::from_shape_vec((n_rows, width), flat);
+        shaped.map_err(|_| refused("answers of different widths came".to_owned()))
+    }
+}
+
 enum Failure {
     /// The endpoint said no: asking again would not help.
     Refused(ClientError),
@@ -427,21 +488,20 @@ fn pick<'a>(outputs: &'a [TensorMetadata], name: Option<&str>) -> Result<&'a Ten
 
 impl Querier for Remote {
     fn ask(&mut self, inputs: &ArrayD<f32>) -> Result<Answers, QueryError> {
-        let wanted = inputs.shape().first().copied().unwrap_or(0) as u64;
-        if let Some(left) = self.n_left().filter(|&left| left < wanted) {
-            return Err(QueryError::Budget { wanted, left });
-        }
-        let refused = |what: String| QueryError::Refused { what };
-        let values = self.patiently(inputs).map_err(|failure| {
-            let (Failure::Refused(error) | Failure::Gone(error)) = failure;
-            refused(error.to_string())
-        })?;
-        let n_classes = if self.answers_labels() {
-            1 + values.iter().fold(0.0_f64, |top, &v| top.max(v)) as usize
-        } else {
-            values.ncols()
+        /// More classes than any model has, so that a number that is no label makes no vast answer.
+        const MAX_CLASSES: f64 = 1e6;
+
+        let values = self.further(inputs)?;
+        // A batch of labels does not tell by itself how many classes there are.
+        let told = || match self.answers_labels() {
+            true => 1 + values.iter().fold(0.0_f64, |top, &v| top.max(v)).min(MAX_CLASSES) as usize,
+            false => values.ncols(),
         };
-        self.settle_kind(&values).map_err(|error| refused(error.to_string()))?;
+        let n_classes = self.n_classes.unwrap_or_else(told);
+        let refused = |what: String| QueryError::Refused { what };
+        if !self.answers_labels() && values.ncols() != n_classes {
+            return Err(refused(format!("expected {n_classes} values an answer, got {}", values.ncols())));
+        }
         self.read(values, n_classes).map_err(|error| refused(error.to_string()))
     }
 

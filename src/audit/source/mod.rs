@@ -5,6 +5,7 @@
 //! [systems](crate::audit::system::System). A source that can be asked again also gives a [`Querier`].
 
 pub mod endpoint;
+mod further;
 pub mod kept;
 pub mod pipeline;
 pub mod predictions;

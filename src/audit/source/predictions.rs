@@ -253,6 +253,9 @@ impl Columns {
     }
 }
 
+/// Most classes; and most rows times classes, for a label is spread over as many values as there are classes.
+const MAX_CLASSES: u64 = 1 << 20;
+const MAX_ANSWERS: usize = 1 << 28;
 const ROW: [&str; 2] = ["row", "rows"];
 const LABEL: [&str; 4] = ["label", "labels", "true_label", "y"];
 const MEMBER: [&str; 3] = ["member", "members", "membership"];
@@ -316,10 +319,16 @@ impl Predictions {
         let n_classes = match kind {
             Some(_) => scores.ncols(),
             None => {
-                let top = predicted.iter().flatten().copied().fold(0.0, f64::max) as usize;
+                let predicted =
+                    whole_numbers(predicted.as_deref().unwrap_or_default(), "a predicted label", MAX_CLASSES)?;
+                let top = predicted.into_iter().max().unwrap_or(0) as usize;
                 1 + labels.iter().map(|&label| label as usize).max().unwrap_or(0).max(top)
             }
         };
+        if n_classes.saturating_mul(n_rows) > MAX_ANSWERS {
+            let expected = format!("{} classes at most for {n_rows} rows", MAX_ANSWERS / n_rows.max(1));
+            return Err(wrong(expected, format!("{n_classes}, told by the largest label")));
+        }
         if let Some(row) = order.iter().find(|&&row| labels[row] as usize >= n_classes) {
             return Err(bad_row(*row, format!("a label below {n_classes}"), labels[*row].to_string()));
         }
@@ -336,12 +345,10 @@ impl Predictions {
             None if kind.is_some() => read_off.clone(),
             None => return Err(wrong("scores, or a column \"predicted\"", "neither")),
         };
-        let unlike = |kind: Option<ScoreKind>| {
-            kind.map_or(0, |_| read_off.iter().zip(&predicted).filter(|(a, b)| a != b).count())
-        };
+        let unlike = kind.map_or(0, |_| read_off.iter().zip(&predicted).filter(|(a, b)| a != b).count());
         let count = |side| sides.iter().filter(|&&of_row| of_row == side).count();
         Ok(Self {
-            n_labels_unlike_scores: unlike(kind),
+            n_labels_unlike_scores: unlike,
             kind,
             scores,
             predicted,
@@ -555,7 +562,7 @@ fn labels(
     match (column, elsewhere) {
         (Some(column), known) => {
             let labels: Vec<u32> =
-                whole_numbers(&column, "a label", 1 << 20)?.into_iter().map(|label| label as u32).collect();
+                whole_numbers(&column, "a label", MAX_CLASSES)?.into_iter().map(|label| label as u32).collect();
             if let Some(known) = known {
                 let of_data = |row: usize| known.get(records[row] as usize);
                 let what = "in column \"label\" the labels of the data set";

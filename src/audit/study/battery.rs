@@ -5,11 +5,12 @@
 //! are scored by what was fitted on all attack-fit rows.
 
 use crate::audit::answers::Answers;
-use crate::audit::attack::{Attack, AttackId, Family};
+use crate::audit::attack::{Attack, AttackId, Family, ML_LEAKS};
 use crate::audit::fixed::FixedThreshold;
 use crate::audit::invert::Inversion;
 use crate::audit::learned::{LearnedAttack, Learner, Rows, View};
 use crate::audit::parallel;
+use crate::audit::shadow::Shadowing;
 use crate::audit::system::System;
 use crate::audit::thresholds::PerClass;
 
@@ -27,6 +28,17 @@ pub struct GivenScores {
     pub attack: AttackId,
     /// One score for each row of the target.
     pub scores: Vec<f64>,
+    /// Who is called a member, where the attacker brings a rule; without one it is fitted on the attack-fit rows.
+    pub rule: Option<BroughtRule>,
+}
+
+/// A rule that an attacker brings, fixed on none of the target's rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BroughtRule {
+    /// The rule.
+    pub threshold: FixedThreshold,
+    /// What it is and where it comes from, in words.
+    pub words: String,
 }
 
 /// Answers of rows whose membership the attacker knows because it trained the model itself, behind the same
@@ -40,6 +52,19 @@ pub struct LearnedFrom {
     pub labels: Vec<u32>,
     /// Whether the shadow that answered was trained on the row.
     pub memberships: Vec<bool>,
+    /// What the shadow was trained on.
+    pub shadow_of: ShadowOf,
+    /// What stood before it.
+    pub shadowing: Shadowing,
+}
+
+/// What data a shadow model was trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShadowOf {
+    /// Other rows of the target's own data (ML-Leaks' adversary 1).
+    SameData,
+    /// Other data, perhaps of other classes (adversary 2): only what does not speak of classes can be learned.
+    OtherData,
 }
 
 impl LearnedFrom {
@@ -53,7 +78,30 @@ impl LearnedFrom {
             answers: Answers::joined(&answers),
             labels: shadows.iter().flat_map(|_| labels.iter().copied()).collect(),
             memberships: shadows.iter().flat_map(|(_, members)| members.iter().copied()).collect(),
+            shadow_of: ShadowOf::SameData,
+            shadowing: Shadowing::AsTarget,
         }
+    }
+
+    /// The attacks that are learned on it, of answers with scores or of labels alone.
+    fn attacks(&self, has_scores: bool) -> impl Iterator<Item = LearnedAttack> {
+        let of_other_data = self.shadow_of == ShadowOf::OtherData;
+        FROM_SHADOW.into_iter().filter(move |attack| {
+            (has_scores || attack.view == View::Vector) && (!of_other_data || attack.view == View::Top3)
+        })
+    }
+
+    fn id(&self, attack: LearnedAttack) -> AttackId {
+        let adversary = match self.shadow_of {
+            ShadowOf::SameData => 1,
+            ShadowOf::OtherData => 2,
+        };
+        let name = match (attack.learner, attack.view) {
+            (Learner::Logistic, View::Top3) => format!("{ML_LEAKS}{adversary}, softmax on top 3"),
+            (_, View::Top3) => format!("{ML_LEAKS}{adversary}, network on top 3"),
+            _ => format!("{}, learned on shadows", attack.name()),
+        };
+        AttackId::new(Family::Learned, name).with_shadows(self.shadowing)
     }
 }
 
@@ -64,14 +112,6 @@ const FROM_SHADOW: [LearnedAttack; 4] = [
     LearnedAttack { learner: Learner::Network, view: View::Vector },
     LearnedAttack { learner: Learner::Network, view: View::Sorted },
 ];
-
-fn name_from_shadow(attack: LearnedAttack) -> String {
-    match (attack.learner, attack.view) {
-        (Learner::Logistic, View::Top3) => "ML-Leaks adversary 1, softmax on top 3".to_owned(),
-        (_, View::Top3) => "ML-Leaks adversary 1, network on top 3".to_owned(),
-        _ => format!("{}, learned on shadows", attack.name()),
-    }
-}
 
 /// By which label a class is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +152,7 @@ impl Planned<'_> {
                 AttackId::new(Family::Adaptive, learned.name())
             }
             Planned::Learned(learned) => AttackId::new(Family::Learned, learned.name()),
-            Planned::FromShadow(learned, _) => AttackId::new(Family::Learned, name_from_shadow(*learned)),
+            Planned::FromShadow(learned, shadow) => shadow.id(*learned),
             Planned::Given(given) => given.attack.clone(),
         }
     }
@@ -145,8 +185,7 @@ impl Bench<'_> {
             plan.extend(LearnedAttack::all(allows.scores).into_iter().map(Planned::Learned));
         }
         for shadow in self.knowledge.learned_from.iter().filter(|shadow| shadow.system == system.name) {
-            let attacks = FROM_SHADOW.into_iter().filter(|attack| allows.scores || attack.view == View::Vector);
-            plan.extend(attacks.map(|attack| Planned::FromShadow(attack, shadow)));
+            plan.extend(shadow.attacks(allows.scores).map(|attack| Planned::FromShadow(attack, shadow)));
         }
         let given = self.knowledge.given.iter().filter(|given| given.system == system.name);
         plan.extend(given.map(Planned::Given));
@@ -198,12 +237,13 @@ impl Bench<'_> {
         };
         // A row is judged by the threshold of its class: 0 once that is taken off. ML-Leaks' adversary has no target
         // rows to fix a threshold on: odds of 1.
-        let at_zero = match planned {
-            Planned::PerClass(..) => true,
-            Planned::FromShadow(attack, _) => attack.view == View::Top3,
-            Planned::Score(_) | Planned::Learned(_) | Planned::Given(_) => false,
+        let at_zero = Some(FixedThreshold::at(0.0));
+        let rule = match planned {
+            Planned::PerClass(..) => at_zero,
+            Planned::FromShadow(attack, _) => at_zero.filter(|_| attack.view == View::Top3),
+            Planned::Given(given) => given.rule.as_ref().map(|rule| rule.threshold),
+            Planned::Score(_) | Planned::Learned(_) => None,
         };
-        let rule = at_zero.then(|| FixedThreshold::at(0.0));
         Ok(Scored { id, fit, verdict, rule })
     }
 
@@ -213,7 +253,7 @@ impl Bench<'_> {
     }
 
     /// Attack-fit rows in two halves, each holding every second row of either side: positions in the list.
-    fn halves(&self) -> [Vec<usize>; 2] {
+    pub(super) fn halves(&self) -> [Vec<usize>; 2] {
         let n_members = self.fit_memberships.iter().filter(|&&member| member).count();
         let half = |odd: usize| {
             (0..self.fit_memberships.len())
@@ -272,20 +312,21 @@ impl Bench<'_> {
         Ok((scores(&self.allocation.attack_fit)?, scores(&self.allocation.verdict)?))
     }
 
+    /// A model of each half of the attack-fit rows scores the other half; the verdict rows get the mean of both, so that
+    /// the threshold that is chosen on the former belongs to the models that score the latter.
     fn learned(&self, subject: &Subject<'_>, learned: &LearnedAttack) -> Result<(Vec<f64>, Vec<f64>), String> {
         let labels = self.target.labels();
         let rows_of = |rows: &[usize]| Rows::of(subject.answers, labels, rows);
         let (fit_rows, verdict_rows) = (rows_of(&self.allocation.attack_fit), rows_of(&self.allocation.verdict));
-        let seed = self.settings.seed;
-        let mut fit = vec![0.0; self.fit_memberships.len()];
+        let (mut fit, mut verdict) = (vec![0.0; self.fit_memberships.len()], vec![0.0; self.allocation.verdict.len()]);
         let halves = self.halves();
         for (from, to) in [(0, 1), (1, 0)] {
             let memberships: Vec<bool> = halves[from].iter().map(|&place| self.fit_memberships[place]).collect();
-            let model = learned.fit(&fit_rows.only(&halves[from]), &memberships, seed)?;
+            let model = learned.fit(&fit_rows.only(&halves[from]), &memberships, self.settings.seed)?;
             let scores = model.scores(&fit_rows.only(&halves[to]))?;
             halves[to].iter().zip(scores).for_each(|(&place, score)| fit[place] = score);
+            verdict.iter_mut().zip(model.scores(&verdict_rows)?).for_each(|(mean, score)| *mean += score / 2.0);
         }
-        let model = learned.fit(&fit_rows, &self.fit_memberships, seed)?;
-        Ok((fit, model.scores(&verdict_rows)?))
+        Ok((fit, verdict))
     }
 }

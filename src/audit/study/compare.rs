@@ -59,7 +59,7 @@ pub(super) fn validity(bench: &Bench<'_>, measured: &[(&System, Measured)]) -> R
 
 /// Whether an attack counts; one that was not tried on the reference does not.
 fn counts(validity: &[Validity], id: &AttackId) -> bool {
-    validity.iter().any(|one| one.attack == *id && one.counts)
+    validity.iter().any(|one| one.counts && one.attack.is_kind_of(id))
 }
 
 /// The label-only floor (R14): whether the label is right, which every answer tells, unless another attack on label-only
@@ -89,7 +89,13 @@ impl Floor {
 
 /// Whether the calls of one rule have a larger TPR − FPR than those of another on the same rows: by the paired
 /// difference's normal interval, corrected for `n` such comparisons.
-fn is_clearly_above((one, other): (&[bool], &[bool]), memberships: &[bool], n: usize, level: f64) -> bool {
+fn is_clearly_above(rules: (&[bool], &[bool]), memberships: &[bool], n: usize, level: f64) -> bool {
+    let (difference, standard_error) = paired_difference(rules, memberships);
+    difference > two_sided_z(1.0 - (1.0 - level) / n.max(1) as f64) * standard_error
+}
+
+/// TPR − FPR of one rule's calls minus that of another's on the same rows, and its standard error.
+fn paired_difference((one, other): (&[bool], &[bool]), memberships: &[bool]) -> (f64, f64) {
     let side = |member: bool| {
         let rows = (0..memberships.len()).filter(|&row| memberships[row] == member);
         let differences: Vec<f64> = rows.map(|row| f64::from(i8::from(one[row]) - i8::from(other[row]))).collect();
@@ -99,8 +105,7 @@ fn is_clearly_above((one, other): (&[bool], &[bool]), memberships: &[bool], n: u
         (mean, variance / count)
     };
     let ((members, of_members), (non_members, of_non_members)) = (side(true), side(false));
-    let z = two_sided_z(1.0 - (1.0 - level) / n.max(1) as f64);
-    members - non_members > z * (of_members + of_non_members).sqrt()
+    (members - non_members, (of_members + of_non_members).sqrt())
 }
 
 /// Everything that is drawn at random, over the columns of all systems one after the other.
@@ -167,7 +172,7 @@ pub(super) fn compare(
     let comparison = Comparison { bench, validity, floor: &floor_attack.placements, floor_system, drawn: &drawn };
     let found = measured.iter().enumerate().map(|(index, (system, one))| {
         let attacks = comparison.attacks(index, one);
-        let headline = comparison.headline(index, &attacks);
+        let headline = comparison.headline(index, one, &attacks);
         let utility = comparison.utility(index, measured.len(), one);
         let mut flags = flags(system, &utility, &attacks, headline.value.as_ref());
         if system.role() == Role::Rival {
@@ -262,16 +267,28 @@ impl Comparison<'_> {
         utility
     }
 
-    fn headline(&self, system: usize, attacks: &[AttackFindings]) -> Figure<Headline> {
-        let counted: Vec<usize> = (0..attacks.len()).filter(|&attack| attacks[attack].counts).collect();
+    /// The strongest attack on the attack-fit rows, which leads the reading of whether the label is right by more than one
+    /// standard error there, or else that reading (the one-standard-error rule: the plainest of those that cannot be
+    /// told apart). It is in every answer, and the largest of many noisy figures is no stronger for being picked.
+    fn chosen(&self, one: &Measured, counted: &[usize]) -> Option<usize> {
+        let fit = |attack: usize| &one.attacks[attack].fit;
         // The first of equals, in the order of the battery.
-        let largest = |of: fn(&AttackFindings) -> f64| {
-            counted
-                .iter()
-                .copied()
-                .reduce(|best, next| if of(&attacks[next]) > of(&attacks[best]) { next } else { best })
+        let strongest = |best: usize, next: usize| if fit(next).fixed > fit(best).fixed { next } else { best };
+        let strongest = counted.iter().copied().reduce(strongest)?;
+        let plainest = counted.iter().copied().find(|&attack| one.attacks[attack].id == Attack::Correctness);
+        let leads = |plainest: usize| {
+            let rules = (&fit(strongest).says_member[..], &fit(plainest).says_member[..]);
+            let (difference, standard_error) = paired_difference(rules, &self.bench.fit_memberships);
+            difference > standard_error
         };
-        let (Some(widest), Some(mut fixed)) = (largest(|a| a.widest), largest(|a| a.fixed_on_fit)) else {
+        Some(plainest.filter(|&plainest| !leads(plainest)).unwrap_or(strongest))
+    }
+
+    fn headline(&self, system: usize, one: &Measured, attacks: &[AttackFindings]) -> Figure<Headline> {
+        let counted: Vec<usize> = (0..attacks.len()).filter(|&attack| attacks[attack].counts).collect();
+        let wider = |best: usize, next: usize| if attacks[next].widest > attacks[best].widest { next } else { best };
+        let (Some(widest), Some(mut fixed)) = (counted.iter().copied().reduce(wider), self.chosen(one, &counted))
+        else {
             return Figure::missing("no attack works on the undefended model: this battery cannot tell (R16)");
         };
         // The floor is told by the attack that makes it.

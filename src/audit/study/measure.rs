@@ -14,7 +14,7 @@ use crate::audit::system::{Role, System};
 use crate::audit::utility;
 
 use super::battery::{Scored, Subject};
-use super::{Bench, NO_CALIBRATION, NO_UNDEFENDED, StudyError};
+use super::{Bench, NO_UNDEFENDED, StudyError};
 
 /// One attack on one system.
 pub(super) struct Attacked {
@@ -40,9 +40,9 @@ pub(super) struct FitCurve {
     placements: Placements,
     pub(super) auc: Estimate,
     pub(super) widest: f64,
-    /// What the fixed rule reaches here, by which an attack is chosen.
+    /// What the fixed rule reaches here, each half by the other half's threshold, by which an attack is chosen.
     pub(super) fixed: f64,
-    /// The fixed rule's calls here.
+    /// The calls that gave it.
     pub(super) says_member: Vec<bool>,
 }
 
@@ -137,7 +137,7 @@ impl Bench<'_> {
             nll_interval: nothing(mean(&nll_of_rows)),
             brier: Estimate::new(mean(&brier), nothing(mean(&brier))),
             n_floored,
-            nll_minus_rival: Figure::missing(NO_CALIBRATION),
+            nll_minus_rival: Figure::missing(self.no_rival()),
             ece: ece.value,
             ece_interval: ece.interval(),
             label_agreement: match self.has_undefended {
@@ -179,7 +179,7 @@ impl Bench<'_> {
             Some(rule) => rule,
             None => FixedThreshold::fit(&scored.fit, &self.fit_memberships)?,
         };
-        let fit_says: Vec<bool> = scored.fit.iter().map(|&score| rule.says_member(score)).collect();
+        let fit_says = self.says_of_halves(scored, rule);
         let fit_ranking = Ranking::new(&scored.fit)?;
         let fit_roc = Roc::from_ranking(&fit_ranking, &self.fit_memberships)?;
         let ranking = Ranking::new(&scored.verdict)?;
@@ -204,6 +204,24 @@ impl Bench<'_> {
             verdict: scored.verdict.clone(),
             epsilon,
         })
+    }
+
+    /// The calls on the attack-fit rows, each half by the threshold of the other. A threshold is never judged by the
+    /// rows that it was the best of: a rule that has none to choose would be passed over for the luck of those that do.
+    fn says_of_halves(&self, scored: &Scored, rule: FixedThreshold) -> Vec<bool> {
+        let mut says: Vec<bool> = scored.fit.iter().map(|&score| rule.says_member(score)).collect();
+        if scored.rule.is_some() {
+            return says;
+        }
+        let halves = self.halves();
+        for (from, to) in [(0, 1), (1, 0)] {
+            let scores: Vec<f64> = halves[from].iter().map(|&place| scored.fit[place]).collect();
+            let memberships: Vec<bool> = halves[from].iter().map(|&place| self.fit_memberships[place]).collect();
+            // Too few rows for two halves: what all of them say stands.
+            let Ok(rule) = FixedThreshold::fit(&scores, &memberships) else { continue };
+            halves[to].iter().for_each(|&place| says[place] = rule.says_member(scored.fit[place]));
+        }
+        says
     }
 
     /// The rule of the best bound on ε on the attack-fit rows, told on the verdict rows. The search uses a cheap

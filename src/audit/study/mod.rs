@@ -3,6 +3,7 @@
 //! `battery` turns a system's answers into scores of the attack-fit and of the verdict rows, `measure` into one
 //! attack's figures, `compare` into what stands against the null and the floor, `figures` into what is drawn.
 
+mod adversaries;
 mod battery;
 mod compare;
 mod figures;
@@ -27,7 +28,7 @@ use crate::audit::temperature::Temperature;
 use crate::audit::utility;
 use crate::defence::DefendError;
 
-pub use battery::{GivenScores, LearnedFrom};
+pub use battery::{BroughtRule, GivenScores, LearnedFrom, ShadowOf};
 use measure::Measured;
 
 /// Why a study stops.
@@ -222,6 +223,7 @@ pub fn run_with(
     let systems = compare::compare(&bench, &measured, &validity, temperature.as_ref())?;
     let records = figures::records(&bench, &measured, &systems);
     let is_verdict = bench.marks(&bench.allocation.verdict);
+    let ml_leaks = adversaries::adversaries(&systems, knowledge, settings.level);
     let findings = Findings {
         settings: settings.clone(),
         n_members: target.n_members(),
@@ -231,7 +233,7 @@ pub fn run_with(
         not_allowed: bench.not_allowed(),
         reference: Reference { system: reference.name.clone(), is_undefended: bench.has_undefended },
         rows: bench.allocation.record(target.dataset_rows()),
-        temperature: Figure::or(temperature, NO_CALIBRATION),
+        temperature: Figure::or(temperature, bench.no_rival()),
         validity,
         systems,
         skipped,
@@ -243,6 +245,7 @@ pub fn run_with(
             Some(Ok(lot)) => Figure::known(lot.clone()),
         },
         leave_one_out: knowledge.leave_one_out.iter().map(BankFindings::of).collect(),
+        ml_leaks,
     };
     Ok(Outcome { findings, records, is_verdict })
 }
@@ -273,6 +276,7 @@ pub fn score_curves(
 }
 
 const NO_UNDEFENDED: &str = "there are no answers of the undefended model";
+const NO_SCORES_TO_SCALE: &str = "there are no scores of the undefended model to fit a temperature on";
 const NO_CALIBRATION: &str = "the split has no calibration rows to fit a temperature on";
 
 /// The system on which it is told which attacks count (R16).
@@ -310,6 +314,11 @@ impl<'a> Bench<'a> {
         let learned =
             learned.map(|lacks| NotAllowed { attack: AttackId::new(Family::Learned, "learned attacks"), lacks });
         Attack::ALL.into_iter().filter_map(lacking).chain(learned).collect()
+    }
+
+    /// Why there is no temperature, where there is none.
+    fn no_rival(&self) -> &'static str {
+        if self.target.allows().logits { NO_CALIBRATION } else { NO_SCORES_TO_SCALE }
     }
 
     fn check_given(&self) -> Result<(), StudyError> {

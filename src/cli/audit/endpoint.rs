@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 
 use super::record::{command_line, commit, machine};
-use super::{Args, Asker, Case, above_zero, read_defence, score_kind};
+use super::{Args, Asker, Case, above_zero, questions, read_defence, score_kind, shadows};
 use crate::artifact::centroids;
 use crate::audit::invert::Inversion;
 use crate::audit::report::{Figure, Origin, SourceRecord};
@@ -14,7 +14,7 @@ use crate::audit::source::endpoint::{Asked, Manners, Remote};
 use crate::client::endpoint::{Endpoint, Reach};
 use crate::client::infer::RemoteModel;
 use crate::data::Dataset;
-use crate::defence::ScoreKind;
+use crate::defence::{DefenceConfig, ScoreKind};
 
 /// How a running endpoint is asked.
 #[derive(Debug, Clone, clap::Args)]
@@ -62,7 +62,7 @@ pub(super) struct EndpointArgs {
 pub(super) fn case(args: &Args, url: &str) -> anyhow::Result<Case> {
     let of = &args.endpoint;
     let source = args.data.as_ref().context("--endpoint needs --data, the rows to ask about")?;
-    let inversion = inversion(args)?;
+    let known = known_defence(args)?;
     let dataset = Dataset::load(source)?;
     let (sides, split) =
         args.sides(Some(&dataset))?.context("--endpoint needs --split, or --members and --non-members")?;
@@ -71,10 +71,23 @@ pub(super) fn case(args: &Args, url: &str) -> anyhow::Result<Case> {
     let endpoint = Endpoint::parse(url, reach)?;
     let shown = format!("http://{}{}", endpoint.authority(), endpoint.path());
     let model = RemoteModel::new(endpoint, of.endpoint_model.as_deref(), Duration::from_secs(of.timeout.into()))?;
-    let mut remote = Remote::connect(model, manners(args)).context(shown.clone())?;
+    if let Some(n_classes) = known.n_classes {
+        ensure!(
+            n_classes == dataset.n_classes(),
+            "--centroids: expected those of {} classes, as the data has, got {n_classes}",
+            dataset.n_classes()
+        );
+    }
+    shadows::check_rows(args, &sides)?;
+    let reserved = questions::n_wanted(args, &dataset, &sides);
+    let mut remote = Remote::connect(model, manners(args, reserved)).context(shown.clone())?;
+    if remote.answers_labels() {
+        ensure!(args.random_points.is_none(), "--random-points: {LABELS_ALONE}");
+        ensure!(args.transfer_shadow.is_none(), "--transfer-shadow: {LABELS_ALONE}");
+    }
     let bar = args.bar(sides.members().len() + sides.non_members().len(), "asking", "rows");
     let start = Instant::now();
-    let asked = remote.ask_all(&dataset, &sides, inversion, &mut |n| bar.inc(n as u64));
+    let asked = remote.ask_all(&dataset, &sides, known.inversion, &mut |n| bar.inc(n as u64));
     bar.finish_and_clear();
     let asked = asked.context(shown.clone())?;
 
@@ -116,14 +129,18 @@ pub(super) fn case(args: &Args, url: &str) -> anyhow::Result<Case> {
         dataset: Some(dataset),
         sides: Some(sides),
         asker: Asker::Remote(Box::new(remote)),
+        known_defence: known.config,
     })
 }
 
-fn manners(args: &Args) -> Manners {
+const LABELS_ALONE: &str = "it reads scores, and this output holds labels alone";
+
+fn manners(args: &Args, reserved: u64) -> Manners {
     let EndpointArgs { query_budget, rate, input, output, output_kind, .. } = &args.endpoint;
     Manners {
         batch_rows: args.batch_size as usize,
         query_budget: *query_budget,
+        reserved,
         rate: *rate,
         input: input.clone(),
         output: output.clone(),
@@ -138,16 +155,37 @@ pub(super) fn kept_answers(args: &Args) -> Option<PathBuf> {
     args.endpoint.answers.clone().or_else(|| beside.map(|path| path.with_extension("answers")))
 }
 
-/// What an attacker undoes who knows the endpoint's defence.
-fn inversion(args: &Args) -> anyhow::Result<Inversion> {
-    let (Some(path), [defence]) = (&args.centroids, args.defence.as_slice()) else {
-        ensure!(
-            args.defence.is_empty() && args.centroids.is_none(),
-            "an attacker who knows the endpoint's defence needs both: one --defence and its --centroids"
-        );
-        return Ok(Inversion::as_is());
+/// What is known of an endpoint's defence.
+struct Known {
+    inversion: Inversion,
+    config: Option<DefenceConfig>,
+    /// Classes of the centroids.
+    n_classes: Option<usize>,
+}
+
+/// What the auditor says of the endpoint's defence: how an attacker who knows it undoes it, and what to put before shadow
+/// models. Its centroids are the owner's alone to know, and shadows have their own: without them nothing is undone.
+fn known_defence(args: &Args) -> anyhow::Result<Known> {
+    let (defence, centroids) = match (args.defence.as_slice(), &args.centroids) {
+        ([], None) => return Ok(Known { inversion: Inversion::as_is(), config: None, n_classes: None }),
+        ([defence], centroids) => (defence, centroids),
+        ([], Some(_)) => bail!("--centroids of an endpoint: give the --defence that they belong to, too"),
+        (_, _) => bail!("an endpoint has one defence: give one --defence, with its --centroids where they are known"),
     };
     let (_, config) = read_defence(defence)?;
-    let file = centroids::read(&super::read(path)?).with_context(|| path.display().to_string())?;
-    Ok(Inversion::of(&config, &file.fitted))
+    let (inversion, n_classes) = match centroids {
+        Some(path) => {
+            let file = centroids::read(&super::read(path)?).with_context(|| path.display().to_string())?;
+            (Inversion::of(&config, &file.fitted), Some(file.fitted.n_classes()))
+        }
+        None => {
+            ensure!(
+                shadows::any(args),
+                "an attacker who knows the endpoint's defence needs its --centroids too, to undo it; without them \
+                 --defence serves shadow models alone (--shadows, --shadow-model, --transfer-shadow)"
+            );
+            (Inversion::as_is(), None)
+        }
+    };
+    Ok(Known { inversion, config: Some(config), n_classes })
 }

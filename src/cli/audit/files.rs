@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 
 use super::Args;
+use super::shadows::Transfer;
+use super::trainings::Training;
 use crate::audit::html;
 use crate::audit::render::{self, Layout};
 use crate::audit::report::Report;
@@ -28,11 +30,15 @@ fn inputs(args: &Args) -> Vec<&Path> {
         &args.calibration_rows,
         &args.policy,
         &args.record,
+        &args.shadow_model,
+        &args.shadow_split,
     ];
     let single = single.into_iter().flatten();
     #[cfg(feature = "lab")]
     let single = single.chain(&args.heatmaps);
-    single.chain(&args.defence).map(PathBuf::as_path).collect()
+    let single = single.chain(&args.defence).map(PathBuf::as_path);
+    let trainings = args.training.iter().flat_map(Training::files);
+    single.chain(trainings).chain(args.transfer_shadow.iter().flat_map(Transfer::files)).collect()
 }
 
 /// Checks that every output can be written, and that none is an input or another output.
@@ -45,7 +51,9 @@ pub(super) fn check(args: &Args) -> anyhow::Result<()> {
         let shown = path.display();
         check_writable(path).with_context(|| format!("{option}: cannot write {shown}"))?;
         let is_input = inputs(args).iter().any(|input| is_same_file(input, path))
-            || args.data.as_ref().is_some_and(|data| data.reads(path));
+            || args.data.as_ref().is_some_and(|data| data.reads(path))
+            || args.transfer_shadow.as_ref().is_some_and(|other| other.reads_data(path))
+            || args.shadows.as_ref().is_some_and(|bank| is_of_bank(path, bank));
         ensure!(!is_input, "{option}: {shown} is an input");
         let twice = outputs[..place].iter().find(|(_, other)| other == path || is_same_file(other, path));
         if let Some((other, _)) = twice {
@@ -53,6 +61,14 @@ pub(super) fn check(args: &Args) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a file is one that a bank of shadow models is made of.
+fn is_of_bank(path: &Path, bank: &Path) -> bool {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    is_same_file(folder, bank)
+        && (name.starts_with("model-") || ["inclusion.safetensors", "bank.json"].contains(&&*name))
 }
 
 /// Writes what is asked for; one that cannot be written keeps no other from being written, and is added to `failed`.

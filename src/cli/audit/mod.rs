@@ -11,27 +11,31 @@ mod model;
 mod pictures;
 mod predictions;
 mod questions;
+mod random_points;
 mod record;
+mod shadows;
+mod trainings;
 
 use std::collections::HashSet;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use self::endpoint::EndpointArgs;
+use self::shadows::{Transfer, transfer};
+use self::trainings::{Training, training};
 use super::inspect::ScoreArgs;
 use crate::audit::analysis::Analysis;
 use crate::audit::duplicates::Duplicates;
 use crate::audit::policy::Stands;
 use crate::audit::render::{self, Layout};
-use crate::audit::report::{self, Figure, Origin, Report, Settings, Trainings};
+use crate::audit::report::{self, Figure, Origin, Report, Settings};
 use crate::audit::source::endpoint::Remote;
 use crate::audit::source::predictions::TakenAs;
 use crate::audit::source::sides::Sides;
-use crate::audit::spread::over_targets;
 use crate::audit::study::{self, Knowledge};
 use crate::audit::system::{Skipped, System};
 use crate::audit::target::Target;
@@ -75,7 +79,7 @@ pub struct Args {
     /// A further training of the same recipe, with another seed or other members: its model, split and centroids. May be given
     /// several times; each is attacked as the first is, and the report tells mean and spread over trainings.
     #[arg(long, value_name = "MODEL,SPLIT[,CENTROIDS]", value_parser = training, requires = "model", requires = "split",
-        conflicts_with_all = ["shadows", "shadow_model", "queries", "boundary", "canaries"])]
+        conflicts_with_all = ["shadows", "shadow_model", "transfer_shadow", "random_points", "queries", "boundary", "canaries"])]
     training: Vec<Training>,
     /// Audit answers in a file (.csv with a header, .parquet, .npz) in place of a model: columns logit_N, p_N or log_p_N (N a class
     /// from 0) or `predicted`, with `label`, `member` and `row`; the last three may come from --data and --split.
@@ -117,6 +121,16 @@ pub struct Args {
     /// The split of the shadow model's training: its part `train` it saw, `test` it did not; none of them the audit's rows.
     #[arg(long, value_name = "FILE", requires = "shadow_model")]
     shadow_split: Option<PathBuf>,
+    /// A shadow model of OTHER data, of any shape and classes: its ONNX file, the split of its training and that data. Attacks
+    /// on the three largest entries are learned on its answers, behind the same defences, and judged on the target (ML-Leaks'
+    /// adversary 2).
+    #[arg(long, value_name = "MODEL,SPLIT,SOURCE", value_parser = transfer, conflicts_with = "scores_only")]
+    transfer_shadow: Option<Transfer>,
+    /// Ask about N random points, each feature uniform over its range among the audited rows: whoever is answered more surely
+    /// than nine in ten of them is called a member (ML-Leaks' adversary 3).
+    #[arg(long, value_name = "N", conflicts_with = "predictions",
+        value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    random_points: Option<u32>,
     /// Ask again about changed inputs (noise, flips, shifts), mixtures of records and the rows themselves: label-only
     /// attacks, and attacks on the scores around a record; some 25 to 65 queries a row.
     #[arg(long, conflicts_with = "predictions")]
@@ -126,7 +140,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "predictions")]
     boundary: bool,
     /// Forms of each image that the shadow attacks look at: the image itself, its mirror image, then shifts.
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "shadows",
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "shadows", conflicts_with = "url",
         value_parser = clap::value_parser!(u32).range(1..=10))]
     augment: u32,
     /// Audit the whole grid beside the standard defences: the paper's method at w = 1, .5 and 0, and masks and rounding
@@ -149,13 +163,14 @@ pub struct Args {
     /// The weights of the model (NAME.weights.safetensors, as `train` writes them): lays over each picture where the
     /// network sees the class (Grad-CAM at its last convolution).
     #[cfg(feature = "lab")]
-    #[arg(long, value_name = "FILE", requires = "pictures")]
+    #[arg(long, value_name = "FILE", requires = "pictures", conflicts_with = "url")]
     heatmaps: Option<PathBuf>,
     /// Write the report as one page of HTML, which needs no network and no script.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Write a line for each record: under every system its label, the scaled logit of the true label, and, for records of the
-    /// verdict, the score of the headline's attack and whether its rule calls the record a member.
+    /// verdict, the score of the headline's attack and whether its rule calls the record a member; with --shadows the
+    /// record's risk over all shadow models too.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
     /// Write the tables as Markdown.
@@ -171,24 +186,6 @@ pub struct Args {
     endpoint: EndpointArgs,
     #[command(flatten)]
     scores: ScoreArgs,
-}
-
-/// A further training.
-#[derive(Debug, Clone)]
-struct Training {
-    model: PathBuf,
-    split: PathBuf,
-    centroids: Option<PathBuf>,
-}
-
-fn training(words: &str) -> Result<Training, String> {
-    let parts: Vec<&str> = words.split(',').collect();
-    let path = |place: usize| parts.get(place).filter(|part| !part.is_empty()).map(PathBuf::from);
-    match (path(0), path(1), parts.len()) {
-        (Some(model), Some(split), 2) => Ok(Training { model, split, centroids: None }),
-        (Some(model), Some(split), 3) if !parts[2].is_empty() => Ok(Training { model, split, centroids: path(2) }),
-        _ => Err(format!("expected MODEL,SPLIT or MODEL,SPLIT,CENTROIDS, got {words:?}")),
-    }
 }
 
 fn score_kind(word: &str) -> Result<ScoreKind, String> {
@@ -216,6 +213,8 @@ struct Case {
     sides: Option<Sides>,
     /// Who answers further questions.
     asker: Asker,
+    /// What defends an endpoint, where the auditor says so.
+    known_defence: Option<DefenceConfig>,
 }
 
 /// Whoever answers further questions.
@@ -244,6 +243,9 @@ const UNDECIDED: u8 = 4;
 /// When a file cannot be read or written, or model, centroids, data and split do not belong together.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     files::check(args)?;
+    shadows::check(args)?;
+    #[cfg(feature = "lab")]
+    pictures::check_weights(args)?;
     let policy = args.policy.as_deref().map(limits::read).transpose()?;
     let mut settings = Settings {
         seed: args.seed,
@@ -258,7 +260,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             settings.fpr_targets.push(limit.fpr);
         }
     }
-    args.check_trainings()?;
+    trainings::check(args)?;
+    let transferred = shadows::transferred(args)?;
     let mut case = match (&args.predictions, &args.endpoint.url) {
         (Some(path), _) => predictions::case(args, path)?,
         (None, Some(url)) => endpoint::case(args, url)?,
@@ -268,7 +271,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         limits::check(policy, &case.systems, !case.target.calibration().1.is_empty())?;
     }
     pictures::check(args, &case)?;
-    let knowledge = knowledge::gather(args, &mut case, &settings)?;
+    let knowledge = knowledge::gather(args, &mut case, transferred.as_ref(), &settings)?;
     let bar = args.bar(case.systems.len(), "attacks", "systems");
     let mut progress = |_: &str, done: usize| bar.set_position(done as u64);
     let skipped = std::mem::take(&mut case.skipped);
@@ -292,7 +295,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // What fails from here on must not cost the study: the report is written first.
     let mut failed: Vec<anyhow::Error> = Vec::new();
     if !args.training.is_empty()
-        && let Some(found) = kept(over_trainings(args, &report, &settings), &mut failed)
+        && let Some(found) = kept(trainings::over_trainings(args, &report, &settings), &mut failed)
     {
         report.trainings = Figure::known(found);
     }
@@ -331,30 +334,6 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The same audit of each further training, and the figures over all.
-fn over_trainings(args: &Args, first: &Report, settings: &Settings) -> anyhow::Result<Trainings> {
-    let mut models = vec![first.origin.model_digest.value.clone().unwrap_or_default()];
-    let mut all = vec![first.findings.clone()];
-    for training in &args.training {
-        let shown = training.model.display();
-        let mut other = args.clone();
-        other.model = Some(training.model.clone());
-        other.split = Some(training.split.clone());
-        other.centroids.clone_from(&training.centroids);
-        let case = model::case(&other).with_context(|| format!("--training {shown}"))?;
-        let digest = case.origin.model_digest.value.clone().unwrap_or_default();
-        ensure!(!models.contains(&digest), "--training {shown}: the same model as another training");
-        models.push(digest);
-        let bar = args.bar(case.systems.len(), "attacks", "systems");
-        let mut progress = |_: &str, done: usize| bar.set_position(done as u64);
-        let knowledge = Knowledge::default();
-        let outcome = study::run_with(&case.target, &case.systems, case.skipped, settings, &knowledge, &mut progress);
-        bar.finish_and_clear();
-        all.push(outcome.with_context(|| format!("--training {shown}"))?.findings);
-    }
-    Ok(Trainings { n: all.len(), models, systems: over_targets(&all, settings.level) })
-}
-
 /// A value, or nothing and its error kept for the end.
 fn kept<T>(result: anyhow::Result<T>, failed: &mut Vec<anyhow::Error>) -> Option<T> {
     result.map_err(|error| failed.push(error)).ok()
@@ -387,23 +366,6 @@ fn needs_centroids(config: &DefenceConfig) -> bool {
 }
 
 impl Args {
-    /// Looks for the files of further trainings before the first is attacked.
-    fn check_trainings(&self) -> anyhow::Result<()> {
-        for training in &self.training {
-            for path in
-                [Some(&training.model), Some(&training.split), training.centroids.as_ref()].into_iter().flatten()
-            {
-                ensure!(path.is_file(), "--training: no file {}", path.display());
-            }
-            ensure!(
-                training.centroids.is_some() == self.centroids.is_some(),
-                "--training {}: give centroids to all trainings or to none, or their systems are not the same",
-                training.model.display()
-            );
-        }
-        Ok(())
-    }
-
     /// The sides by a split or by files of row numbers, with the split; `None` where neither is given.
     fn sides(&self, dataset: Option<&Dataset>) -> anyhow::Result<Option<(Sides, Option<Split>)>> {
         let (sides, split) = match (&self.split, &self.members) {

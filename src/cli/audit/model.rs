@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use sha2::{Digest, Sha256};
 
 use super::record::{command_line, commit, machine};
-use super::{Args, Asker, Case, read, read_defence};
+use super::{Args, Asker, Case, read, read_defence, shadows};
 use crate::artifact::ModelDigest;
 use crate::audit::collect;
 use crate::audit::report::{Figure, Origin, SourceRecord};
@@ -49,6 +49,7 @@ pub(super) fn case(args: &Args) -> anyhow::Result<Case> {
         let fitted = subject.fitted.as_ref();
         add_grid(&mut systems, &mut skipped, fitted, spec.score_kind, spec.n_classes);
     }
+    shadows::check_rows(args, &subject.sides)?;
     let start = Instant::now();
     let target = subject.collect(args)?;
     let inference_seconds = start.elapsed().as_secs_f64();
@@ -63,6 +64,7 @@ pub(super) fn case(args: &Args) -> anyhow::Result<Case> {
         dataset: Some(subject.dataset),
         sides: Some(subject.sides),
         asker: Asker::Pipeline(Box::new(subject.pipeline)),
+        known_defence: None,
     })
 }
 

@@ -15,6 +15,31 @@ use crate::data::Dataset;
 #[cfg(feature = "lab")]
 use crate::lab::{device::Device, network::Network};
 
+/// Looks at the weights before anything is asked: whether there is a convolution to look at.
+///
+/// # Errors
+/// When they cannot be read, or are those of a network without one.
+#[cfg(feature = "lab")]
+pub(super) fn check_weights(args: &Args) -> anyhow::Result<()> {
+    let Some(path) = &args.heatmaps else { return Ok(()) };
+    let shown = path.display();
+    let network = network(path)?;
+    ensure!(
+        network.last_convolution().is_some(),
+        "--heatmaps: expected weights of a network with a convolution, {shown} holds one without: where it sees the class \
+         cannot be drawn"
+    );
+    Ok(())
+}
+
+#[cfg(feature = "lab")]
+fn network(path: &std::path::Path) -> anyhow::Result<Network> {
+    let device = Device::Cpu.open()?;
+    let read = Network::from_safetensors(&super::read(path)?, &device.training());
+    let (network, _) = read.with_context(|| format!("--heatmaps: {}", path.display()))?;
+    Ok(network)
+}
+
 /// Checks early that pictures can be made.
 ///
 /// # Errors
@@ -66,9 +91,7 @@ fn weights(args: &Args, case: &Case) -> anyhow::Result<Option<Network>> {
 
     let Some(path) = &args.heatmaps else { return Ok(None) };
     let shown = path.display();
-    let device = Device::Cpu.open()?;
-    let (network, _) = Network::from_safetensors(&super::read(path)?, &device.training())
-        .with_context(|| format!("--heatmaps: {shown}"))?;
+    let network = network(path)?;
     let (row_shape, n_classes) = (network.plan().row_shape(), network.plan().n_classes());
     let dataset = dataset(case)?;
     ensure!(

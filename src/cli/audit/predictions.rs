@@ -57,5 +57,15 @@ pub(super) fn case(args: &Args, path: &Path) -> anyhow::Result<Case> {
         doubts: predictions.doubts(),
     };
     let sides = sides.map(|(sides, _)| sides);
-    Ok(Case { target, systems, skipped, origin, centroid_doubts: Vec::new(), dataset, sides, asker: Asker::Nobody })
+    Ok(Case {
+        target,
+        systems,
+        skipped,
+        origin,
+        centroid_doubts: Vec::new(),
+        dataset,
+        sides,
+        asker: Asker::Nobody,
+        known_defence: None,
+    })
 }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use indicatif::ProgressBar;
 use ndarray::ArrayD;
 
-use super::{Args, Asker, Case};
+use super::{Args, Asker, Case, random_points};
 use crate::audit::answers::{Answers, argmax};
 use crate::audit::asked::{self, Asked, Named};
 use crate::audit::attack::{Attack, AttackId, Family};
@@ -17,6 +17,7 @@ use crate::audit::label_only::{BoundarySettings, Change, Range, boundary_distanc
 use crate::audit::report::Settings;
 use crate::audit::shadow::folder;
 use crate::audit::source::pipeline::PipelineQuerier;
+use crate::audit::source::sides::Sides;
 use crate::audit::source::{Querier, QueryError};
 use crate::audit::study::{GivenScores, Knowledge};
 use crate::audit::system::{Role, System};
@@ -32,23 +33,28 @@ const DEVIATIONS: [f32; 3] = [0.02, 0.05, 0.1];
 /// Shares of binary features that are turned over.
 const FLIPS: [f32; 3] = [0.01, 0.02, 0.05];
 /// Rows whose changed forms are in memory at once.
-const BATCH: usize = 1_024;
+pub(super) const BATCH: usize = 1_024;
 /// Random orders in which binary features are turned over.
 const N_ORDERS: usize = 5;
 /// Rows from which the boundary is looked for.
 const N_STARTS: usize = 100;
 
-/// Asks what `--queries` and `--boundary` want, within `--query-budget`.
+/// Asks what `--queries`, `--boundary` and `--random-points` want, within `--query-budget`.
 ///
 /// # Errors
 /// When nobody answers further questions, or the budget does not hold them: before the first.
 pub(super) fn ask(args: &Args, case: &mut Case, settings: &Settings, knowledge: &mut Knowledge) -> anyhow::Result<()> {
     let Case { target, systems, dataset, asker, origin, .. } = case;
-    let dataset = dataset.as_ref().context("--queries and --boundary need --data, the rows to change")?;
-    let subject = Subject::new(dataset, target, settings.seed);
+    let dataset = dataset.as_ref().context("--queries, --boundary and --random-points need --data")?;
+    let has_scores = target.allows().scores;
+    ensure!(has_scores || args.random_points.is_none(), "--random-points: these answers are labels alone");
+    let (rows, labels) = (target.dataset_rows().to_vec(), target.labels().to_vec());
+    let subject = Subject::new(dataset, rows, labels, settings.seed);
     let wanted = subject.n_wanted(args);
     let left = match &asker {
-        Asker::Nobody => bail!("--queries, --boundary: a file of predictions answers no further questions"),
+        Asker::Nobody => {
+            bail!("--queries, --boundary, --random-points: a file of predictions answers no further questions")
+        }
         Asker::Pipeline(_) => args.endpoint.query_budget,
         Asker::Remote(remote) => remote.n_left(),
     };
@@ -63,24 +69,33 @@ pub(super) fn ask(args: &Args, case: &mut Case, settings: &Settings, knowledge: 
     if args.boundary {
         given.extend(subject.boundary(systems, asker, &bar)?);
     }
+    if let Some(n_points) = args.random_points {
+        given.extend(random_points::ask(&subject, n_points as usize, target, systems, asker, &bar)?);
+    }
     bar.finish_and_clear();
     knowledge.given.extend(given);
     Ok(())
 }
 
+/// Further questions that the command line will want about these sides.
+pub(super) fn n_wanted(args: &Args, dataset: &Dataset, sides: &Sides) -> u64 {
+    let rows: Vec<usize> = sides.members().iter().chain(sides.non_members()).copied().collect();
+    let labels = rows.iter().map(|&row| dataset.labels()[row]).collect();
+    Subject::new(dataset, rows, labels, args.seed).n_wanted(args)
+}
+
 /// The rows to be changed.
-struct Subject<'a> {
-    dataset: &'a Dataset,
-    rows: Vec<usize>,
+pub(super) struct Subject<'a> {
+    pub(super) dataset: &'a Dataset,
+    pub(super) rows: Vec<usize>,
     labels: Vec<u32>,
     range: Range,
     is_binary: bool,
-    seed: u64,
+    pub(super) seed: u64,
 }
 
 impl<'a> Subject<'a> {
-    fn new(dataset: &'a Dataset, target: &Target, seed: u64) -> Self {
-        let (rows, labels) = (target.dataset_rows().to_vec(), target.labels().to_vec());
+    fn new(dataset: &'a Dataset, rows: Vec<usize>, labels: Vec<u32>, seed: u64) -> Self {
         let (range, is_binary) = range(dataset, &rows);
         Self { dataset, rows, labels, range, is_binary, seed }
     }
@@ -124,7 +139,8 @@ impl<'a> Subject<'a> {
         let repeated = asked::QUERIES_PER_ROW * n_rows;
         let starts = if self.is_binary { 0 } else { n_rows.div_ceil(BATCH as u64) * N_STARTS as u64 };
         let of_queries = if args.queries { changed * n_rows + repeated } else { 0 };
-        of_queries + if args.boundary { self.boundary_queries() * n_rows + starts } else { 0 }
+        let of_boundary = if args.boundary { self.boundary_queries() * n_rows + starts } else { 0 };
+        of_queries + of_boundary + u64::from(args.random_points.unwrap_or(0))
     }
 
     /// For each kind of change the share of a row's changed forms that keep the true label, and, for each system that
@@ -183,6 +199,7 @@ impl<'a> Subject<'a> {
                         system: system.name.clone(),
                         attack: attack.clone(),
                         scores,
+                        rule: None,
                     }));
                 }
             }
@@ -261,21 +278,25 @@ fn floor(systems: &[System]) -> anyhow::Result<&System> {
 
 /// The same scores for every system: each keeps every label.
 fn for_all(systems: &[System], attack: &AttackId, scores: &[f64]) -> Vec<GivenScores> {
-    let of =
-        |system: &System| GivenScores { system: system.name.clone(), attack: attack.clone(), scores: scores.to_vec() };
+    let of = |system: &System| GivenScores {
+        system: system.name.clone(),
+        attack: attack.clone(),
+        scores: scores.to_vec(),
+        rule: None,
+    };
     systems.iter().map(of).collect()
 }
 
 /// What was answered to changed rows.
-struct Answered {
+pub(super) struct Answered {
     /// The label of each.
     predicted: Vec<u32>,
     /// What each system makes of them; `None` for one that cannot answer.
-    of_systems: Vec<Option<Answers>>,
+    pub(super) of_systems: Vec<Option<Answers>>,
 }
 
 /// Asks about changed rows once, and puts the answer behind each of `systems`.
-fn answers(
+pub(super) fn answers(
     asker: &mut Asker,
     inputs: &ArrayD<f32>,
     labels: &[u32],
