@@ -199,7 +199,8 @@ def page(cases, left_out, version):
              f"trained on, non-members 10,000 others; a query each, seed {SEED}, the score attacks alone (`--scores-only`). (b): TPR − FPR of the "
              "strongest attack that counts, threshold and sign chosen on other rows, 95 % intervals over rows. Behind Sordino the attacker "
              "knows the defence and undoes it.", "",
-             f"Commit {origin['commit']['value']}, {origin['machine']}, {version}.", "",
+             f"`SORDINO_TRITON=… SORDINO_MLSERVER=… SORDINO_KSERVE_PYTHON=… docs/evidence/upstream/run.py`, commit {origin['commit']['value']}, "
+             f"{origin['machine']}, {version}. Each report holds its own command.", "",
              "| server | defence | queries | (b) | by | accuracy on members | on non-members | NLL |",
              "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: |"]
     for name, (found, _) in cases.items():
