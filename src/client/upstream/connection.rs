@@ -26,8 +26,8 @@ pub(super) struct Reply {
 /// How an exchange failed.
 #[derive(Debug)]
 pub(super) enum Broken {
-    /// Not a byte of the request left: it may be sent elsewhere.
-    Unsent(Box<Request<Full<Bytes>>>),
+    /// Not a byte of the request left: it may be sent elsewhere. With the words of TLS, where that ended the connection.
+    Unsent(Box<Request<Full<Bytes>>>, Option<String>),
     /// The other side may have got it.
     Sent(Fault),
 }
@@ -68,7 +68,7 @@ impl Connection {
         let Self { sender, driver } = self;
         let head = drive(driver, sender.try_send_request(request)).await;
         let head = head.map_err(|mut error| match error.take_message() {
-            Some(request) => Broken::Unsent(Box::new(request)),
+            Some(request) => Broken::Unsent(Box::new(request), tls_ended(error.error())),
             None => Broken::Sent(broken_off(error.error())),
         })?;
         read(driver, head, max_bytes).await.map_err(Broken::Sent)

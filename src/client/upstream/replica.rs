@@ -119,9 +119,11 @@ impl Replica {
                     return Ok(reply);
                 }
                 Err(Broken::Sent(fault)) => return Err(fault),
-                Err(Broken::Unsent(_)) if is_new => return Err(Fault::Unreachable),
+                Err(Broken::Unsent(_, why)) if is_new => {
+                    return Err(why.map_or(Fault::Unreachable, Fault::Handshake));
+                }
                 // It was closed while it was idle: nothing has left, so a new one may carry the request.
-                Err(Broken::Unsent(unsent)) => request = *unsent,
+                Err(Broken::Unsent(unsent, _)) => request = *unsent,
             }
         }
     }
