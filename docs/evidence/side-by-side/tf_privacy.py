@@ -14,8 +14,8 @@ named stay in it. Intervals of an AUC are DeLong's at 95 %, over rows. For attac
     sordino audit --predictions SMALL/answers.npz --json SMALL/audit.json
     venv/bin/python docs/evidence/side-by-side/tf_privacy.py SMALL tfp SMALL/tf_privacy.json
 
-where `cut` takes the first so many rows of each side; `audit.json`, where it is there, takes the place of `sordino.tsv`, and
-has intervals.
+where `cut` takes the first so many rows of each side. `audit.json`, where it is there, has this project's figures of the verdict
+rows with intervals, and `sordino.tsv` is not needed.
 
 FOLDER holds what the bench wrote: `answers.f64` (rows x classes), `labels.u32`, `memberships.u8`, `classes`, and
 `sordino.tsv` with this project's figures. TF-Privacy's attacks are numpy and scikit-learn: their modules are imported as
@@ -85,17 +85,19 @@ def cut(folder, n, into):
 def found_by_sordino(folder):
     """AUC, advantage and, where they are told, the interval of each attack by the rows that it was judged on."""
     ours = {}
+    if (folder / "sordino.tsv").exists():
+        for line in (folder / "sordino.tsv").read_text().splitlines():
+            name, auc, advantage, rows = line.split("\t")
+            ours.setdefault(rows, {})[name] = (float(auc), float(advantage))
     if (folder / "audit.json").exists():
         findings = json.loads((folder / "audit.json").read_text())["findings"]
         judged = next(one for one in findings["systems"] if one["role"] == "served")
+        ours["verdict rows"] = {}
         for one in judged["attacks"]:
             auc = one["auc"]
-            ours[one["attack"]["name"]] = (auc["value"], one["widest"], auc["low"], auc["high"])
+            ours["verdict rows"][one["attack"]["name"]] = (auc["value"], one["widest"], auc["low"], auc["high"])
         before = next(one for one in findings["before_and_after"] if one["system"] == judged["name"])
-        return {"all rows": {"loss": (before["auc"], before["advantage"])}, "verdict rows": ours}
-    for line in (folder / "sordino.tsv").read_text().splitlines():
-        name, auc, advantage, rows = line.split("\t")
-        ours.setdefault(rows, {})[name] = (float(auc), float(advantage))
+        ours.setdefault("all rows", {})["loss"] = (before["auc"], before["advantage"])
     return ours
 
 

@@ -1,7 +1,8 @@
 //! The study: every system under every attack, on the same rows, against the floor.
 //!
 //! `battery` turns a system's answers into scores of the attack-fit and of the verdict rows, `measure` into one
-//! attack's figures, `compare` into what stands against the null and the floor, `figures` into what is drawn.
+//! attack's figures, `compare` into what stands against the null and the floor, `figures` into what is drawn, `adversaries`
+//! into what ML-Leaks' three attain at their own rules.
 
 mod adversaries;
 mod battery;
