@@ -160,6 +160,22 @@ fn a_target_without_a_leak_shows_none() {
 }
 
 #[test]
+fn no_rule_is_the_headline_for_its_luck_on_the_rows_that_chose_it() {
+    // The labels leak, the scores tell nothing more: rules with a threshold to choose are as good by luck alone.
+    let member = Side { margin: 2.0, errors: 0.1 };
+    let over_floor: Vec<f64> = (1..=8)
+        .flat_map(|deal| {
+            let findings = planted(400, member, EQUAL, deal).audit(&Settings { seed: deal, ..settings() });
+            let found = ["undefended", "temperature-scaled"].map(|name| system(&findings, name).headline.value.clone());
+            found.into_iter().flatten().map(|headline| headline.fixed_minus_floor.value).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(over_floor.len(), 16, "{over_floor:?}");
+    let mean = over_floor.iter().sum::<f64>() / over_floor.len() as f64;
+    assert!(mean > -0.004, "{mean}: {over_floor:?}");
+}
+
+#[test]
 fn attacks_that_fail_on_the_undefended_model_do_not_count() {
     let findings = planted(1_500, EQUAL, EQUAL, 3).audit(&settings());
     assert!(findings.validity.iter().all(|validity| !validity.counts));

@@ -292,19 +292,23 @@ mod endpoint {
 
     impl Fake {
         fn start(n_calls: usize) -> Self {
+            Self::telling(METADATA, n_calls)
+        }
+
+        fn telling(metadata: &'static str, n_calls: usize) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = listener.local_addr().unwrap();
             let answered = Arc::new(AtomicUsize::new(0));
             let count = Arc::clone(&answered);
             std::thread::spawn(move || {
                 for stream in listener.incoming().flatten() {
-                    Self::serve(stream, n_calls, &count);
+                    Self::serve(stream, metadata, n_calls, &count);
                 }
             });
             Self { address, answered }
         }
 
-        fn serve(mut stream: TcpStream, n_calls: usize, count: &AtomicUsize) {
+        fn serve(mut stream: TcpStream, metadata: &str, n_calls: usize, count: &AtomicUsize) {
             while let Some((path, body)) = Self::request(&mut stream) {
                 let reply = if path.ends_with("/infer") {
                     if count.load(Ordering::Relaxed) >= n_calls {
@@ -313,7 +317,7 @@ mod endpoint {
                     count.fetch_add(1, Ordering::Relaxed);
                     Self::infer(&body)
                 } else {
-                    METADATA.to_owned()
+                    metadata.to_owned()
                 };
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", reply.len());
                 if stream.write_all((head + &reply).as_bytes()).is_err() {
@@ -340,6 +344,7 @@ mod endpoint {
             let call: serde_json::Value = serde_json::from_str(body).unwrap();
             let values: Vec<f64> =
                 call["inputs"][0]["data"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+            assert!(call["id"].is_string());
             let output = call["outputs"][0]["name"].as_str().unwrap();
             let of = |row: &[f64]| match output {
                 "class" => vec![f64::from(u8::from(row[0] < 0.5))],
@@ -368,7 +373,16 @@ mod endpoint {
     }
 
     fn manners(answers: Option<PathBuf>) -> Manners {
-        Manners { batch_rows: 8, query_budget: None, reserved: 0, rate: None, output: None, kind: None, answers }
+        Manners {
+            batch_rows: 8,
+            query_budget: None,
+            reserved: 0,
+            rate: None,
+            input: None,
+            output: None,
+            kind: None,
+            answers,
+        }
     }
 
     fn remote(fake: &Fake, manners: Manners) -> Result<Remote, EndpointError> {
@@ -496,6 +510,31 @@ mod endpoint {
         assert!(!labels.target.allows().scores);
         let refused = ask(&fake, &dataset, of("none", None)).err().unwrap().to_string();
         assert!(refused.contains("an output named \"none\"") && refused.contains("\"probabilities\""), "{refused}");
+    }
+
+    /// KServe's server knows nothing of a model whose class does not tell, writes null, and fails without an id.
+    #[test]
+    fn a_model_that_tells_nothing_of_itself_is_asked_by_the_names_that_are_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let dataset = dataset(dir.path());
+        let told = ask(&Fake::start(usize::MAX), &dataset, manners(None)).unwrap();
+        for metadata in
+            [r#"{"name":"m","platform":"","inputs":[],"outputs":[]}"#, r#"{"name":"m","platform":null,"inputs":null}"#]
+        {
+            let fake = Fake::telling(metadata, usize::MAX);
+            let of = |input: Option<&str>, output: Option<&str>| {
+                let named = |name: Option<&str>| name.map(str::to_owned);
+                ask(&fake, &dataset, Manners { input: named(input), output: named(output), ..manners(None) })
+            };
+            let refused = of(None, Some("probabilities")).err().unwrap().to_string();
+            assert!(refused.contains("--input and --output"), "{refused}");
+            assert!(of(Some("x"), None).is_err());
+            let asked = of(Some("x"), Some("probabilities")).unwrap();
+            assert_eq!((asked.target.n_rows(), asked.n_kept), (told.target.n_rows(), 0));
+        }
+        let other = Manners { input: Some("y".to_owned()), ..manners(None) };
+        let refused = ask(&Fake::start(usize::MAX), &dataset, other).err().unwrap().to_string();
+        assert!(refused.contains("an input named \"y\"") && refused.contains("the input \"x\""), "{refused}");
     }
 
     #[test]

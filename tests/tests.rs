@@ -41,5 +41,8 @@ mod privacy;
 mod upstream;
 mod upstream_check;
 mod upstream_faults;
+mod upstream_grpc_leaks;
 mod upstream_leaks;
 mod upstream_support;
+#[cfg(feature = "tls")]
+mod upstream_tls;

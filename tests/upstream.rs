@@ -203,7 +203,15 @@ fn tensorflow_serving_and_kserve_v1_are_spoken() {
 #[test]
 fn large_requests_and_answers_are_those_of_a_model_of_our_own() {
     let plain = Server::plain();
-    let fake = Fake::good();
+    // An answer that is long by what is dropped of it.
+    let fake = Fake::new(|seen| {
+        let shape = [seen.rows().len(), 8];
+        let embedding = vec![1234.5; shape[0] * shape[1]];
+        let more = json!({"name": "embedding", "datatype": "FP32", "shape": shape, "data": embedding});
+        let answer = json_answer(seen, &[more]);
+        assert!(answer.to_string().len() > 32 << 10);
+        Does::Json(answer)
+    });
     let (server, _) = in_front(config(&[&fake]));
     let data: Vec<f32> = (0..4 * 1000_u16).map(|n| f32::from(n % 97) / 8.0).collect();
     let body = json!({"inputs": [{"name": "x", "shape": [1000, 2, 2], "datatype": "FP32", "data": data}]}).to_string();

@@ -1,10 +1,12 @@
 //! A server behind ours that misbehaves: what the client is told, what is not sent twice, and who is left out.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sordino::client::upstream::UpstreamConfig;
-use sordino::engine::RemoteEngine as _;
+use sordino::client::upstream::{UpstreamConfig, connect};
+use sordino::engine::{CallContext, RemoteEngine as _};
+use sordino::tensor::{InputTensor, Inputs, Values};
 
 use super::http_support::{GOOD, Reply};
 use super::upstream_support::{Does, Fake, Seen, answer, config, good, in_front, json_answer};
@@ -200,7 +202,8 @@ fn the_only_server_is_left_out_where_it_cannot_be_connected_to() {
 #[test]
 fn a_deadline_of_the_request_is_that_of_the_answer() {
     let slow = Fake::new(|seen| Does::After(Duration::from_secs(3), Box::new(good(seen))));
-    let (server, upstream) = in_front(config(&[&slow]));
+    let other = Fake::new(|seen| Does::After(Duration::from_secs(3), Box::new(good(seen))));
+    let (server, upstream) = in_front(UpstreamConfig { eject_after: 1, ..config(&[&slow, &other]) });
     let within = |micros: u64| {
         let started = Instant::now();
         let body = GOOD.replacen('{', &format!(r#"{{"parameters":{{"timeout":{micros}}},"#), 1);
@@ -209,9 +212,10 @@ fn a_deadline_of_the_request_is_that_of_the_answer() {
         (reply.status, reply.json()["error"].as_str().unwrap().to_owned())
     };
     assert_eq!(within(1), (504, "the deadline of the call has passed".to_owned()));
-    assert!(slow.inferences().is_empty(), "nobody is asked for what nobody waits for");
+    assert!(slow.inferences().is_empty() && other.inferences().is_empty(), "nobody is asked for what nobody waits for");
     assert_eq!(within(100_000), (504, "the model's server did not answer in time".to_owned()));
-    assert_eq!((slow.inferences().len(), upstream.figures().ejections), (1, 0));
+    let (asked, figures) = (slow.inferences().len() + other.inferences().len(), upstream.figures());
+    assert_eq!((asked, figures.ejections, figures.usable), (1, 0, 2), "a client's haste says nothing about the server");
 }
 
 #[test]
@@ -233,6 +237,22 @@ fn no_more_requests_are_under_way_than_allowed() {
     assert_eq!(server.connect().infer(GOOD).status, 503);
     assert_eq!(waiting.read(false).status, 200);
     assert_eq!(server.connect().infer(GOOD).status, 200, "being refused counts against nobody");
+}
+
+#[test]
+fn an_answer_counts_as_under_way_until_it_has_been_read() {
+    let fake = Fake::good();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let upstream = runtime.block_on(connect(config(&[&fake]))).unwrap();
+    let values = Values::F32(vec![1.5, 2.0, 0.5, 4.0]);
+    let inputs = InputTensor::new(&upstream.spec().inputs[0], &[1, 2, 2], values).unwrap();
+    let call = CallContext::default();
+    let request = upstream.write(&Inputs::new(vec![inputs]).unwrap(), &[], &call).unwrap();
+    let reply = runtime.block_on(Arc::clone(&upstream).ask(request, call.clone())).unwrap();
+    assert_eq!(upstream.figures().in_flight, 1);
+    upstream.read(&reply, 1, &[], &call).unwrap();
+    drop(reply);
+    assert_eq!(upstream.figures().in_flight, 0);
 }
 
 #[test]

@@ -255,6 +255,18 @@ fn path_12_errors_and_figures_of_the_server_stay_behind_us() {
     let reply = server.connect().infer(GOOD);
     assert_eq!(reply.status, 200);
     no_scores(&reply);
+    // Parameters and fields of an answer, where some servers say more.
+    let told = Fake::new(|seen| {
+        let mut answer = json_answer(seen, &[]);
+        answer["parameters"] = json!({"scores": "35.3125"});
+        answer["outputs"][0]["parameters"] = json!({"top": 35.3125, "content_type": "33.8125"});
+        (answer["model_name"], answer["explanation"]) = (json!("35.3125"), json!([33.8125]));
+        Does::Json(answer)
+    });
+    let (server, _) = in_front(config(&[&told]));
+    let reply = server.connect().infer(GOOD);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    no_scores(&reply);
 }
 
 #[test]

@@ -182,9 +182,10 @@ class Bench:
         shutil.copy(stub, folder / "backends/python/")
         (folder / "repository/clf/1").mkdir(parents=True)
         shape = ", ".join(str(dim) for dim in self.about[model]["shape"])
+        taken, given = self._names(model)
         config = f"""name: "clf" backend: "python" max_batch_size: 64
-            input [{{ name: "input" data_type: TYPE_FP32 dims: [{shape}] }}]
-            output [{{ name: "output" data_type: TYPE_FP32 dims: [10] }}]
+            input [{{ name: "{taken}" data_type: TYPE_FP32 dims: [{shape}] }}]
+            output [{{ name: "{given}" data_type: TYPE_FP32 dims: [10] }}]
             instance_group [{{ kind: KIND_CPU count: 1 }}]
             dynamic_batching {{ max_queue_delay_microseconds: 0 }}"""
         (folder / "repository/clf/config.pbtxt").write_text(config)
@@ -209,7 +210,8 @@ class Bench:
         (folder / "settings.json").write_text(json.dumps(settings))
         tensor = lambda name, shape: [{"name": name, "datatype": "FP32", "shape": [-1, *shape]}]
         about = {"name": "clf", "implementation": "mlserver_ort.OnnxRuntime", "parameters": {"version": "1"}}
-        about |= {"inputs": tensor("input", self.about[model]["shape"]), "outputs": tensor("output", [10])}
+        taken, given = self._names(model)
+        about |= {"inputs": tensor(taken, self.about[model]["shape"]), "outputs": tensor(given, [10])}
         (folder / "model-settings.json").write_text(json.dumps(about))
         shutil.copy(HERE / "servers/mlserver_ort.py", folder)
         env = {**os.environ, **self._model(model)}
@@ -249,6 +251,10 @@ class Bench:
         server = Server([furnace], port, log=folder / "log", env=env)
         server.grpc_url = f"http://127.0.0.1:{grpc_port}"
         return server
+
+    def _names(self, model):
+        """Of the input and the output."""
+        return self.about[model].get("input", "input"), self.about[model].get("output", "output")
 
     def _model(self, model):
         return {"PEER_MODEL": str(self.models / f"{model}.onnx")}

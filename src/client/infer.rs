@@ -40,12 +40,19 @@ pub struct ModelMetadata {
     /// Its name.
     pub name: String,
     /// What it runs on.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub platform: String,
-    /// What it takes.
+    /// What it takes; nothing where the server does not know, as KServe's where a model's class does not tell.
+    #[serde(default, deserialize_with = "or_nothing")]
     pub inputs: Vec<TensorMetadata>,
-    /// What it gives.
+    /// What it gives; nothing likewise.
+    #[serde(default, deserialize_with = "or_nothing")]
     pub outputs: Vec<TensorMetadata>,
+}
+
+/// Some servers write null for what they do not know.
+fn or_nothing<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 /// The numbers of one output: a row for each row that was asked.
@@ -127,6 +134,8 @@ impl RemoteModel {
         let is_whole = input.datatype.starts_with("INT") || input.datatype.starts_with("UINT");
         let number = |&value: &f32| if is_whole { json!(value as i64) } else { shortest(value) };
         let request = json!({
+            // Nothing needs it but KServe's server, which fails without.
+            "id": "1",
             "inputs": [{
                 "name": input.name,
                 "datatype": input.datatype,

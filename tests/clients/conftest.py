@@ -27,8 +27,8 @@ def free_port():
 class Sordino:
     """A running server."""
 
-    def __init__(self, *arguments, cwd=None):
-        command = [BINARY, "serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", *map(str, arguments)]
+    def __init__(self, *arguments, cwd=None, listen=("--listen", "127.0.0.1:0")):
+        command = [BINARY, "serve", *listen, "--metrics-listen", "127.0.0.1:0", *map(str, arguments)]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=cwd
         )

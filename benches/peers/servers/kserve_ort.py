@@ -14,14 +14,15 @@ class Classifier(Model):
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         model = os.environ["PEER_MODEL"]
         self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
         self.ready = True
 
     def predict(self, payload, headers=None, response_headers=None):
         if isinstance(payload, dict):
             rows = np.array(payload["instances"], "f")
-            return {"predictions": self.session.run(["output"], {"input": rows})[0].tolist()}
-        y = self.session.run(["output"], {"input": payload.inputs[0].as_numpy().astype("f")})[0]
-        output = InferOutput(name="output", shape=list(y.shape), datatype="FP32")
+            return {"predictions": self.session.run([self.output], {self.input: rows})[0].tolist()}
+        y = self.session.run([self.output], {self.input: payload.inputs[0].as_numpy().astype("f")})[0]
+        output = InferOutput(name=self.output, shape=list(y.shape), datatype="FP32")
         output.set_data_from_numpy(y, binary_data=True)
         return InferResponse(
             model_name=self.name,

@@ -14,9 +14,10 @@ class OnnxRuntime(MLModel):
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         model = os.environ["PEER_MODEL"]
         self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
         return True
 
     async def predict(self, payload):
         x = NumpyCodec.decode_input(payload.inputs[0]).astype("f")
-        y = NumpyCodec.encode_output("output", self.session.run(["output"], {"input": x})[0])
+        y = NumpyCodec.encode_output(self.output, self.session.run([self.output], {self.input: x})[0])
         return InferenceResponse(id=payload.id, model_name=self.name, model_version=self.version, outputs=[y])

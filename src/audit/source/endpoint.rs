@@ -97,6 +97,8 @@ pub struct Manners {
     pub reserved: u64,
     /// Rows a second; `None` for as fast as it answers.
     pub rate: Option<f64>,
+    /// The input that a row fills, for a model whose metadata tell nothing; else `None`, or the one there is.
+    pub input: Option<String>,
     /// The output that is read; `None` where there is one that can be.
     pub output: Option<String>,
     /// What its numbers are; `None` to tell by their sums that they are probabilities.
@@ -145,11 +147,11 @@ impl Remote {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(EndpointError::Runtime)?;
         let (metadata, body) = runtime.block_on(model.metadata())?;
-        let input = match metadata.inputs.as_slice() {
-            [input] => input.clone(),
-            inputs => return Err(unfit("a model of one input, which a row fills", format!("{} inputs", inputs.len()))),
+        let input = filled(&metadata.inputs, manners.input.as_deref())?;
+        let output = match (metadata.outputs.as_slice(), &manners.output) {
+            ([], Some(name)) => untold(name),
+            (outputs, name) => pick(outputs, name.as_deref())?.clone(),
         };
-        let output = pick(&metadata.outputs, manners.output.as_deref())?.clone();
         let kind = manners.kind;
         let metadata_digest = hex(&Sha256::digest(&body));
         let next_at = Instant::now();
@@ -283,8 +285,8 @@ impl Remote {
     fn check_rows(&self, dataset: &Dataset) -> Result<(), EndpointError> {
         let fixed = self.input.shape.get(1..).unwrap_or_default();
         let row = dataset.row_shape();
-        let fits =
-            fixed.len() == row.len() && fixed.iter().zip(row).all(|(&size, &have)| size < 0 || size == have as i64);
+        let fits = self.input.shape.is_empty()
+            || fixed.len() == row.len() && fixed.iter().zip(row).all(|(&size, &have)| size < 0 || size == have as i64);
         if fits && !["BYTES", "BOOL"].contains(&self.input.datatype.as_str()) {
             return Ok(());
         }
@@ -302,6 +304,7 @@ impl Remote {
         }
         let n_classes = dataset.n_classes();
         match self.output.shape.last() {
+            None => Ok(n_classes),
             Some(&size) if size < 0 || size == n_classes as i64 => Ok(n_classes),
             _ => Err(unfit(
                 format!("scores of {n_classes} classes, as the data has"),
@@ -449,6 +452,23 @@ fn is_passing(error: &ClientError) -> bool {
 }
 
 /// The output to read: the named one; else `probabilities`; else the only one that may hold scores.
+/// A tensor of which its name alone is known: 32-bit floats of any shape.
+fn untold(name: &str) -> TensorMetadata {
+    TensorMetadata { name: name.to_owned(), datatype: "FP32".to_owned(), shape: Vec::new() }
+}
+
+/// The one input, which a row fills.
+fn filled(inputs: &[TensorMetadata], name: Option<&str>) -> Result<TensorMetadata, EndpointError> {
+    match (inputs, name) {
+        ([], Some(name)) => Ok(untold(name)),
+        ([], None) => Err(unfit("a model that tells its input, or --input and --output, which name them", "0 inputs")),
+        ([input], None) => Ok(input.clone()),
+        ([input], Some(name)) if input.name == name => Ok(input.clone()),
+        ([input], Some(name)) => Err(unfit(format!("an input named {name:?}"), format!("the input {:?}", input.name))),
+        (inputs, _) => Err(unfit("a model of one input, which a row fills", format!("{} inputs", inputs.len()))),
+    }
+}
+
 fn pick<'a>(outputs: &'a [TensorMetadata], name: Option<&str>) -> Result<&'a TensorMetadata, EndpointError> {
     let names = || outputs.iter().map(|output| format!("{:?}", output.name)).collect::<Vec<_>>().join(", ");
     if let Some(name) = name {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 
 use super::record::{command_line, commit, machine};
-use super::{Args, Asker, Case, EndpointArgs, questions, read_defence, shadows};
+use super::{Args, Asker, Case, above_zero, questions, read_defence, score_kind, shadows};
 use crate::artifact::centroids;
 use crate::audit::invert::Inversion;
 use crate::audit::report::{Figure, Origin, SourceRecord};
@@ -14,7 +14,46 @@ use crate::audit::source::endpoint::{Asked, Manners, Remote};
 use crate::client::endpoint::{Endpoint, Reach};
 use crate::client::infer::RemoteModel;
 use crate::data::Dataset;
-use crate::defence::DefenceConfig;
+use crate::defence::{DefenceConfig, ScoreKind};
+
+/// How a running endpoint is asked.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Auditing an endpoint")]
+pub(super) struct EndpointArgs {
+    /// Audit a running endpoint of the Open Inference Protocol (Sordino, Triton, KServe …) by its http:// URL. With one
+    /// --defence and its --centroids the attacker knows that defence.
+    #[arg(long = "endpoint", value_name = "URL", requires = "data", requires = "sides", group = "audited",
+        conflicts_with_all = ["model", "predictions"])]
+    pub(super) url: Option<String>,
+    /// The model's name, where the URL does not end in /v2/models/NAME.
+    #[arg(long, value_name = "NAME", requires = "url")]
+    pub(super) endpoint_model: Option<String>,
+    /// The model's input, where its metadata tell nothing (as KServe's where a class does not tell); then --output is wanted too.
+    #[arg(long, value_name = "NAME", requires = "url", requires = "output")]
+    pub(super) input: Option<String>,
+    /// The output to read.
+    #[arg(long, value_name = "NAME", requires = "url")]
+    pub(super) output: Option<String>,
+    /// What the output's numbers are, where they are no probabilities: logits, probabilities or log_probabilities.
+    #[arg(long, value_name = "KIND", requires = "url", value_parser = score_kind)]
+    pub(super) output_kind: Option<ScoreKind>,
+    /// Rows that may be asked at most in this run; of a model that is not behind an endpoint, further questions.
+    #[arg(long, value_name = "N")]
+    pub(super) query_budget: Option<u64>,
+    /// Rows a second at most.
+    #[arg(long, value_name = "N", requires = "url", value_parser = above_zero)]
+    pub(super) rate: Option<f64>,
+    /// Where answers are kept while they come, so that the same command goes on where it stopped; without it, a file
+    /// beside the first report asked for.
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub(super) answers: Option<PathBuf>,
+    /// Seconds for one answer.
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub(super) timeout: u32,
+    /// Ask an endpoint that is not on this machine: with its owner's consent.
+    #[arg(long, requires = "url")]
+    pub(super) allow_remote: bool,
+}
 
 /// Asks the endpoint for all rows.
 ///
@@ -97,12 +136,13 @@ pub(super) fn case(args: &Args, url: &str) -> anyhow::Result<Case> {
 const LABELS_ALONE: &str = "it reads scores, and this output holds labels alone";
 
 fn manners(args: &Args, reserved: u64) -> Manners {
-    let EndpointArgs { query_budget, rate, output, output_kind, .. } = &args.endpoint;
+    let EndpointArgs { query_budget, rate, input, output, output_kind, .. } = &args.endpoint;
     Manners {
         batch_rows: args.batch_size as usize,
         query_budget: *query_budget,
         reserved,
         rate: *rate,
+        input: input.clone(),
         output: output.clone(),
         kind: *output_kind,
         answers: kept_answers(args),

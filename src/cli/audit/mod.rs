@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use self::endpoint::EndpointArgs;
 use self::shadows::{Transfer, transfer};
 use self::trainings::{Training, training};
 use super::inspect::ScoreArgs;
@@ -185,42 +186,6 @@ pub struct Args {
     endpoint: EndpointArgs,
     #[command(flatten)]
     scores: ScoreArgs,
-}
-
-/// How a running endpoint is asked.
-#[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Auditing an endpoint")]
-pub struct EndpointArgs {
-    /// Audit a running endpoint of the Open Inference Protocol (Sordino, Triton, KServe …) by its http:// URL. With one
-    /// --defence and its --centroids the attacker knows that defence.
-    #[arg(long = "endpoint", value_name = "URL", requires = "data", requires = "sides", group = "audited",
-        conflicts_with_all = ["model", "predictions"])]
-    url: Option<String>,
-    /// The model's name, where the URL does not end in /v2/models/NAME.
-    #[arg(long, value_name = "NAME", requires = "url")]
-    endpoint_model: Option<String>,
-    /// The output to read.
-    #[arg(long, value_name = "NAME", requires = "url")]
-    output: Option<String>,
-    /// What the output's numbers are, where they are no probabilities: logits, probabilities or log_probabilities.
-    #[arg(long, value_name = "KIND", requires = "url", value_parser = score_kind)]
-    output_kind: Option<ScoreKind>,
-    /// Rows that may be asked at most in this run; of a model that is not behind an endpoint, further questions.
-    #[arg(long, value_name = "N")]
-    query_budget: Option<u64>,
-    /// Rows a second at most.
-    #[arg(long, value_name = "N", requires = "url", value_parser = above_zero)]
-    rate: Option<f64>,
-    /// Where answers are kept while they come, so that the same command goes on where it stopped; without it, a file
-    /// beside the first report asked for.
-    #[arg(long, value_name = "FILE", requires = "url")]
-    answers: Option<PathBuf>,
-    /// Seconds for one answer.
-    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_600))]
-    timeout: u32,
-    /// Ask an endpoint that is not on this machine: with its owner's consent.
-    #[arg(long, requires = "url")]
-    allow_remote: bool,
 }
 
 fn score_kind(word: &str) -> Result<ScoreKind, String> {

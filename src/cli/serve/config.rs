@@ -254,7 +254,7 @@ fn from_file(text: &str, path: &Path, mistakes: &mut Mistakes) -> Written {
     written.engine_library = model.take("engine_library");
     model.close();
     let mut upstream = Section::open("upstream", &mut file, mistakes);
-    written.upstream.read(&mut upstream);
+    written.upstream.read(&mut upstream, beside);
     upstream.close();
     let mut log = Section::open("log", &mut file, mistakes);
     written.log_format = log.take("format");

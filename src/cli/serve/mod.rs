@@ -4,6 +4,7 @@ mod batching;
 mod config;
 mod repository;
 mod upstream;
+mod upstream_tls;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -260,6 +261,7 @@ fn warn_alone(pipeline: &Pipeline, preparation: &Preparation) {
 /// Waits for the server of the model and builds what belongs to it. Needs a runtime.
 async fn build_upstream(settings: &Settings, upstream: &UpstreamSettings) -> anyhow::Result<Pipeline> {
     let mut config = upstream.config.clone();
+    config.tls = upstream.tls.load()?;
     let file = match &upstream.centroids {
         None => None,
         Some(path) => {

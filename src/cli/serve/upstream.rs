@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use serde::Deserialize;
 
 use super::config::{Mistakes, Section, Written, count, duration, plain_word};
+use super::upstream_tls::WrittenTls;
 use crate::artifact::ModelDigest;
 use crate::client::upstream::{Target, UpstreamConfig};
 use crate::defence::Method;
@@ -27,13 +29,15 @@ pub(super) struct UpstreamSettings {
     pub(super) config: UpstreamConfig,
     pub(super) centroids: Option<PathBuf>,
     pub(super) model_sha256: Option<ModelDigest>,
+    /// What TLS needs, read when the upstream is built.
+    pub(super) tls: WrittenTls,
 }
 
 /// A model that runs in another server, which is asked for raw scores; ours defends them.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Upstream")]
 pub(super) struct UpstreamArgs {
-    /// Where the model runs: http://HOST:PORT[/PREFIX], several for several servers of the same model
+    /// Where the model runs: http[s]://HOST:PORT[/PREFIX], several for several servers of the same model
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     pub(super) upstream: Vec<String>,
     /// The model's name there [default: --name]
@@ -45,6 +49,9 @@ pub(super) struct UpstreamArgs {
     /// oip-http, oip-grpc, tfserving or kserve-v1 [default: oip-http]
     #[arg(long, value_name = "PROTOCOL")]
     pub(super) upstream_protocol: Option<String>,
+    /// Authorities that its certificate may be of, PEM [default: those that this machine trusts]
+    #[arg(long, value_name = "FILE")]
+    pub(super) upstream_ca_file: Option<PathBuf>,
     /// How long a request to it may take [default: 30]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub(super) upstream_timeout_seconds: Option<f64>,
@@ -63,9 +70,10 @@ pub(super) struct KserveArgs {
     /// --upstream-protocol: v1, v2 or grpc-v2
     #[arg(long = "predictor_protocol", value_name = "PROTOCOL")]
     pub(super) predictor_protocol: Option<String>,
-    /// true is refused: TLS is not spoken here
-    #[arg(long = "predictor_use_ssl", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    pub(super) predictor_use_ssl: Option<String>,
+    /// TLS to the predictor
+    #[arg(long = "predictor_use_ssl", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
+          value_parser = BoolishValueParser::new())]
+    pub(super) predictor_use_ssl: Option<bool>,
     /// --upstream-timeout-seconds
     #[arg(long = "predictor_request_timeout_seconds", value_name = "SECONDS")]
     pub(super) predictor_timeout: Option<f64>,
@@ -111,6 +119,7 @@ pub(super) struct WrittenUpstream {
     max_in_flight: Option<usize>,
     eject_after: Option<usize>,
     max_answer_bytes: Option<usize>,
+    tls: WrittenTls,
 }
 
 #[derive(Debug, Deserialize)]
@@ -131,7 +140,8 @@ enum WrittenRule {
 
 impl WrittenUpstream {
     /// Takes the keys of the table.
-    pub(super) fn read(&mut self, table: &mut Section<'_>) {
+    pub(super) fn read(&mut self, table: &mut Section<'_>, beside: impl Fn(PathBuf) -> PathBuf) {
+        self.tls.read(table, beside);
         self.urls = table.take("urls");
         self.model = table.take("model");
         self.version = table.take("version");
@@ -161,8 +171,9 @@ impl WrittenUpstream {
             }
         }
         let urls = (!flags.upstream.is_empty()).then(|| flags.upstream.clone());
-        let predictor = kserve.predictor_host.clone().map(|host| vec![host]);
+        let predictor = kserve.predictor().map(|url| vec![url]);
         over(&mut self.urls, [&urls, &predictor]);
+        self.tls.overlay(flags.upstream_ca_file.as_ref());
         over(&mut self.model, [&flags.upstream_model, &kserve.model_name]);
         over(&mut self.version, [&flags.upstream_version, &None]);
         over(&mut self.protocol, [&flags.upstream_protocol, &kserve.predictor_protocol]);
@@ -199,6 +210,7 @@ impl WrittenUpstream {
         }
         needs_centroids(written, mistakes);
         let targets = targets(urls, mistakes);
+        self.tls.check(&targets, mistakes);
         let declared = self.declared(written, name, mistakes);
         let default = UpstreamConfig::new(targets, declared);
         let mut time = |key, seconds: Option<f64>, default: Duration| duration(key, seconds, default, mistakes);
@@ -238,7 +250,8 @@ impl WrittenUpstream {
         if let Some(max) = self.max_answer_bytes {
             config.max_answer_bytes = count("upstream.max_answer_bytes", max, MAX_ANSWER_BYTES, mistakes);
         }
-        Some(UpstreamSettings { config, centroids: written.centroids.clone(), model_sha256: self.model_sha256 })
+        let (centroids, tls) = (written.centroids.clone(), self.tls);
+        Some(UpstreamSettings { config, centroids, model_sha256: self.model_sha256, tls })
     }
 
     fn declared(&self, written: &Written, name: &str, mistakes: &mut Mistakes) -> Declared {
@@ -334,14 +347,18 @@ impl KserveArgs {
         self.grpc_port.map(|port| format!("0.0.0.0:{port}"))
     }
 
-    /// What cannot be had.
+    /// The predictor's address, `https` if its flag says so; an address with a scheme stays as it is.
+    fn predictor(&self) -> Option<String> {
+        let host = self.predictor_host.as_ref()?;
+        let scheme = if self.predictor_use_ssl == Some(true) { "https" } else { "http" };
+        Some(if host.contains("://") { host.clone() } else { format!("{scheme}://{host}") })
+    }
+
+    /// TLS that is asked for and would not be spoken.
     pub(super) fn check(&self, mistakes: &mut Mistakes) {
-        if self.predictor_use_ssl.as_deref().is_some_and(|text| text.eq_ignore_ascii_case("true")) {
-            mistakes.push(
-                "--predictor_use_ssl: TLS to the predictor is not spoken here; reach it over loopback, or through a mesh \
-                 that encrypts"
-                    .to_owned(),
-            );
+        let address = self.predictor();
+        if self.predictor_use_ssl == Some(true) && !address.is_some_and(|url| url.starts_with("https://")) {
+            mistakes.push("--predictor_use_ssl: needs --predictor_host, without http:// before it".to_owned());
         }
     }
 }

@@ -2,7 +2,6 @@
 //! socket and the request, and dropping a request closes its connection, which tells the other server.
 
 use std::future::Future;
-use std::io;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
@@ -12,8 +11,8 @@ use hyper::client::conn::http1::{Connection as Driver, SendRequest, handshake};
 use hyper::header::HeaderMap;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
+use super::stream::{Dialer, Stream, tls_ended};
 use crate::engine::upstream::Fault;
 
 /// A whole answer.
@@ -27,13 +26,13 @@ pub(super) struct Reply {
 /// How an exchange failed.
 #[derive(Debug)]
 pub(super) enum Broken {
-    /// Not a byte of the request left: it may be sent elsewhere.
-    Unsent(Box<Request<Full<Bytes>>>),
+    /// Not a byte of the request left: it may be sent elsewhere. With the words of TLS, where that ended the connection.
+    Unsent(Box<Request<Full<Bytes>>>, Option<String>),
     /// The other side may have got it.
     Sent(Fault),
 }
 
-type Io = TokioIo<TcpStream>;
+type Io = TokioIo<Stream>;
 
 /// What moves a connection on; none once it has ended.
 type Driven = Option<Pin<Box<Driver<Io, Full<Bytes>>>>>;
@@ -45,11 +44,13 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Dials the first address that takes it.
-    pub(super) async fn open(host: &str, port: u16) -> io::Result<Self> {
-        let stream = TcpStream::connect((host, port)).await?;
-        stream.set_nodelay(true)?;
-        let (sender, driver) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    /// A new connection.
+    ///
+    /// # Errors
+    /// [`Fault::Unreachable`] and [`Fault::Handshake`].
+    pub(super) async fn open(dialer: &Dialer) -> Result<Self, Fault> {
+        let stream = dialer.open().await?;
+        let (sender, driver) = handshake(TokioIo::new(stream)).await.map_err(|_| Fault::Unreachable)?;
         Ok(Self { sender, driver: Some(Box::pin(driver)) })
     }
 
@@ -67,11 +68,16 @@ impl Connection {
         let Self { sender, driver } = self;
         let head = drive(driver, sender.try_send_request(request)).await;
         let head = head.map_err(|mut error| match error.take_message() {
-            Some(request) => Broken::Unsent(Box::new(request)),
-            None => Broken::Sent(Fault::BrokenOff),
+            Some(request) => Broken::Unsent(Box::new(request), tls_ended(error.error())),
+            None => Broken::Sent(broken_off(error.error())),
         })?;
         read(driver, head, max_bytes).await.map_err(Broken::Sent)
     }
+}
+
+/// How a connection ended inside of an exchange.
+fn broken_off(error: &hyper::Error) -> Fault {
+    tls_ended(error).map_or(Fault::BrokenOff, Fault::TlsEnded)
 }
 
 async fn read(driver: &mut Driven, head: Response<hyper::body::Incoming>, max_bytes: usize) -> Result<Reply, Fault> {
@@ -83,7 +89,7 @@ async fn read(driver: &mut Driven, head: Response<hyper::body::Incoming>, max_by
     let mut first = Bytes::new();
     let mut rest: Vec<u8> = Vec::new();
     while let Some(frame) = drive(driver, body.frame()).await {
-        let Ok(data) = frame.map_err(|_| Fault::BrokenOff)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|error| broken_off(&error))?.into_data() else { continue };
         if first.len() + rest.len() + data.len() > max_bytes {
             return Err(too_long());
         }

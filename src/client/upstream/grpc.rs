@@ -1,15 +1,22 @@
 //! A server that is asked over gRPC: one HTTP/2 connection that all requests share, opened when it is needed.
 
 use std::error::Error as _;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
+use hyper::Uri;
+use hyper_util::rt::TokioIo;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codegen::Service;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, ConnectError, Request, Status};
 
+use super::stream::{Dialer, Stream};
 use super::target::Target;
 use super::{MAX_ABOUT_BYTES, UpstreamConfig};
 use crate::client::inference_client::grpc_inference_service_client::GrpcInferenceServiceClient as Client;
@@ -27,14 +34,13 @@ pub(super) struct Line {
 
 impl Line {
     /// A connection that opens with the first call. Needs a runtime.
-    pub(super) fn new(target: &Target, config: &UpstreamConfig) -> Result<Self, Fault> {
-        let uri = format!("http://{}", target.shown());
+    pub(super) fn new(target: &Target, config: &UpstreamConfig, dialer: &Dialer) -> Result<Self, Fault> {
+        let uri = format!("{}://{}", if target.tls { "https" } else { "http" }, target.shown());
         let endpoint = Endpoint::from_shared(uri).map_err(|_| Fault::Unreachable)?;
+        // The dialer knows how long a connection may take.
         let channel = endpoint
-            .connect_timeout(config.connect_timeout)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(20))
-            .connect_lazy();
+            .connect_with_connector_lazy(Dial(dialer.clone()));
         Ok(Self { channel, max_answer_bytes: config.max_answer_bytes })
     }
 
@@ -43,7 +49,7 @@ impl Line {
         Client::new(self.channel.clone()).max_decoding_message_size(MAX_ABOUT_BYTES)
     }
 
-    /// Sends an encoded request for scores; the answer comes as encoded. [`Fault::Unreachable`] says that nothing was sent.
+    /// Sends an encoded request for scores; the answer comes as encoded. [`Fault::is_unsent`] says that nothing was sent.
     pub(super) async fn infer(&self, message: Bytes, call: &CallContext) -> Result<Bytes, Fault> {
         let mut request = Request::new(message);
         let named = [
@@ -75,6 +81,24 @@ impl Line {
         let version = version.unwrap_or_default().to_owned();
         let answer = self.client().model_ready(ModelReadyRequest { name: name.to_owned(), version }).await;
         answer.is_ok_and(|answer| answer.into_inner().ready)
+    }
+}
+
+/// Opens connections by our own hand, for the library's client.
+struct Dial(Dialer);
+
+impl Service<Uri> for Dial {
+    type Response = TokioIo<Stream>;
+    type Error = Fault;
+    type Future = Pin<Box<dyn Future<Output = Result<TokioIo<Stream>, Fault>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let dialer = self.0.clone();
+        Box::pin(async move { Ok(TokioIo::new(dialer.open().await?)) })
     }
 }
 
@@ -121,7 +145,10 @@ fn fault(status: &Status) -> Fault {
     let mut source = status.source();
     let transport = source.is_some();
     while let Some(error) = source {
-        if error.is::<ConnectError>() {
+        if let Some(fault) = error.downcast_ref::<Fault>() {
+            return fault.clone();
+        }
+        if error.is::<ConnectError>() && error.source().is_none_or(|source| !source.is::<Fault>()) {
             return Fault::Unreachable;
         }
         source = error.source();

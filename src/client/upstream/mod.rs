@@ -12,6 +12,7 @@ mod grpc;
 mod probe;
 mod replica;
 mod start;
+mod stream;
 mod target;
 
 use std::future::Future;
@@ -37,6 +38,7 @@ use crate::protocol::Passed;
 use crate::tensor::{Inputs, TensorSpec};
 
 pub use self::start::{StartError, connect};
+pub use self::stream::TlsSettings;
 pub use self::target::Target;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -76,6 +78,8 @@ pub struct UpstreamConfig {
     pub eject_after: u32,
     /// The longest answer that is read.
     pub max_answer_bytes: usize,
+    /// What TLS needs, where the address of a server asks for it.
+    pub tls: TlsSettings,
 }
 
 impl UpstreamConfig {
@@ -95,6 +99,7 @@ impl UpstreamConfig {
             idle_timeout: Duration::from_secs(30),
             eject_after: 5,
             max_answer_bytes: 64 << 20,
+            tls: TlsSettings::default(),
         }
     }
 }
@@ -156,10 +161,10 @@ impl Upstream {
             // The client's own haste says nothing about the server.
             match timeout_at(deadline, attempt).await.map_err(|_| Fault::Timeout)? {
                 Ok(reply) => return Ok(reply),
-                Err(Fault::Unreachable) if tried.len() < self.config.retries as usize => {
+                Err(fault) if fault.is_unsent() && tried.len() < self.config.retries as usize => {
                     tried.push(index);
                     self.counters.retries.fetch_add(1, Ordering::Relaxed);
-                    last = Some(Fault::Unreachable);
+                    last = Some(fault);
                 }
                 Err(fault) => return Err(fault),
             }

@@ -11,6 +11,7 @@ use hyper::body::Bytes;
 use super::breaker::Breaker;
 use super::connection::{Broken, Connection, Reply};
 use super::grpc::Line;
+use super::stream::{Dialer, Inside};
 use super::target::Target;
 use super::{Upstream, UpstreamConfig};
 use crate::engine::upstream::{Dialect, Fault};
@@ -26,6 +27,7 @@ pub(super) struct Counters {
 /// One server.
 pub(super) struct Replica {
     pub(super) target: Target,
+    dialer: Dialer,
     /// Where it is asked over gRPC.
     pub(super) line: Option<Line>,
     idle: Mutex<Vec<(Connection, Instant)>>,
@@ -45,9 +47,12 @@ pub(super) struct Lease {
 impl Replica {
     pub(super) fn new(target: Target, config: &UpstreamConfig) -> Result<Self, Fault> {
         let over_grpc = config.declared.dialect == Dialect::OipGrpc;
-        let line = over_grpc.then(|| Line::new(&target, config)).transpose()?;
+        let inside = if over_grpc { Inside::Http2 } else { Inside::Http1 };
+        let dialer = Dialer::new(&target, config, inside)?;
+        let line = over_grpc.then(|| Line::new(&target, config, &dialer)).transpose()?;
         Ok(Self {
             target,
+            dialer,
             line,
             idle: Mutex::new(Vec::new()),
             in_flight: AtomicUsize::new(0),
@@ -83,19 +88,14 @@ impl Replica {
         }
     }
 
-    async fn opened(&self, config: &UpstreamConfig, counters: &Counters) -> Result<Connection, Fault> {
-        let open = Connection::open(&self.target.host, self.target.port);
-        match tokio::time::timeout(config.connect_timeout, open).await {
-            Ok(Ok(connection)) => {
-                counters.connections.fetch_add(1, Ordering::Relaxed);
-                Ok(connection)
-            }
-            Ok(Err(_)) | Err(_) => Err(Fault::Unreachable),
-        }
+    async fn opened(&self, counters: &Counters) -> Result<Connection, Fault> {
+        let connection = Connection::open(&self.dialer).await?;
+        counters.connections.fetch_add(1, Ordering::Relaxed);
+        Ok(connection)
     }
 
     /// Sends a request over an idle connection or a new one, and reads an answer of at most `max_bytes`.
-    /// [`Fault::Unreachable`] says that it was not sent.
+    /// [`Fault::is_unsent`] says that it was not sent.
     pub(super) async fn exchange(
         &self,
         config: &UpstreamConfig,
@@ -108,7 +108,7 @@ impl Replica {
             let is_new = connection.is_none();
             let mut current = match connection.take() {
                 Some(connection) => connection,
-                None => self.opened(config, counters).await?,
+                None => self.opened(counters).await?,
             };
             match current.exchange(request, max_bytes).await {
                 Ok(reply) => {
@@ -119,9 +119,11 @@ impl Replica {
                     return Ok(reply);
                 }
                 Err(Broken::Sent(fault)) => return Err(fault),
-                Err(Broken::Unsent(_)) if is_new => return Err(Fault::Unreachable),
+                Err(Broken::Unsent(_, why)) if is_new => {
+                    return Err(why.map_or(Fault::Unreachable, Fault::Handshake));
+                }
                 // It was closed while it was idle: nothing has left, so a new one may carry the request.
-                Err(Broken::Unsent(unsent)) => request = *unsent,
+                Err(Broken::Unsent(unsent, _)) => request = *unsent,
             }
         }
     }
@@ -165,11 +167,11 @@ impl Lease {
         let mut others = self.upstream.replicas.iter().enumerate().filter(|(index, _)| *index != self.index);
         let is_last = !others.any(|(_, other)| other.is_usable(now));
         let mut breaker = self.replica().breaker();
-        if is_last && *fault != Fault::Unreachable {
+        if is_last && !fault.is_unsent() {
             breaker.spared();
         } else if breaker.failed(now) {
             self.upstream.counters.ejections.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(upstream = self.replica().target.shown(), "left out for a while after failures");
+            tracing::warn!(upstream = self.replica().target.shown(), last = %fault, "left out for a while after failures");
         }
     }
 }

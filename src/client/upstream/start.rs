@@ -74,7 +74,7 @@ pub async fn connect(config: UpstreamConfig) -> Result<Arc<Upstream>, StartError
                 return Ok(upstream);
             }
             // A model that cannot be served as declared will not become one that can.
-            Err(error @ StartError::Plan(_)) => return Err(error),
+            Err(error @ (StartError::Plan(_) | StartError::Silent { last: Fault::Tls(_), .. })) => return Err(error),
             Err(error) if started.elapsed() >= config.start_timeout => return Err(error),
             Err(error) => {
                 let text = error.to_string();
@@ -151,7 +151,8 @@ impl Asker<'_> {
         let answer = tokio::time::timeout(self.config.timeout, asked).await.unwrap_or(Err(Fault::Timeout));
         match answer {
             Ok(metadata) => Ok(grpc::found(metadata)?),
-            Err(fault @ (Fault::Unreachable | Fault::Timeout | Fault::BrokenOff)) => Err(silent(self.config, fault)),
+            Err(fault @ (Fault::Timeout | Fault::BrokenOff)) => Err(silent(self.config, fault)),
+            Err(fault) if fault.is_unsent() => Err(silent(self.config, fault)),
             Err(fault) => Err(StartError::NoModelByGrpc {
                 server: self.replica.target.shown(),
                 model: declared.model.clone(),

@@ -1,4 +1,4 @@
-//! Where a server is: `http://host:port[/prefix]`, resolved anew for each connection.
+//! Where a server is: `http://host:port[/prefix]`, or `https://`, resolved anew for each connection.
 
 use hyper::Uri;
 use hyper::header::HeaderValue;
@@ -11,12 +11,14 @@ pub struct Target {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) authority: HeaderValue,
+    /// Whether TLS is spoken to it.
+    pub(super) tls: bool,
     /// Stands before every path; without a slash at its end.
     pub(super) prefix: String,
 }
 
 impl Target {
-    /// Parses `http://host:port[/prefix]`; without a scheme `http` is meant, without a port 80.
+    /// Parses `http://host:port[/prefix]`, or `https://` for TLS; without a scheme `http` is meant, without a port 80 or 443.
     ///
     /// # Errors
     /// [`ClientError::BadUrl`] for another scheme, no host, credentials or a query.
@@ -24,12 +26,14 @@ impl Target {
         let bad = |reason: &str| ClientError::BadUrl { url: url.to_owned(), reason: reason.to_owned() };
         let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let uri: Uri = full.parse().map_err(|_| bad("it is not a URL"))?;
-        match uri.scheme_str() {
-            Some("http" | "grpc") => {}
-            Some("https" | "grpcs") => {
-                return Err(bad("TLS is not spoken here; reach it over loopback, or through a mesh that encrypts"));
-            }
-            _ => return Err(bad("it must begin with http://")),
+        let tls = match uri.scheme_str() {
+            Some("http" | "grpc") => false,
+            Some("https" | "grpcs") => true,
+            _ => return Err(bad("it must begin with http:// or https://")),
+        };
+        #[cfg(not(feature = "tls"))]
+        if tls {
+            return Err(bad(super::stream::NO_TLS));
         }
         let authority = uri.authority().ok_or_else(|| bad("it names no host"))?;
         if authority.as_str().contains('@') {
@@ -44,7 +48,14 @@ impl Target {
         }
         let value = HeaderValue::from_str(authority.as_str()).map_err(|_| bad("its host is no header value"))?;
         let prefix = uri.path().trim_end_matches('/').to_owned();
-        Ok(Self { host, port: authority.port_u16().unwrap_or(80), authority: value, prefix })
+        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        Ok(Self { host, port, authority: value, tls, prefix })
+    }
+
+    /// Whether TLS is spoken to it.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.tls
     }
 
     /// `host:port`, for messages.
@@ -70,7 +81,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_dialled_is_told() {
-        for url in ["", "https://a", "ftp://a", "http://u:p@a", "http://", "http://a/?x=1", "a b"] {
+        #[cfg(not(feature = "tls"))]
+        assert!(Target::parse("https://a").unwrap_err().to_string().contains("feature tls"));
+        #[cfg(feature = "tls")]
+        assert_eq!(Target::parse("grpcs://a").map(|target| (target.tls, target.port)).unwrap(), (true, 443));
+        for url in ["", "ftp://a", "http://u:p@a", "http://", "http://a/?x=1", "a b"] {
             assert!(matches!(Target::parse(url), Err(ClientError::BadUrl { .. })), "{url}");
         }
     }

@@ -68,6 +68,15 @@ pub enum Fault {
     /// The inputs cannot be written in the server's protocol.
     #[error("the inputs cannot be sent: {0}")]
     Inputs(String),
+    /// TLS cannot be spoken as the settings say: that will not change by itself.
+    #[error("TLS cannot be spoken as it is set up: {0}")]
+    Tls(String),
+    /// The TLS handshake with a server failed; nothing of a request was sent.
+    #[error("the TLS handshake failed: {0}")]
+    Handshake(String),
+    /// TLS ended while a request was under way: of a client certificate that is missing or not liked, some servers tell only then.
+    #[error("TLS ended: {0}")]
+    TlsEnded(String),
     /// Asked by a caller that cannot wait without holding its thread.
     #[error("a model in another server is asked asynchronously")]
     Asynchronous,
@@ -82,14 +91,21 @@ impl Fault {
     /// Whether trying later is the advice.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Unreachable | Self::Busy | Self::Status(429 | 503) | Self::Grpc(8 | 14))
+        matches!(self, Self::Busy | Self::Status(429 | 503) | Self::Grpc(8 | 14)) || self.is_unsent()
     }
 
     /// Whether this speaks against the server rather than the request: such failures in a row leave it out for a while.
     /// A status of 500 does not, since many servers give it to inputs that their model does not like.
     #[must_use]
     pub fn is_of_server(&self) -> bool {
-        matches!(self, Self::Unreachable | Self::Timeout | Self::BrokenOff | Self::Status(502..=504) | Self::Grpc(14))
+        let broken = matches!(self, Self::Timeout | Self::BrokenOff | Self::TlsEnded(_));
+        broken || self.is_unsent() || matches!(self, Self::Status(502..=504) | Self::Grpc(14))
+    }
+
+    /// Whether no connection came about, so that nothing of the request can have arrived.
+    #[must_use]
+    pub fn is_unsent(&self) -> bool {
+        matches!(self, Self::Unreachable | Self::Handshake(_))
     }
 }
 

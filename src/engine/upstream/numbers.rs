@@ -103,7 +103,16 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
             numbers.shape.push(0);
         }
         let mut length = 0;
-        while seq.next_element_seed(Node { numbers: &mut *numbers, read, depth: depth + 1 })?.is_some() {
+        loop {
+            // What is no tensor any more is passed over: that costs the least.
+            let has_next = if numbers.is_tensor {
+                seq.next_element_seed(Node { numbers: &mut *numbers, read, depth: depth + 1 })?.is_some()
+            } else {
+                seq.next_element::<IgnoredAny>()?.is_some()
+            };
+            if !has_next {
+                break;
+            }
             length += 1;
         }
         if known {

@@ -211,7 +211,9 @@ fn a_model_in_another_server_needs_its_address_and_what_its_scores_are() {
     let (_, mistakes) = check(
         r#"
         [upstream]
-        urls = ["https://a"]
+        urls = ["ftp://a", "b"]
+        server_name = "a"
+        client_key_file = "a.key"
         protocol = "soap"
         colour = "blue"
         timeout_seconds = 0
@@ -221,7 +223,17 @@ fn a_model_in_another_server_needs_its_address_and_what_its_scores_are() {
         path = "m.onnx"
         "#,
     );
-    for word in ["TLS", "soap", "'upstream.colour'", "timeout_seconds", "model.path", "score_kind", "model.centroids"] {
+    for word in [
+        "ftp://a",
+        "one needs the other",
+        "upstream.server_name: no address",
+        "soap",
+        "'upstream.colour'",
+        "timeout_seconds",
+        "model.path",
+        "score_kind",
+        "model.centroids",
+    ] {
         assert!(mistakes.iter().any(|mistake| mistake.contains(word)), "{word}: {mistakes:?}");
     }
     let (_, mistakes) = check("[upstream]\nmodel = \"clf\"\n");
@@ -260,9 +272,15 @@ fn the_flags_of_a_transformer_container_are_understood() {
     let config = settings.upstream.unwrap().config;
     assert_eq!((config.targets[0].shown().as_str(), config.timeout), ("localhost:8085", Duration::from_secs(600)));
     let args = parse("serve --model_name=clf --predictor_host=a --predictor_use_ssl=true").unwrap();
-    let mut mistakes = Vec::new();
-    args.kserve.check(&mut mistakes);
-    assert!(mistakes[0].contains("predictor_use_ssl"));
+    let mut written = Written::default();
+    written.overlay(&args);
+    assert_eq!(written.upstream.urls, Some(vec!["https://a".to_owned()]));
+    for line in ["serve --predictor_use_ssl", "serve --predictor_host=http://a --predictor_use_ssl=true"] {
+        let mut mistakes = Vec::new();
+        parse(line).unwrap().kserve.check(&mut mistakes);
+        assert!(mistakes[0].contains("predictor_use_ssl"), "{line}: {mistakes:?}");
+    }
+    assert!(parse("serve --predictor_host=a --predictor_use_ssl=perhaps").is_err());
 }
 
 #[test]

@@ -1,0 +1,81 @@
+//! TLS to another server, as the settings have it: which files, which name, and whether any address asks for it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use super::config::{Mistakes, Section};
+use crate::client::upstream::{Target, TlsSettings};
+
+/// No file of certificates is longer: the store of a whole system takes a quarter of a MiB.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// Where the files lie, read when the upstream is built, and the name to ask for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct WrittenTls {
+    authorities: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    server_name: Option<String>,
+}
+
+impl WrittenTls {
+    /// Takes the keys of the table `upstream`.
+    pub(super) fn read(&mut self, table: &mut Section<'_>, beside: impl Fn(PathBuf) -> PathBuf) {
+        self.authorities = table.take("ca_file").map(&beside);
+        self.certificate = table.take("client_certificate_file").map(&beside);
+        self.key = table.take("client_key_file").map(&beside);
+        self.server_name = table.take("server_name");
+    }
+
+    /// The flag wins over the file.
+    pub(super) fn overlay(&mut self, authorities: Option<&PathBuf>) {
+        if authorities.is_some() {
+            self.authorities = authorities.cloned();
+        }
+    }
+
+    /// What does not go together. Settings of TLS that nothing would use are a mistake: whoever wrote them expects that
+    /// what is sent is encrypted.
+    pub(super) fn check(&self, targets: &[Target], mistakes: &mut Mistakes) {
+        if self.certificate.is_some() != self.key.is_some() {
+            mistakes.push("upstream.client_certificate_file, upstream.client_key_file: one needs the other".to_owned());
+        }
+        let all_plain = !targets.is_empty() && !targets.iter().any(Target::is_tls);
+        let keys = [
+            ("ca_file", self.authorities.is_some()),
+            ("client_certificate_file", self.certificate.is_some()),
+            ("client_key_file", self.key.is_some()),
+            ("server_name", self.server_name.is_some()),
+        ];
+        for (key, _) in keys.into_iter().filter(|(_, is_given)| *is_given && all_plain) {
+            mistakes.push(format!(
+                "upstream.{key}: no address of upstream.urls begins with https://, so nothing is encrypted"
+            ));
+        }
+    }
+
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// The one that cannot be read.
+    pub(super) fn load(&self) -> anyhow::Result<TlsSettings> {
+        let authorities = self.authorities.as_deref().map(contents).transpose()?;
+        let client = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => Some((contents(certificate)?, contents(key)?)),
+            _ => None,
+        };
+        Ok(TlsSettings { authorities, client, server_name: self.server_name.clone() })
+    }
+}
+
+fn contents(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let cannot = || format!("cannot read {}", path.display());
+    let length = std::fs::metadata(path).with_context(cannot)?.len();
+    anyhow::ensure!(
+        length <= MAX_FILE_BYTES,
+        "{}: {length} bytes, too many for a file of certificates",
+        path.display()
+    );
+    std::fs::read(path).with_context(cannot)
+}
