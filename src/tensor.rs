@@ -4,7 +4,7 @@
 //! element type, the rank, every fixed dimension, the number of values and their finiteness (R8). Its `Debug`
 //! prints shapes, never values.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::ops::Range;
 
 use half::{bf16, f16};
@@ -135,8 +135,14 @@ pub struct TensorSpec {
 pub(crate) fn shape_text(shape: &[usize]) -> String {
     // Shapes come from outside, too: no more is said than a line holds.
     const SHOWN: usize = 16;
-    let sizes: Vec<String> = shape.iter().take(SHOWN).map(ToString::to_string).collect();
-    format!("[{}{}]", sizes.join(","), if shape.len() > SHOWN { ",…" } else { "" })
+    let mut text = String::from("[");
+    for (position, size) in shape.iter().take(SHOWN).enumerate() {
+        let comma = if position > 0 { "," } else { "" };
+        // Writing into a string does not fail.
+        let _ = write!(text, "{comma}{size}");
+    }
+    text.push_str(if shape.len() > SHOWN { ",…]" } else { "]" });
+    text
 }
 
 impl TensorSpec {
@@ -260,10 +266,14 @@ impl Values {
 
     /// Appends the values as raw little-endian bytes.
     pub(crate) fn write_raw(&self, out: &mut Vec<u8>) {
+        let start = out.len();
         macro_rules! raw {
-            ($values:expr) => {
-                $values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()))
-            };
+            ($values:expr) => {{
+                out.resize(start + self.n_bytes(), 0);
+                for (bytes, value) in out[start..].as_chunks_mut().0.iter_mut().zip($values) {
+                    *bytes = value.to_le_bytes();
+                }
+            }};
         }
         match self {
             Values::Bool(v) => out.extend(v.iter().map(|&value| u8::from(value))),

@@ -108,7 +108,7 @@ pub trait Engine: Send + Sync {
 #[derive(Debug, Clone, Default)]
 pub struct CallContext {
     /// Our id of the request; empty where there is none.
-    pub request_id: String,
+    pub request_id: Arc<str>,
     /// W3C `traceparent`, as the client sent it.
     pub traceparent: Option<String>,
     /// W3C `tracestate`, as the client sent it.

@@ -11,6 +11,8 @@ mod connection;
 mod grpc;
 mod probe;
 mod replica;
+mod reply;
+mod rest;
 mod start;
 mod target;
 
@@ -21,15 +23,12 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, Uri};
+use bytes::Bytes;
 use tokio::time::timeout_at;
 
 use self::connection::Reply;
 use self::replica::{Counters, Lease, Replica};
-use super::http::INFERENCE_HEADER_LENGTH;
+use self::rest::RestCall;
 use crate::defence::RawScores;
 use crate::engine::upstream::{Declared, Dialect, Fault, Plan, WireReply, WireRequest};
 use crate::engine::{CallContext, EngineError, ModelSpec, RemoteEngine, RemoteFigures, ReplyFuture};
@@ -38,13 +37,6 @@ use crate::tensor::{Inputs, TensorSpec};
 
 pub use self::start::{StartError, connect};
 pub use self::target::Target;
-
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
-const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The longest answer to a question about the server or the model.
 const MAX_ABOUT_BYTES: usize = 1 << 20;
@@ -102,6 +94,7 @@ impl UpstreamConfig {
 /// The servers of one model.
 pub struct Upstream {
     plan: Plan,
+    infer_path: Arc<str>,
     config: UpstreamConfig,
     replicas: Vec<Replica>,
     counters: Counters,
@@ -121,8 +114,9 @@ impl Upstream {
     fn new(plan: Plan, config: UpstreamConfig) -> Result<Arc<Self>, Fault> {
         let replicas = config.targets.iter().map(|target| Replica::new(target.clone(), &config));
         let replicas = replicas.collect::<Result<_, _>>()?;
+        let infer_path = rest::checked(&plan.infer_path())?;
         let (counters, turn, judging) = (Counters::default(), AtomicUsize::new(0), Mutex::new(()));
-        Ok(Arc::new(Self { plan, config, replicas, counters, turn, judging }))
+        Ok(Arc::new(Self { plan, infer_path, config, replicas, counters, turn, judging }))
     }
 
     /// The usable server with the fewest requests under way, but for those that were tried.
@@ -146,15 +140,19 @@ impl Upstream {
     async fn asked(self: Arc<Self>, request: WireRequest, call: CallContext) -> Result<WireReply, Fault> {
         let started = tokio::time::Instant::now();
         let own = started + self.config.timeout;
-        let deadline = call.deadline.map_or(own, |deadline| deadline.into()).min(own);
-        let outgoing = Arc::new(Outgoing::new(&self.plan, request, call));
+        let deadline = call.deadline.map(tokio::time::Instant::from).filter(|deadline| *deadline < own);
+        let outgoing = Arc::new(Outgoing::new(&self, request, call));
         let mut tried = Vec::new();
         let mut last = None;
         loop {
             let (index, lease) = self.choose(&tried).map_err(|fault| last.take().unwrap_or(fault))?;
             let attempt = Attempt::new(lease, Arc::clone(&outgoing), own);
-            // The client's own haste says nothing about the server.
-            match timeout_at(deadline, attempt).await.map_err(|_| Fault::Timeout)? {
+            // The client's own haste says nothing about the server. The attempt itself ends in time for anybody else.
+            let outcome = match deadline {
+                Some(deadline) => timeout_at(deadline, attempt).await.map_err(|_| Fault::Timeout)?,
+                None => attempt.await,
+            };
+            match outcome {
                 Ok(reply) => return Ok(reply),
                 Err(Fault::Unreachable) if tried.len() < self.config.retries as usize => {
                     tried.push(index);
@@ -175,9 +173,9 @@ impl Upstream {
             }
             (Outgoing::Grpc { .. }, None) => Err(Fault::Inputs("this server is not asked over gRPC".to_owned())),
             (Outgoing::Rest(asked), _) => {
-                let request = asked.request(&replica.target)?;
+                let request = asked.written(&replica.target);
                 let max_bytes = self.config.max_answer_bytes;
-                let reply = replica.exchange(&self.config, &self.counters, max_bytes, request).await?;
+                let reply = replica.exchange(&self.config, &self.counters, max_bytes, &request).await?;
                 if reply.status == 200 { Ok(taken(reply)) } else { Err(Fault::Status(reply.status)) }
             }
         }
@@ -186,14 +184,8 @@ impl Upstream {
 
 /// Of an answer over REST what is read of it.
 fn taken(reply: Reply) -> WireReply {
-    let identity = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
-    let header_length = reply.headers.get(&INFERENCE_HEADER_LENGTH).map(|value| value.to_str().unwrap_or(""));
-    WireReply {
-        header_length: header_length.map(str::to_owned),
-        is_compressed: !reply.headers.get_all(CONTENT_ENCODING).iter().all(identity),
-        body: reply.body,
-        place: None,
-    }
+    let Reply { header_length, is_compressed, body, .. } = reply;
+    WireReply { header_length, is_compressed, body, place: None }
 }
 
 /// One request to one server. Whoever waits may leave: a server goes on working all the same, so what was sent keeps its place
@@ -296,64 +288,10 @@ enum Outgoing {
 }
 
 impl Outgoing {
-    fn new(plan: &Plan, request: WireRequest, call: CallContext) -> Self {
-        if plan.dialect() == Dialect::OipGrpc {
+    fn new(upstream: &Upstream, request: WireRequest, call: CallContext) -> Self {
+        if upstream.plan.dialect() == Dialect::OipGrpc {
             return Self::Grpc { message: request.body, call };
         }
-        Self::Rest(RestCall::infer(plan, request, &call))
-    }
-}
-
-/// A request of ours, for whichever server will get it. Its headers are all written here: none is a client's, but for
-/// the three that name it to those who follow it through the servers.
-struct RestCall {
-    method: Method,
-    path: String,
-    headers: HeaderMap,
-    body: Bytes,
-}
-
-impl RestCall {
-    fn get(path: &str) -> Self {
-        let mut headers = HeaderMap::with_capacity(2);
-        headers.insert(ACCEPT_ENCODING, IDENTITY);
-        Self { method: Method::GET, path: path.to_owned(), headers, body: Bytes::new() }
-    }
-
-    fn infer(plan: &Plan, request: WireRequest, call: &CallContext) -> Self {
-        let WireRequest { header_length, body } = request;
-        let mut headers = HeaderMap::with_capacity(8);
-        headers.insert(ACCEPT_ENCODING, IDENTITY);
-        match header_length {
-            Some(length) => {
-                headers.insert(CONTENT_TYPE, OCTETS);
-                headers.insert(&INFERENCE_HEADER_LENGTH, HeaderValue::from(length));
-            }
-            None => {
-                headers.insert(CONTENT_TYPE, JSON);
-            }
-        }
-        let named = [
-            (REQUEST_ID, Some(&call.request_id)),
-            (TRACEPARENT, call.traceparent.as_ref()),
-            (TRACESTATE, call.tracestate.as_ref()),
-        ];
-        for (name, value) in named {
-            if let Some(Ok(value)) = value.filter(|value| !value.is_empty()).map(|value| HeaderValue::from_str(value)) {
-                headers.insert(name, value);
-            }
-        }
-        Self { method: Method::POST, path: plan.infer_path(), headers, body }
-    }
-
-    fn request(&self, target: &Target) -> Result<Request<Full<Bytes>>, Fault> {
-        let path = format!("{}{}", target.prefix, self.path);
-        let uri: Uri = path.parse().map_err(|_| Fault::Inputs("the path is none".to_owned()))?;
-        let mut request = Request::new(Full::new(self.body.clone()));
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = uri;
-        *request.headers_mut() = self.headers.clone();
-        request.headers_mut().insert(HOST, target.authority.clone());
-        Ok(request)
+        Self::Rest(RestCall::infer(Arc::clone(&upstream.infer_path), request, &call))
     }
 }

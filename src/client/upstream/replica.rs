@@ -4,12 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use http_body_util::Full;
-use hyper::Request;
-use hyper::body::Bytes;
-
 use super::breaker::Breaker;
-use super::connection::{Broken, Connection, Reply};
+use super::connection::{Broken, Connection, Reply, Written};
 use super::grpc::Line;
 use super::target::Target;
 use super::{Upstream, UpstreamConfig};
@@ -74,10 +70,10 @@ impl Replica {
     }
 
     /// The connection used last, if one is idle and still open.
-    async fn pooled(&self, config: &UpstreamConfig) -> Option<Connection> {
+    fn pooled(&self, config: &UpstreamConfig) -> Option<Connection> {
         loop {
-            let (mut connection, since) = self.idle().pop()?;
-            if since.elapsed() < config.idle_timeout && connection.is_usable().await {
+            let (connection, since) = self.idle().pop()?;
+            if since.elapsed() < config.idle_timeout && connection.is_usable() {
                 return Some(connection);
             }
         }
@@ -101,9 +97,9 @@ impl Replica {
         config: &UpstreamConfig,
         counters: &Counters,
         max_bytes: usize,
-        mut request: Request<Full<Bytes>>,
+        request: &Written,
     ) -> Result<Reply, Fault> {
-        let mut connection = self.pooled(config).await;
+        let mut connection = self.pooled(config);
         loop {
             let is_new = connection.is_none();
             let mut current = match connection.take() {
@@ -113,15 +109,15 @@ impl Replica {
             match current.exchange(request, max_bytes).await {
                 Ok(reply) => {
                     let mut idle = self.idle();
-                    if idle.len() < config.max_idle {
+                    if current.is_whole() && idle.len() < config.max_idle {
                         idle.push((current, Instant::now()));
                     }
                     return Ok(reply);
                 }
                 Err(Broken::Sent(fault)) => return Err(fault),
-                Err(Broken::Unsent(_)) if is_new => return Err(Fault::Unreachable),
+                Err(Broken::Unsent) if is_new => return Err(Fault::Unreachable),
                 // It was closed while it was idle: nothing has left, so a new one may carry the request.
-                Err(Broken::Unsent(unsent)) => request = *unsent,
+                Err(Broken::Unsent) => {}
             }
         }
     }

@@ -53,8 +53,25 @@ trait Fields: Copy {
     fn take<'de, A: MapAccess<'de>>(self, key: Key, out: &mut Self::Out, map: &mut A) -> Result<(), A::Error>;
 
     /// Whether nothing is missing.
-    fn is_whole(_seen: &[Key]) -> bool {
+    fn is_whole(_seen: Seen) -> bool {
         true
+    }
+}
+
+/// Fields that have been seen.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen(u16);
+
+impl Seen {
+    /// Whether `key` is new.
+    fn add(&mut self, key: Key) -> bool {
+        let is_new = !self.has(key);
+        self.0 |= 1 << key as u16;
+        is_new
+    }
+
+    fn has(self, key: Key) -> bool {
+        self.0 & (1 << key as u16) != 0
     }
 }
 
@@ -126,24 +143,23 @@ impl<'de, F: Fields> Visitor<'de> for Object<F> {
     }
 
     fn visit_unit<E: serde::de::Error>(self) -> Result<F::Out, E> {
-        if F::is_whole(&[]) { Ok(F::Out::default()) } else { Err(E::custom("null")) }
+        if F::is_whole(Seen::default()) { Ok(F::Out::default()) } else { Err(E::custom("null")) }
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<F::Out, A::Error> {
         let mut out = F::Out::default();
-        let mut seen = Vec::new();
+        let mut seen = Seen::default();
         while let Some(key) = map.next_key_seed(KeySeed)? {
             if key == Key::Other {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             }
-            if seen.contains(&key) {
+            if !seen.add(key) {
                 return Err(A::Error::custom("a field stands twice"));
             }
-            seen.push(key);
             self.0.take(key, &mut out, &mut map)?;
         }
-        if F::is_whole(&seen) { Ok(out) } else { Err(A::Error::custom("a field is missing")) }
+        if F::is_whole(seen) { Ok(out) } else { Err(A::Error::custom("a field is missing")) }
     }
 }
 
@@ -166,8 +182,8 @@ impl Fields for Top {
         Ok(())
     }
 
-    fn is_whole(seen: &[Key]) -> bool {
-        seen.contains(&Key::Outputs)
+    fn is_whole(seen: Seen) -> bool {
+        seen.has(Key::Outputs)
     }
 }
 
@@ -190,8 +206,8 @@ impl Fields for One {
         Ok(())
     }
 
-    fn is_whole(seen: &[Key]) -> bool {
-        [Key::Name, Key::Datatype, Key::Shape].iter().all(|key| seen.contains(key))
+    fn is_whole(seen: Seen) -> bool {
+        [Key::Name, Key::Datatype, Key::Shape].into_iter().all(|key| seen.has(key))
     }
 }
 
