@@ -133,7 +133,7 @@ impl Upstream {
         }
         // Stable: of equals the one whose turn it is.
         usable.sort_by_key(|&index| self.replicas[index].in_flight());
-        usable.iter().find_map(|&index| Some((index, Lease::take(self, index)?))).ok_or(Fault::Busy)
+        usable.iter().find_map(|&index| Some((index, Lease::take(self, index, now)?))).ok_or(Fault::Busy)
     }
 
     /// Sends a request to one server, or to the next where the first did not get it.

@@ -125,10 +125,10 @@ impl Replica {
 
 impl Lease {
     /// Counts a request in, if it may be sent.
-    pub(super) fn take(upstream: &Arc<Upstream>, index: usize) -> Option<Self> {
+    pub(super) fn take(upstream: &Arc<Upstream>, index: usize, now: Instant) -> Option<Self> {
         let replica = &upstream.replicas[index];
         let mut breaker = replica.breaker();
-        if !breaker.admits(Instant::now()) || replica.in_flight() >= upstream.config.max_in_flight {
+        if !breaker.admits(now) || replica.in_flight() >= upstream.config.max_in_flight {
             return None;
         }
         breaker.enter();

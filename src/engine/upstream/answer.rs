@@ -36,13 +36,22 @@ pub(super) struct Output {
 impl Answer {
     /// Reads an answer, of each output at most `max` numbers.
     pub(super) fn read(json: &[u8], max: usize) -> Result<Self, Fault> {
-        let mut deserializer = serde_json::Deserializer::from_slice(json);
-        let answer = deserializer.deserialize_map(Object(Top(max))).and_then(|answer| {
-            deserializer.end()?;
-            Ok(answer)
-        });
+        // Text that is known to be text is not looked at again, string by string.
+        let answer = match std::str::from_utf8(json) {
+            Ok(text) => read_top(serde_json::Deserializer::from_str(text), max),
+            Err(_) => read_top(serde_json::Deserializer::from_slice(json), max),
+        };
         answer.map_err(|_| Fault::answer("expected the JSON of an inference answer"))
     }
+}
+
+fn read_top<'de, R: serde_json::de::Read<'de>>(
+    mut json: serde_json::Deserializer<R>,
+    max: usize,
+) -> serde_json::Result<Answer> {
+    let answer = json.deserialize_map(Object(Top(max)))?;
+    json.end()?;
+    Ok(answer)
 }
 
 /// What is read of one kind of object.

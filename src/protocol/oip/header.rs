@@ -158,12 +158,21 @@ fn read_quickly(json: &[u8], max_inputs: usize) -> Option<Header> {
 fn read_pass(json: &[u8], max_inputs: usize, known_dtypes: &[DType]) -> Result<Header, Refusal> {
     let max_elements = json.len() / 2 + 1;
     let mut context = Context { known_dtypes, max_inputs, max_elements, expected: "", refusal: None };
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let result = Top(&mut context).deserialize(&mut deserializer).and_then(|header| {
-        deserializer.end()?;
-        Ok(header)
-    });
+    // Text that is known to be text is not looked at again, string by string.
+    let result = match std::str::from_utf8(json) {
+        Ok(text) => read_top(serde_json::Deserializer::from_str(text), &mut context),
+        Err(_) => read_top(serde_json::Deserializer::from_slice(json), &mut context),
+    };
     result.map_err(|error| context.refusal.take().unwrap_or_else(|| describe(&error, context.expected, json)))
+}
+
+fn read_top<'de, R: serde_json::de::Read<'de>>(
+    mut json: serde_json::Deserializer<R>,
+    context: &mut Context<'_>,
+) -> serde_json::Result<Header> {
+    let header = Top(context).deserialize(&mut json)?;
+    json.end()?;
+    Ok(header)
 }
 
 /// What the JSON reader's error means, without the value that it may quote.

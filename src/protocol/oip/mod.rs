@@ -247,13 +247,16 @@ fn write_output(
 ) {
     body.extend_from_slice(b"{\"name\":");
     write_json(body, model.outputs[planned.index].name.as_str());
-    let [n_rows, n_columns] = scores.shape(planned);
-    // Writing into a vector does not fail.
-    let _ = write!(body, ",\"datatype\":\"{}\",\"shape\":[{n_rows},{n_columns}]", Scores::datatype(planned));
+    body.extend_from_slice(b",\"datatype\":\"");
+    body.extend_from_slice(Scores::datatype(planned).as_bytes());
+    body.extend_from_slice(b"\",\"shape\":");
+    write_json(body, &scores.shape(planned));
     if planned.binary {
         let start = raw.len();
         scores.write_raw(planned, raw);
-        let _ = write!(body, ",\"parameters\":{{\"binary_data_size\":{}}}}}", raw.len() - start);
+        body.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
+        write_json(body, &(raw.len() - start));
+        body.extend_from_slice(b"}}");
         return;
     }
     body.extend_from_slice(b",\"data\":");
