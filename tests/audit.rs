@@ -141,10 +141,9 @@ fn the_floor_is_no_lower_than_what_the_label_alone_tells() {
             let findings = planted(400, member, EQUAL, seed).audit(&Settings { seed: deal, ..settings() });
             let floor = system(&findings, "label-only");
             let correctness = floor.attacks.iter().find(|found| found.attack == Attack::Correctness).unwrap();
-            if let Some(headline) = floor.headline.value.as_ref() {
-                assert_eq!(headline.fixed.value, correctness.fixed.value, "{seed}, {deal}: {headline:?}");
-                assert_eq!(headline.fixed_minus_floor.value, 0.0);
-            }
+            let headline = floor.headline.value.as_ref().unwrap();
+            assert_eq!(headline.fixed.value, correctness.fixed.value, "{seed}, {deal}: {headline:?}");
+            assert_eq!(headline.fixed_minus_floor.value, 0.0);
         }
     }
 }

@@ -252,6 +252,18 @@ fn a_preferred_size_runs_without_waiting_and_a_lone_request_after_the_delay() {
 }
 
 #[test]
+fn a_request_whose_deadline_passes_while_it_waits_for_others_is_refused_and_not_run() {
+    let (engine, _) = Watched::new(Rows::Alike);
+    let server = serve(&engine, 1, batching(8, Duration::from_millis(400), &[]));
+    engine.shut();
+    let body = request(&[1.0]).replacen('{', r#"{"parameters":{"timeout":50000},"#, 1);
+    let reply = server.connect().infer(&body);
+    assert_eq!(reply.status, 504, "{}", reply.text());
+    assert!(engine.calls().is_empty(), "the model was run for nobody");
+    assert_eq!(server.connect().infer(&request(&[2.0])).status, 200, "one in time is answered");
+}
+
+#[test]
 fn what_waits_for_others_is_answered_while_the_server_drains() {
     let (engine, _open) = Watched::new(Rows::Alike);
     let mut server = serve(&engine, 1, batching(8, Duration::from_millis(200), &[]));

@@ -7,6 +7,6 @@ use sordino::engine::upstream::metadata;
 fuzz_target!(|body: &[u8]| {
     metadata::oip(body, true).ok();
     metadata::tfserving(body, "serving_default").ok();
-    metadata::has_extension(body, "binary_tensor_data");
-    metadata::v1_is_ready(body);
+    let _ = metadata::has_extension(body, "binary_tensor_data");
+    let _ = metadata::v1_is_ready(body);
 });

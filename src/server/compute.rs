@@ -361,11 +361,10 @@ fn run_together(batch: Vec<Ready>, metrics: &Metrics) {
 fn answer(call: Call, queued: Duration, team: Option<&Team>, metrics: &Metrics) -> Done {
     let charge = call.body.charge.of_same_budget();
     let unpacked = catch_unwind(AssertUnwindSafe(|| call.unpacked()));
-    let call = match unpacked.unwrap_or_else(|_| Err((panicked(metrics), charge))) {
+    let mut call = match unpacked.unwrap_or_else(|_| Err((panicked(metrics), charge))) {
         Ok(call) => call,
         Err((refusal, charge)) => return Done { result: Err(refusal), facts: Facts::default(), queued, charge },
     };
-    let mut call = call;
     let is_slow = |team: &Team| !call.served.quickness.promises(call.body.bytes.len(), team.quick());
     let team = team.filter(|team| team.has_idle() && is_slow(team));
     let journey = || {

@@ -1,5 +1,7 @@
 //! What is an input, what is not, and how rows are cut and joined.
 
+use half::f16;
+
 use super::*;
 
 fn spec() -> TensorSpec {
