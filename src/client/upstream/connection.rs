@@ -1,39 +1,26 @@
 //! One keep-alive HTTP/1.1 connection that is driven by whoever waits for its answer: no task of its own stands between the
 //! socket and the request, and dropping a request closes its connection, which tells the other server.
-//!
-//! There is one request at a time, written as a whole, and its answer is read as a whole: that is little enough to be done on
-//! the socket itself, which takes a fifth of the instructions of a client for everything. Heads and chunk sizes are read
-//! by `httparse`. A connection that is not exactly at the end of its answer carries no other request.
 
+use std::future::Future;
 use std::io;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Bytes};
+use hyper::client::conn::http1::{Connection as Driver, SendRequest, handshake};
+use hyper::header::HeaderMap;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::reply::{self, Framing, Head};
 use crate::engine::upstream::Fault;
-
-/// So much room there is for what comes next, and so much is kept of it between two answers.
-const ROOM: usize = 8 << 10;
-/// An answer's body is made room for so far ahead, whatever length it declares.
-const AHEAD: usize = 64 << 10;
-
-/// A request, written.
-#[derive(Debug)]
-pub(super) struct Written {
-    /// With the empty line at its end.
-    pub(super) head: Bytes,
-    pub(super) body: Bytes,
-}
 
 /// A whole answer.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) status: u16,
-    /// The length of the JSON part, as it says.
-    pub(super) header_length: Option<String>,
-    pub(super) is_compressed: bool,
+    pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
@@ -41,17 +28,20 @@ pub(super) struct Reply {
 #[derive(Debug)]
 pub(super) enum Broken {
     /// Not a byte of the request left: it may be sent elsewhere.
-    Unsent,
+    Unsent(Box<Request<Full<Bytes>>>),
     /// The other side may have got it.
     Sent(Fault),
 }
 
+type Io = TokioIo<TcpStream>;
+
+/// What moves a connection on; none once it has ended.
+type Driven = Option<Pin<Box<Driver<Io, Full<Bytes>>>>>;
+
 /// An open connection.
 pub(super) struct Connection {
-    stream: TcpStream,
-    /// What has come and has not been taken; empty between two exchanges.
-    buffer: BytesMut,
-    is_whole: bool,
+    sender: SendRequest<Full<Bytes>>,
+    driver: Driven,
 }
 
 impl Connection {
@@ -59,144 +49,77 @@ impl Connection {
     pub(super) async fn open(host: &str, port: u16) -> io::Result<Self> {
         let stream = TcpStream::connect((host, port)).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: BytesMut::new(), is_whole: true })
+        let (sender, driver) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        Ok(Self { sender, driver: Some(Box::pin(driver)) })
     }
 
-    /// Whether the last answer is at its end, and another request may follow.
-    pub(super) fn is_whole(&self) -> bool {
-        self.is_whole
+    /// Whether another request may be sent: the other side has not closed in the meantime.
+    pub(super) async fn is_usable(&mut self) -> bool {
+        let Self { sender, driver } = self;
+        // One turn reads an end that has come; then the sender knows.
+        drive(driver, std::future::ready(())).await;
+        driver.is_some() && drive(driver, sender.ready()).await.is_ok()
     }
 
-    /// Whether another request may be sent: the last answer is at its end, and the other side has not closed in the meantime,
-    /// nor sent what nobody asked for.
-    pub(super) fn is_usable(&self) -> bool {
-        let came = || self.stream.try_read(&mut [0]);
-        self.is_whole && came().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    /// Sends a request and reads the whole answer, of at most `max_bytes` of body. After a failure the connection is not
+    /// to be used again.
+    pub(super) async fn exchange(&mut self, request: Request<Full<Bytes>>, max_bytes: usize) -> Result<Reply, Broken> {
+        let Self { sender, driver } = self;
+        let head = drive(driver, sender.try_send_request(request)).await;
+        let head = head.map_err(|mut error| match error.take_message() {
+            Some(request) => Broken::Unsent(Box::new(request)),
+            None => Broken::Sent(Fault::BrokenOff),
+        })?;
+        read(driver, head, max_bytes).await.map_err(Broken::Sent)
     }
+}
 
-    /// Sends a request and reads the whole answer, of at most `max_bytes` of body.
-    pub(super) async fn exchange(&mut self, request: &Written, max_bytes: usize) -> Result<Reply, Broken> {
-        self.is_whole = false;
-        let all_sent = self.send(request).await?;
-        let (reply, keeps) = self.answer(max_bytes).await.map_err(Broken::Sent)?;
-        self.is_whole = all_sent && keeps && self.buffer.is_empty();
-        if self.buffer.capacity() > AHEAD {
-            self.buffer = BytesMut::new();
+async fn read(driver: &mut Driven, head: Response<hyper::body::Incoming>, max_bytes: usize) -> Result<Reply, Fault> {
+    let (head, mut body) = head.into_parts();
+    let too_long = || Fault::TooLong { max_bytes };
+    if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > max_bytes {
+        return Err(too_long());
+    }
+    let mut first = Bytes::new();
+    let mut rest: Vec<u8> = Vec::new();
+    while let Some(frame) = drive(driver, body.frame()).await {
+        let Ok(data) = frame.map_err(|_| Fault::BrokenOff)?.into_data() else { continue };
+        if first.len() + rest.len() + data.len() > max_bytes {
+            return Err(too_long());
         }
-        Ok(reply)
-    }
-
-    /// Writes a request; whether all of it has left. One that is answered before is not written on.
-    async fn send(&mut self, request: &Written) -> Result<bool, Broken> {
-        let mut left = request.head.clone().chain(request.body.clone());
-        let total = left.remaining();
-        let (read, mut write) = self.stream.split();
-        loop {
-            tokio::select! {
-                biased;
-                written = write.write_all_buf(&mut left) => match written {
-                    Ok(()) => return Ok(true),
-                    Err(_) if left.remaining() == total => return Err(Broken::Unsent),
-                    // Whoever closed may have said why.
-                    Err(_) => return Ok(false),
-                },
-                _ = read.readable() => match read.try_read_buf(&mut self.buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    _ => return Ok(false),
-                },
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+        } else {
+            if rest.is_empty() {
+                rest.extend_from_slice(&first);
+                first = Bytes::new();
             }
-        }
-    }
-
-    /// Reads an answer; whether the connection may be used on, as far as that tells.
-    async fn answer(&mut self, max_bytes: usize) -> Result<(Reply, bool), Fault> {
-        let Head { status, framing, keeps, header_length, is_compressed } = self.head().await?;
-        let body = match framing {
-            Framing::Length(length) if length > max_bytes => return Err(Fault::TooLong { max_bytes }),
-            Framing::Length(length) => {
-                self.fill(length).await?;
-                self.buffer.split_to(length).freeze()
-            }
-            Framing::Chunked => self.chunks(max_bytes).await?,
-            Framing::UntilClosed => self.rest(max_bytes).await?,
-        };
-        Ok((Reply { status, header_length, is_compressed, body }, keeps))
-    }
-
-    /// Reads heads until that of the answer itself: those before it, of status 1xx, say nothing.
-    async fn head(&mut self) -> Result<Head, Fault> {
-        loop {
-            match reply::head(&self.buffer)? {
-                Some((Some(head), length)) => {
-                    self.buffer.advance(length);
-                    return Ok(head);
-                }
-                Some((None, length)) => self.buffer.advance(length),
-                None => self.more().await?,
-            }
+            rest.extend_from_slice(&data);
         }
     }
+    let body = if rest.is_empty() { first } else { rest.into() };
+    Ok(Reply { status: head.status.as_u16(), headers: head.headers, body })
+}
 
-    /// Reads until `length` bytes are there.
-    async fn fill(&mut self, length: usize) -> Result<(), Fault> {
-        while let Some(missing) = length.checked_sub(self.buffer.len()).filter(|&missing| missing > 0) {
-            self.buffer.reserve(missing.clamp(ROOM, AHEAD));
-            self.more().await?;
+/// Waits for `work` and moves the connection on beside it.
+async fn drive<T>(driver: &mut Driven, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    std::future::poll_fn(move |context| {
+        if let Some(running) = driver
+            && running.as_mut().poll(context).is_ready()
+        {
+            *driver = None;
         }
-        Ok(())
-    }
-
-    async fn chunks(&mut self, max_bytes: usize) -> Result<Bytes, Fault> {
-        let mut body = BytesMut::new();
-        loop {
-            let Some((start, size)) = reply::chunk(&self.buffer)? else {
-                self.more().await?;
-                continue;
-            };
-            self.buffer.advance(start);
-            if size == 0 {
-                break;
-            }
-            if size > max_bytes - body.len() {
-                return Err(Fault::TooLong { max_bytes });
-            }
-            self.fill(size).await?;
-            body.extend_from_slice(&self.buffer.split_to(size));
-            self.fill(2).await?;
-            if &self.buffer.split_to(2)[..] != b"\r\n" {
-                return Err(Fault::BrokenOff);
-            }
+        if let Poll::Ready(done) = work.as_mut().poll(context) {
+            return Poll::Ready(done);
         }
-        loop {
-            if let Some(length) = reply::trailers(&self.buffer)? {
-                self.buffer.advance(length);
-                return Ok(body.freeze());
-            }
-            self.more().await?;
+        // What was just asked for is to be written without waiting for another word from the socket.
+        if let Some(running) = driver
+            && running.as_mut().poll(context).is_ready()
+        {
+            *driver = None;
         }
-    }
-
-    /// Everything until the other side closes.
-    async fn rest(&mut self, max_bytes: usize) -> Result<Bytes, Fault> {
-        loop {
-            if self.buffer.len() > max_bytes {
-                return Err(Fault::TooLong { max_bytes });
-            }
-            self.buffer.reserve(ROOM);
-            match self.stream.read_buf(&mut self.buffer).await {
-                Ok(0) => return Ok(self.buffer.split().freeze()),
-                Ok(_) => {}
-                Err(_) => return Err(Fault::BrokenOff),
-            }
-        }
-    }
-
-    /// Reads what comes next, at least a byte.
-    async fn more(&mut self) -> Result<(), Fault> {
-        self.buffer.reserve(ROOM);
-        match self.stream.read_buf(&mut self.buffer).await {
-            Ok(n_read) if n_read > 0 => Ok(()),
-            _ => Err(Fault::BrokenOff),
-        }
-    }
+        work.as_mut().poll(context)
+    })
+    .await
 }

@@ -11,8 +11,6 @@ mod connection;
 mod grpc;
 mod probe;
 mod replica;
-mod reply;
-mod rest;
 mod start;
 mod target;
 
@@ -23,12 +21,15 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Uri};
 use tokio::time::timeout_at;
 
 use self::connection::Reply;
 use self::replica::{Counters, Lease, Replica};
-use self::rest::RestCall;
+use super::http::INFERENCE_HEADER_LENGTH;
 use crate::defence::RawScores;
 use crate::engine::upstream::{Declared, Dialect, Fault, Plan, WireReply, WireRequest};
 use crate::engine::{CallContext, EngineError, ModelSpec, RemoteEngine, RemoteFigures, ReplyFuture};
@@ -37,6 +38,13 @@ use crate::tensor::{Inputs, TensorSpec};
 
 pub use self::start::{StartError, connect};
 pub use self::target::Target;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The longest answer to a question about the server or the model.
 const MAX_ABOUT_BYTES: usize = 1 << 20;
@@ -94,7 +102,6 @@ impl UpstreamConfig {
 /// The servers of one model.
 pub struct Upstream {
     plan: Plan,
-    infer_path: Arc<str>,
     config: UpstreamConfig,
     replicas: Vec<Replica>,
     counters: Counters,
@@ -114,9 +121,8 @@ impl Upstream {
     fn new(plan: Plan, config: UpstreamConfig) -> Result<Arc<Self>, Fault> {
         let replicas = config.targets.iter().map(|target| Replica::new(target.clone(), &config));
         let replicas = replicas.collect::<Result<_, _>>()?;
-        let infer_path = rest::checked(&plan.infer_path())?;
         let (counters, turn, judging) = (Counters::default(), AtomicUsize::new(0), Mutex::new(()));
-        Ok(Arc::new(Self { plan, infer_path, config, replicas, counters, turn, judging }))
+        Ok(Arc::new(Self { plan, config, replicas, counters, turn, judging }))
     }
 
     /// The usable server with the fewest requests under way, but for those that were tried.
@@ -133,7 +139,7 @@ impl Upstream {
         }
         // Stable: of equals the one whose turn it is.
         usable.sort_by_key(|&index| self.replicas[index].in_flight());
-        usable.iter().find_map(|&index| Some((index, Lease::take(self, index, now)?))).ok_or(Fault::Busy)
+        usable.iter().find_map(|&index| Some((index, Lease::take(self, index)?))).ok_or(Fault::Busy)
     }
 
     /// Sends a request to one server, or to the next where the first did not get it.
@@ -141,13 +147,13 @@ impl Upstream {
         let started = tokio::time::Instant::now();
         let own = started + self.config.timeout;
         let deadline = call.deadline.map(tokio::time::Instant::from).filter(|deadline| *deadline < own);
-        let outgoing = Arc::new(Outgoing::new(&self, request, call));
+        let outgoing = Arc::new(Outgoing::new(&self.plan, request, call));
         let mut tried = Vec::new();
         let mut last = None;
         loop {
             let (index, lease) = self.choose(&tried).map_err(|fault| last.take().unwrap_or(fault))?;
             let attempt = Attempt::new(lease, Arc::clone(&outgoing), own);
-            // The client's own haste says nothing about the server. The attempt itself ends in time for anybody else.
+            // The client's own haste says nothing about the server. Without any, the attempt itself ends in time.
             let outcome = match deadline {
                 Some(deadline) => timeout_at(deadline, attempt).await.map_err(|_| Fault::Timeout)?,
                 None => attempt.await,
@@ -173,9 +179,9 @@ impl Upstream {
             }
             (Outgoing::Grpc { .. }, None) => Err(Fault::Inputs("this server is not asked over gRPC".to_owned())),
             (Outgoing::Rest(asked), _) => {
-                let request = asked.written(&replica.target);
+                let request = asked.request(&replica.target)?;
                 let max_bytes = self.config.max_answer_bytes;
-                let reply = replica.exchange(&self.config, &self.counters, max_bytes, &request).await?;
+                let reply = replica.exchange(&self.config, &self.counters, max_bytes, request).await?;
                 if reply.status == 200 { Ok(taken(reply)) } else { Err(Fault::Status(reply.status)) }
             }
         }
@@ -184,8 +190,14 @@ impl Upstream {
 
 /// Of an answer over REST what is read of it.
 fn taken(reply: Reply) -> WireReply {
-    let Reply { header_length, is_compressed, body, .. } = reply;
-    WireReply { header_length, is_compressed, body, place: None }
+    let identity = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
+    let header_length = reply.headers.get(&INFERENCE_HEADER_LENGTH).map(|value| value.to_str().unwrap_or(""));
+    WireReply {
+        header_length: header_length.map(str::to_owned),
+        is_compressed: !reply.headers.get_all(CONTENT_ENCODING).iter().all(identity),
+        body: reply.body,
+        place: None,
+    }
 }
 
 /// One request to one server. Whoever waits may leave: a server goes on working all the same, so what was sent keeps its place
@@ -288,10 +300,67 @@ enum Outgoing {
 }
 
 impl Outgoing {
-    fn new(upstream: &Upstream, request: WireRequest, call: CallContext) -> Self {
-        if upstream.plan.dialect() == Dialect::OipGrpc {
+    fn new(plan: &Plan, request: WireRequest, call: CallContext) -> Self {
+        if plan.dialect() == Dialect::OipGrpc {
             return Self::Grpc { message: request.body, call };
         }
-        Self::Rest(RestCall::infer(Arc::clone(&upstream.infer_path), request, &call))
+        Self::Rest(RestCall::infer(plan, request, call))
+    }
+}
+
+/// A request of ours, for whichever server will get it. Its headers are all written here: none is a client's, but for
+/// the three that name it to those who follow it through the servers.
+struct RestCall {
+    method: Method,
+    path: String,
+    /// The length of the JSON part, where raw tensors follow it.
+    header_length: Option<usize>,
+    body: Bytes,
+    call: CallContext,
+}
+
+impl RestCall {
+    fn get(path: &str) -> Self {
+        let (method, path, call) = (Method::GET, path.to_owned(), CallContext::default());
+        Self { method, path, header_length: None, body: Bytes::new(), call }
+    }
+
+    fn infer(plan: &Plan, request: WireRequest, call: CallContext) -> Self {
+        let WireRequest { header_length, body } = request;
+        Self { method: Method::POST, path: plan.infer_path(), header_length, body, call }
+    }
+
+    /// The head of the request to one server, made where it is sent: most are sent once.
+    fn headers(&self, target: &Target) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(HOST, target.authority.clone());
+        headers.insert(ACCEPT_ENCODING, IDENTITY);
+        if self.method == Method::POST {
+            headers.insert(CONTENT_TYPE, if self.header_length.is_some() { OCTETS } else { JSON });
+        }
+        if let Some(length) = self.header_length {
+            headers.insert(&INFERENCE_HEADER_LENGTH, HeaderValue::from(length));
+        }
+        let named = [
+            (REQUEST_ID, Some(&*self.call.request_id)),
+            (TRACEPARENT, self.call.traceparent.as_deref()),
+            (TRACESTATE, self.call.tracestate.as_deref()),
+        ];
+        for (name, value) in named {
+            if let Some(Ok(value)) = value.filter(|value| !value.is_empty()).map(HeaderValue::from_str) {
+                headers.insert(name, value);
+            }
+        }
+        headers
+    }
+
+    fn request(&self, target: &Target) -> Result<Request<Full<Bytes>>, Fault> {
+        let path = [target.prefix.as_str(), self.path.as_str()].concat();
+        let uri: Uri = path.try_into().map_err(|_| Fault::Inputs("the path is none".to_owned()))?;
+        let mut request = Request::new(Full::new(self.body.clone()));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = uri;
+        *request.headers_mut() = self.headers(target);
+        Ok(request)
     }
 }

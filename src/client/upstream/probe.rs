@@ -4,8 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use super::replica::Replica;
-use super::rest::RestCall;
-use super::{MAX_ABOUT_BYTES, Upstream};
+use super::{MAX_ABOUT_BYTES, RestCall, Upstream};
 use crate::engine::upstream::{Dialect, metadata};
 
 /// Asks every server in turn for as long as the upstream is in use.
@@ -35,8 +34,8 @@ async fn ask(upstream: &Upstream, replica: &Replica) -> bool {
         return tokio::time::timeout(upstream.config.timeout, asked).await.unwrap_or(false);
     }
     let path = ready_path(upstream);
-    let Ok(request) = RestCall::get(&path).map(|call| call.written(&replica.target)) else { return false };
-    let exchange = replica.exchange(&upstream.config, &upstream.counters, MAX_ABOUT_BYTES, &request);
+    let Ok(request) = RestCall::get(&path).request(&replica.target) else { return false };
+    let exchange = replica.exchange(&upstream.config, &upstream.counters, MAX_ABOUT_BYTES, request);
     // A server that takes longer than a request may take is none.
     let Ok(Ok(reply)) = tokio::time::timeout(upstream.config.timeout, exchange).await else { return false };
     match upstream.plan.dialect() {

@@ -4,8 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use http_body_util::Full;
+use hyper::Request;
+use hyper::body::Bytes;
+
 use super::breaker::Breaker;
-use super::connection::{Broken, Connection, Reply, Written};
+use super::connection::{Broken, Connection, Reply};
 use super::grpc::Line;
 use super::target::Target;
 use super::{Upstream, UpstreamConfig};
@@ -70,10 +74,10 @@ impl Replica {
     }
 
     /// The connection used last, if one is idle and still open.
-    fn pooled(&self, config: &UpstreamConfig) -> Option<Connection> {
+    async fn pooled(&self, config: &UpstreamConfig) -> Option<Connection> {
         loop {
-            let (connection, since) = self.idle().pop()?;
-            if since.elapsed() < config.idle_timeout && connection.is_usable() {
+            let (mut connection, since) = self.idle().pop()?;
+            if since.elapsed() < config.idle_timeout && connection.is_usable().await {
                 return Some(connection);
             }
         }
@@ -97,9 +101,9 @@ impl Replica {
         config: &UpstreamConfig,
         counters: &Counters,
         max_bytes: usize,
-        request: &Written,
+        mut request: Request<Full<Bytes>>,
     ) -> Result<Reply, Fault> {
-        let mut connection = self.pooled(config);
+        let mut connection = self.pooled(config).await;
         loop {
             let is_new = connection.is_none();
             let mut current = match connection.take() {
@@ -109,15 +113,15 @@ impl Replica {
             match current.exchange(request, max_bytes).await {
                 Ok(reply) => {
                     let mut idle = self.idle();
-                    if current.is_whole() && idle.len() < config.max_idle {
+                    if idle.len() < config.max_idle {
                         idle.push((current, Instant::now()));
                     }
                     return Ok(reply);
                 }
                 Err(Broken::Sent(fault)) => return Err(fault),
-                Err(Broken::Unsent) if is_new => return Err(Fault::Unreachable),
+                Err(Broken::Unsent(_)) if is_new => return Err(Fault::Unreachable),
                 // It was closed while it was idle: nothing has left, so a new one may carry the request.
-                Err(Broken::Unsent) => {}
+                Err(Broken::Unsent(unsent)) => request = *unsent,
             }
         }
     }
@@ -125,10 +129,10 @@ impl Replica {
 
 impl Lease {
     /// Counts a request in, if it may be sent.
-    pub(super) fn take(upstream: &Arc<Upstream>, index: usize, now: Instant) -> Option<Self> {
+    pub(super) fn take(upstream: &Arc<Upstream>, index: usize) -> Option<Self> {
         let replica = &upstream.replicas[index];
         let mut breaker = replica.breaker();
-        if !breaker.admits(now) || replica.in_flight() >= upstream.config.max_in_flight {
+        if !breaker.admits(Instant::now()) || replica.in_flight() >= upstream.config.max_in_flight {
             return None;
         }
         breaker.enter();

@@ -8,8 +8,7 @@ use thiserror::Error;
 use super::connection::Reply;
 use super::grpc::Line;
 use super::replica::{Counters, Replica};
-use super::rest::RestCall;
-use super::{MAX_ABOUT_BYTES, Upstream, UpstreamConfig, probe};
+use super::{MAX_ABOUT_BYTES, RestCall, Upstream, UpstreamConfig, probe};
 use crate::engine::upstream::grpc;
 use crate::engine::upstream::metadata::{self, Found};
 use crate::engine::upstream::{Dialect, Fault, Plan, PlanError};
@@ -117,8 +116,8 @@ struct Asker<'a> {
 impl Asker<'_> {
     async fn get(&self, path: &str) -> Result<Reply, StartError> {
         let silent = |fault| silent(self.config, fault);
-        let request = RestCall::get(path).map_err(silent)?.written(&self.replica.target);
-        let exchange = self.replica.exchange(self.config, &self.counters, MAX_ABOUT_BYTES, &request);
+        let request = RestCall::get(path).request(&self.replica.target).map_err(silent)?;
+        let exchange = self.replica.exchange(self.config, &self.counters, MAX_ABOUT_BYTES, request);
         let reply = tokio::time::timeout(self.config.timeout, exchange).await;
         reply.unwrap_or(Err(Fault::Timeout)).map_err(silent)
     }
