@@ -9,7 +9,7 @@
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased};
@@ -23,7 +23,8 @@ use crate::tensor::Inputs;
 /// The compute threads of a server, for each other.
 pub(super) struct Team {
     jobs: Receiver<Job>,
-    calls: (Sender<Arc<Shared>>, Receiver<Arc<Shared>>),
+    /// For requests that may have been answered meanwhile.
+    calls: (Sender<Weak<Shared>>, Receiver<Weak<Shared>>),
     /// Threads that have nothing to do.
     idle: AtomicUsize,
     /// What takes no longer is not shared.
@@ -35,8 +36,8 @@ pub(super) struct Team {
 pub(super) enum Next {
     /// To answer a request.
     Answer(Job),
-    /// To help with one.
-    Help(Arc<Shared>),
+    /// To help with one, if it has not been answered yet.
+    Help(Weak<Shared>),
 }
 
 /// The parts of a request.
@@ -92,15 +93,17 @@ impl Team {
         let helpers = self.idle.load(Ordering::Acquire).min(shared.parts.len().saturating_sub(1));
         for _ in 0..helpers {
             // Where as many calls wait, nobody is idle.
-            let _ = self.calls.0.try_send(Arc::clone(&shared));
+            let _ = self.calls.0.try_send(Arc::downgrade(&shared));
         }
         shared.run(|| true);
         (shared.scores(), helpers + 1)
     }
 
     /// Helps until nothing is left to take, or another request waits.
-    pub(super) fn help(&self, shared: &Shared) {
-        shared.run(|| self.jobs.is_empty());
+    pub(super) fn help(&self, shared: &Weak<Shared>) {
+        if let Some(shared) = shared.upgrade() {
+            shared.run(|| self.jobs.is_empty());
+        }
     }
 }
 
