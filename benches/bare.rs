@@ -1,9 +1,10 @@
-//! What nobody can do without, for `benches/peers`: an ONNX model on plain tract, and an HTTP server that only hands
-//! bytes over.
+//! What nobody can do without, for `benches/peers`: an ONNX model on plain tract, an HTTP server that only hands
+//! bytes over, and a hop that only passes them on.
 //!
 //! ```text
 //! bare tract --model model.onnx --shape 1,3,32,32 --seconds 1 --threads 2    # runs one row over and over
 //! bare echo --listen 127.0.0.1:9000 --json answer.json --binary answer.bin --binary-header 121 --metadata m.json
+//! bare hop --listen 127.0.0.1:9001 --to 127.0.0.1:9000
 //! ```
 //!
 //! Figures come as one line of JSON on standard output. Nothing of Sordino runs here but the figures' own type.
@@ -11,7 +12,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use clap::Parser;
 use hdrhistogram::Histogram;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::SendRequest;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
@@ -28,13 +30,15 @@ use sordino::client::http::INFERENCE_HEADER_LENGTH;
 use sordino::client::report::Latency;
 use tract_onnx::prelude::*;
 
-/// Bare tract and a bare echo.
+/// Bare tract, a bare echo and a bare hop.
 #[derive(Debug, Parser)]
 enum Args {
     /// Run one row over and over.
     Tract(TractArgs),
     /// Answer every GET with the metadata, every POST with the answer, binary where the request is.
     Echo(EchoArgs),
+    /// Pass every request on as it is, and its answer back.
+    Hop(HopArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -67,11 +71,20 @@ struct EchoArgs {
     threads: usize,
 }
 
+#[derive(Debug, clap::Args)]
+struct HopArgs {
+    #[arg(long)]
+    listen: SocketAddr,
+    #[arg(long)]
+    to: SocketAddr,
+}
+
 fn main() -> Result<()> {
     // `cargo bench` adds a word of its own.
     match Args::parse_from(std::env::args().filter(|word| word != "--bench")) {
         Args::Tract(args) => tract(&args),
         Args::Echo(args) => echo(&args),
+        Args::Hop(args) => hop(&args),
     }
 }
 
@@ -187,4 +200,46 @@ impl Answers {
         }
         response
     }
+}
+
+/// Connections that carry no request now.
+type Idle = Arc<Mutex<Vec<SendRequest<Full<Bytes>>>>>;
+
+/// The plainest hop that the same HTTP library gives: one thread, kept connections, whole bodies.
+fn hop(args: &HopArgs) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (listen, to, idle) = (args.listen, args.to, Idle::default());
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind(listen).await?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true).ok();
+            let idle = Arc::clone(&idle);
+            let service = service_fn(move |request| pass_on(to, Arc::clone(&idle), request));
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    })
+}
+
+async fn pass_on(to: SocketAddr, idle: Idle, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
+    let kept = idle.lock().ok().and_then(|mut idle| idle.pop());
+    let mut sender = match kept {
+        Some(sender) => sender,
+        None => {
+            let stream = tokio::net::TcpStream::connect(to).await?;
+            stream.set_nodelay(true)?;
+            let (sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+            tokio::spawn(driver);
+            sender
+        }
+    };
+    let (head, body) = request.into_parts();
+    let body = Full::new(body.collect().await?.to_bytes());
+    let (head, body) = sender.send_request(Request::from_parts(head, body)).await?.into_parts();
+    let body = Full::new(body.collect().await?.to_bytes());
+    sender.ready().await?;
+    if let Ok(mut idle) = idle.lock() {
+        idle.push(sender);
+    }
+    Ok(Response::from_parts(head, body))
 }

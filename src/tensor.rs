@@ -6,7 +6,7 @@
 
 mod values;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::ops::Range;
 
 use ndarray::ArrayD;
@@ -139,8 +139,14 @@ pub struct TensorSpec {
 pub(crate) fn shape_text(shape: &[usize]) -> String {
     // Shapes come from outside, too: no more is said than a line holds.
     const SHOWN: usize = 16;
-    let sizes: Vec<String> = shape.iter().take(SHOWN).map(ToString::to_string).collect();
-    format!("[{}{}]", sizes.join(","), if shape.len() > SHOWN { ",…" } else { "" })
+    let mut text = String::from("[");
+    for (position, size) in shape.iter().take(SHOWN).enumerate() {
+        let comma = if position > 0 { "," } else { "" };
+        // Writing into a string does not fail.
+        let _ = write!(text, "{comma}{size}");
+    }
+    text.push_str(if shape.len() > SHOWN { ",…]" } else { "]" });
+    text
 }
 
 impl TensorSpec {

@@ -38,6 +38,7 @@ mod leaks;
 mod openapi;
 #[cfg(feature = "lab")]
 mod privacy;
+mod team;
 mod upstream;
 mod upstream_check;
 mod upstream_faults;

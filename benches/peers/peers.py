@@ -261,6 +261,11 @@ class Bench:
 
     # --- hops in front of `backend` ---
 
+    def bare_hop(self, backend):
+        (port,) = free_ports(1)
+        command = [self.bare, "hop", "--listen", f"127.0.0.1:{port}", "--to", f"127.0.0.1:{backend.port}"]
+        return Server(command, port)
+
     def nginx(self, backend):
         nginx = program("SORDINO_NGINX", "nginx")
         folder = self.fresh("nginx")

@@ -199,6 +199,7 @@ class Run:
             backend = self.start(stack, "echo", lambda: bench.echo("mlp"))
             hops = {
                 "direct": (lambda: backend, ["json", "binary"]),
+                "bare hop": (lambda: bench.bare_hop(backend), ["json", "binary"]),
                 "nginx": (lambda: bench.nginx(backend), ["json", "binary"]),
                 "HAProxy": (lambda: bench.haproxy(backend), ["json", "binary"]),
                 "Envoy": (lambda: bench.envoy(backend), ["json", "binary"]),

@@ -144,6 +144,16 @@ impl RawScores {
         Some(n_rows.iter().map(part).collect())
     }
 
+    /// The rows of several parts that were run apart, one after the other, still sealed; `None` for no part, and for parts
+    /// of different classes or kinds.
+    #[must_use]
+    pub fn joined(parts: &[Self]) -> Option<Self> {
+        let kind = parts.first()?.kind;
+        let views: Vec<_> = parts.iter().filter(|part| part.kind == kind).map(|part| part.values.view()).collect();
+        let values = ndarray::concatenate(Axis(0), &views).ok().filter(|_| views.len() == parts.len())?;
+        Some(Self { values, kind })
+    }
+
     /// Whether a row is another's to the bit: all that is told of either.
     #[must_use]
     pub fn same_row(&self, row: usize, other: &Self, other_row: usize) -> bool {

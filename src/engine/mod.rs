@@ -92,6 +92,19 @@ pub enum EngineError {
     Upstream(#[from] upstream::Fault),
 }
 
+impl EngineError {
+    /// The same error of a part that begins at row `start`, as one of the whole.
+    pub(crate) fn of_part(self, start: usize) -> Self {
+        Self::Scores(match self {
+            Self::Scores(ScoresError::NonFinite { row }) => ScoresError::NonFinite { row: start + row },
+            Self::Scores(ScoresError::NotProbabilities { kind, row }) => {
+                ScoresError::NotProbabilities { kind, row: start + row }
+            }
+            other => return other,
+        })
+    }
+}
+
 /// Runs one model.
 pub trait Engine: Send + Sync {
     /// What the model takes and gives.
@@ -102,13 +115,19 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`EngineError`] when the model fails on the batch, answers in another shape, or with non-finite scores (R8).
     fn infer(&self, inputs: &Inputs) -> Result<RawScores, EngineError>;
+
+    /// The rows that [`Self::infer`] runs one part after the other, in order: given to it alone, each part is answered to
+    /// the bit as it is among the others, so they may be run at once. One part: all rows are run together.
+    fn blocks(&self, n_rows: usize) -> Vec<Range<usize>> {
+        std::iter::once(0..n_rows).collect()
+    }
 }
 
 /// What goes along with a call to another server, beside the inputs: names and times, no values.
 #[derive(Debug, Clone, Default)]
 pub struct CallContext {
     /// Our id of the request; empty where there is none.
-    pub request_id: String,
+    pub request_id: Arc<str>,
     /// W3C `traceparent`, as the client sent it.
     pub traceparent: Option<String>,
     /// W3C `tracestate`, as the client sent it.
@@ -242,7 +261,7 @@ pub fn load(bytes: &[u8], options: &LoadOptions) -> Result<Arc<dyn Engine>, Engi
     }
 }
 
-/// Rows that run at once: memory does not grow with a batch.
+/// The most rows that run at once: memory does not grow with a batch.
 pub(crate) const BLOCK: usize = 64;
 
 /// How far a row of a batch may be from the same row alone, relative to the largest score: other kernels, another order of

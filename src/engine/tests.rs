@@ -324,6 +324,21 @@ fn damaged_models_never_panic() {
 }
 
 #[test]
+fn a_model_with_large_tensors_runs_few_rows_at_once_and_each_part_alike_alone() {
+    let tract = |bytes: &[u8]| TractEngine::load(bytes, &LoadOptions::default()).unwrap();
+    let bundled = tract(include_bytes!("../../models/fashion_cnn.onnx"));
+    let blocks = bundled.blocks(41);
+    assert!(blocks.len() > 4 && blocks.iter().cloned().flatten().eq(0..41), "{blocks:?}");
+    let rows = |range| Inputs::made_up(&bundled.spec().inputs, range, false).unwrap();
+    let whole = bundled.infer(&rows(0..41)).unwrap();
+    let parts: Vec<_> = blocks.into_iter().map(|rows_of| bundled.infer(&rows(rows_of)).unwrap()).collect();
+    let joined = crate::defence::RawScores::joined(&parts).unwrap();
+    assert!((0..41).all(|row| whole.same_row(row, &joined, row)));
+    let small = tract(&Graph::new(vec![linear()], &["logits"]).bytes());
+    assert_eq!(small.blocks(2 * BLOCK), [0..BLOCK, BLOCK..2 * BLOCK]);
+}
+
+#[test]
 fn blocks_hold_every_row_once_and_none_alone() {
     for n_rows in 1..200 {
         let blocks = blocks(n_rows, BLOCK);

@@ -22,6 +22,9 @@ use super::{
 use crate::defence::{RawScores, ScoresError};
 use crate::tensor::{DType, Dim, InputTensor, Inputs, TensorSpec, Values};
 
+/// Rows run at once while the largest tensor between two operators takes no more than this: what one writes the next reads
+/// from a core's own cache, and no operator asks the system for fresh memory. A convolution that takes more is twice as slow.
+const BLOCK_BYTES: usize = 512 << 10;
 /// The most values that one row of an input may have.
 const MAX_ROW_VALUES: usize = 1 << 28;
 
@@ -34,6 +37,8 @@ pub struct TractEngine {
     single: Plan,
     /// For any number of rows; none where the graph insists on one.
     any: Option<Plan>,
+    /// Rows that run at once.
+    block: usize,
     floats: Floats,
 }
 
@@ -78,31 +83,46 @@ impl TractEngine {
         let any = build.plan(Batch::Any).ok();
         let any = any.filter(|any| agrees(any, &single, &facts.inputs, n_classes, floats));
         let row_by_row = any.is_none();
+        let block = if row_by_row { 1 } else { block_rows(largest_bytes(&single)) };
         let mut decision = decision;
         if floats == Floats::Single {
             decision.how += "; its doubles are computed in single precision";
         }
         let spec = inspect::spec(facts, decision, n_classes, row_by_row)?;
-        Ok(Self { spec, single, any, floats })
+        Ok(Self { spec, single, any, block, floats })
     }
 
     fn run(&self, inputs: &Inputs) -> Result<Array2<f32>, EngineError> {
         let (n_rows, n_classes) = (inputs.n_rows(), self.spec.n_classes);
-        let (plan, block) = match &self.any {
-            Some(any) if n_rows > 1 => (any, BLOCK),
-            _ => (&self.single, 1),
+        let run = |rows: Range<usize>| {
+            let plan = self.any.as_ref().filter(|_| rows.len() > 1).unwrap_or(&self.single);
+            answer(plan, tensors(inputs.tensors(), rows.clone(), self.floats)?, rows.len(), Some(n_classes))
         };
-        if n_rows <= block {
-            return answer(plan, tensors(inputs.tensors(), 0..n_rows, self.floats)?, n_rows, Some(n_classes));
+        if n_rows <= self.block {
+            return run(0..n_rows);
         }
         let mut scores = Array2::zeros((n_rows, n_classes));
-        for rows in blocks(n_rows, block) {
-            let part =
-                answer(plan, tensors(inputs.tensors(), rows.clone(), self.floats)?, rows.len(), Some(n_classes))?;
-            scores.slice_axis_mut(Axis(0), rows.into()).assign(&part);
+        for rows in self.blocks(n_rows) {
+            scores.slice_axis_mut(Axis(0), rows.clone().into()).assign(&run(rows)?);
         }
         Ok(scores)
     }
+}
+
+/// The rows of a block whose largest tensor takes so many bytes a row. Not 2: the last of an odd number would be alone.
+fn block_rows(row_bytes: usize) -> usize {
+    let most = (BLOCK_BYTES / row_bytes.max(1)).clamp(1, BLOCK);
+    if most < 4 { 1 } else { 1 << most.ilog2() }
+}
+
+/// Bytes of the largest tensor between two operators of a plan for one row.
+fn largest_bytes(single: &Plan) -> usize {
+    let outputs = single.model().nodes().iter().filter(|node| node.op.name() != "Const").flat_map(|node| &node.outputs);
+    let bytes = |fact: &TypedFact| {
+        let n_values = fact.shape.as_concrete()?.iter().try_fold(1_usize, |all, &size| all.checked_mul(size))?;
+        n_values.checked_mul(fact.datum_type.size_of())
+    };
+    outputs.filter_map(|output| bytes(&output.fact)).max().unwrap_or(0)
 }
 
 impl Engine for TractEngine {
@@ -113,6 +133,10 @@ impl Engine for TractEngine {
     fn infer(&self, inputs: &Inputs) -> Result<RawScores, EngineError> {
         let scores = guarded(|| self.run(inputs)).unwrap_or(Err(EngineError::Run))?;
         Ok(RawScores::new(scores, self.spec.score_kind)?)
+    }
+
+    fn blocks(&self, n_rows: usize) -> Vec<Range<usize>> {
+        blocks(n_rows, self.block)
     }
 }
 

@@ -4,9 +4,10 @@
 //! answers to the bit alike is put together.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{AssembleError, Facts, Pipeline, PipelineError};
+use super::{AssembleError, Facts, Pipeline, PipelineError, Runner};
 use crate::defence::{RawScores, ScoresError};
 use crate::engine::{CallContext, EngineError};
 use crate::protocol::{Answer, Call, Refusal, ReplyPlan};
@@ -26,7 +27,7 @@ pub enum Together {
 /// A request that has been read, on its way to the model.
 #[derive(Debug)]
 pub struct Begun {
-    inputs: Inputs,
+    inputs: Arc<Inputs>,
     plan: ReplyPlan,
     facts: Facts,
     deadline: Option<Instant>,
@@ -55,6 +56,12 @@ impl Begun {
     #[must_use]
     pub fn n_bytes(&self) -> usize {
         self.inputs.n_bytes()
+    }
+
+    /// What the model is asked, for whoever helps to answer it.
+    #[must_use]
+    pub fn inputs(&self) -> Arc<Inputs> {
+        Arc::clone(&self.inputs)
     }
 }
 
@@ -139,7 +146,7 @@ impl Pipeline {
     /// The refusal.
     pub fn begun(&self, call: Call<'_>, context: &CallContext, facts: &mut Facts) -> Result<Begun, Refusal> {
         let (inputs, plan, deadline) = self.begin(call, context, facts)?;
-        Ok(Begun { inputs, plan, facts: std::mem::take(facts), deadline })
+        Ok(Begun { inputs: Arc::new(inputs), plan, facts: std::mem::take(facts), deadline })
     }
 
     /// The scores of requests that are run as one, still sealed: for each its own.
@@ -147,7 +154,7 @@ impl Pipeline {
     /// # Errors
     /// [`EngineError`] when the model fails on the batch; a request of it may do well alone.
     pub fn infer_together(&self, requests: &[&Begun]) -> Result<Vec<RawScores>, EngineError> {
-        let inputs: Vec<&Inputs> = requests.iter().map(|request| &request.inputs).collect();
+        let inputs: Vec<&Inputs> = requests.iter().map(|request| &*request.inputs).collect();
         let n_rows: Vec<usize> = requests.iter().map(|request| request.n_rows()).collect();
         let scores = match inputs[..] {
             // As it would be among others.
@@ -161,6 +168,25 @@ impl Pipeline {
             _ => self.runner.infer(&Inputs::joined(&inputs).ok_or(EngineError::Run)?)?,
         };
         scores.split(&n_rows).ok_or(EngineError::Run)
+    }
+
+    /// The parts of so many rows that may be run at once, in order: joined, their scores are those of the whole, to the bit.
+    #[must_use]
+    pub fn blocks(&self, n_rows: usize) -> Vec<Range<usize>> {
+        match &self.runner {
+            Runner::Here(engine) => engine.blocks(n_rows),
+            Runner::Upstream(_) => std::iter::once(0..n_rows).collect(),
+        }
+    }
+
+    /// The scores of one of these parts, still sealed.
+    ///
+    /// # Errors
+    /// [`EngineError`] when the model fails on it.
+    pub fn infer_block(&self, inputs: &Inputs, rows: Range<usize>) -> Result<RawScores, EngineError> {
+        let start = rows.start;
+        let part = inputs.rows(rows).ok_or(EngineError::Run)?;
+        self.runner.infer(&part).map_err(|error| error.of_part(start))
     }
 
     /// The last part of [`Self::answer`]: the scores of a request to bytes, by way of the defence. `infer` is the time that

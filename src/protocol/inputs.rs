@@ -73,13 +73,14 @@ pub(super) fn same_dtype(
 
 /// A tensor from its raw bytes; the declared shape must match their number before anything is copied.
 pub(super) fn raw_tensor(spec: &TensorSpec, shape: &[usize], bytes: &[u8]) -> Result<InputTensor, Refusal> {
-    let shown = quoted(&spec.name);
+    let shown = || quoted(&spec.name);
     let n_elements = shape.iter().try_fold(1_usize, |all, &size| all.checked_mul(size));
     let needed = n_elements.zip(spec.dtype.size()).and_then(|(n, size)| n.checked_mul(size));
     if spec.dtype.size().is_some() && needed != Some(bytes.len()) {
         let needed = needed.map_or_else(|| "more".to_owned(), |needed| needed.to_string());
         return Err(Refusal::bad_request(format!(
-            "input {shown} of shape {} and datatype {} takes {needed} bytes, got {}",
+            "input {} of shape {} and datatype {} takes {needed} bytes, got {}",
+            shown(),
             shape_text(shape),
             spec.dtype,
             bytes.len()
@@ -87,12 +88,12 @@ pub(super) fn raw_tensor(spec: &TensorSpec, shape: &[usize], bytes: &[u8]) -> Re
     }
     let values = read_raw(spec.dtype, bytes).map_err(|problem| {
         Refusal::bad_request(match problem {
-            RawProblem::NotServed => format!("datatype {} of input {shown} is not served", spec.dtype),
+            RawProblem::NotServed => format!("datatype {} of input {} is not served", spec.dtype, shown()),
             RawProblem::Size { element } => {
-                format!("input {shown}: {} bytes are no multiple of the {element} of an element", bytes.len())
+                format!("input {}: {} bytes are no multiple of the {element} of an element", shown(), bytes.len())
             }
             RawProblem::NotBool { position } => {
-                format!("input {shown}: the BOOL at position {position} is neither 0 nor 1")
+                format!("input {}: the BOOL at position {position} is neither 0 nor 1", shown())
             }
         })
     })?;

@@ -137,17 +137,18 @@ impl<'a> Scores<'a> {
         strings
     }
 
-    /// The bytes of an output as the binary forms carry it: little endian numbers, or strings after their lengths.
-    pub(super) fn raw(&self, planned: PlannedOutput) -> Vec<u8> {
+    /// Appends the bytes of an output as the binary forms carry it: little endian numbers, or strings after their lengths.
+    pub(super) fn write_raw(&self, planned: PlannedOutput, raw: &mut Vec<u8>) {
         if planned.classes.is_none() {
-            return self.values(planned).iter().flat_map(|value| value.to_le_bytes()).collect();
+            let values = self.values(planned);
+            raw.reserve(values.len() * size_of::<f32>());
+            values.iter().for_each(|value| raw.extend_from_slice(&value.to_le_bytes()));
+            return;
         }
-        let mut raw = Vec::new();
         for string in self.classes(planned) {
             raw.extend_from_slice(&u32::try_from(string.len()).unwrap_or(u32::MAX).to_le_bytes());
             raw.extend_from_slice(string.as_bytes());
         }
-        raw
     }
 
     /// The protocol's name of an output's element type.

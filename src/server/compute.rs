@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Sender, TrySendError, bounded};
 use hyper::header::HeaderValue;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -25,10 +25,11 @@ use super::config::ComputeConfig;
 use super::gather::{NotTaken, Task, Waiting};
 use super::metrics::Metrics;
 use super::models::Served;
+use super::team::{Next, Team};
 use super::upstream::{self, Beside};
 use crate::defence::RawScores;
 use crate::engine::{CallContext, EngineError};
-use crate::pipeline::{Begun, Facts, Together};
+use crate::pipeline::{Begun, Facts, Pipeline, Together};
 use crate::protocol::{self, Answer, Refusal, RefusalKind, grpc};
 
 /// One request, ready to be computed.
@@ -115,7 +116,7 @@ impl Compute {
         let (jobs, worker) = match config.batching.clone().filter(|_| !config.inline) {
             None => {
                 let (jobs, received) = bounded(config.queue);
-                (Queue::Plain(jobs), Worker::Plain(received))
+                (Queue::Plain(jobs), Worker::Plain(Arc::new(Team::new(received, config.threads, config.quick))))
             }
             Some(batching) => {
                 let waiting = Arc::new(Waiting::new(config.queue, batching));
@@ -128,7 +129,7 @@ impl Compute {
             let metrics = Arc::clone(metrics);
             let name = format!("sordino-compute-{index}");
             std::thread::Builder::new().name(name).spawn(move || match worker {
-                Worker::Plain(received) => work(&received, &metrics),
+                Worker::Plain(team) => work(&team, &metrics),
                 Worker::Gathering(waiting) => work_together(&waiting, &metrics),
             })
         });
@@ -174,7 +175,7 @@ impl Compute {
             return Ok(upstream::answer(call, &self.beside, &self.metrics).await);
         }
         if self.inline || self.is_quick_and_alone(&call) {
-            return Ok(answer(call, Duration::ZERO, &self.metrics));
+            return Ok(answer(call, Duration::ZERO, None, &self.metrics));
         }
         let (reply, mut done) = oneshot::channel();
         let claimed = Arc::new(AtomicBool::new(false));
@@ -207,7 +208,7 @@ impl Drop for Compute {
 /// What a thread works from.
 #[derive(Clone)]
 enum Worker {
-    Plain(Receiver<Job>),
+    Plain(Arc<Team>),
     Gathering(Arc<Waiting>),
 }
 
@@ -221,12 +222,12 @@ impl Job {
         taken
     }
 
-    /// Answers it alone.
-    fn run(self, metrics: &Metrics) {
+    /// Answers it alone, with the help of others that are idle.
+    fn run(self, team: Option<&Team>, metrics: &Metrics) {
         if self.claim(metrics) {
             let Self { call, queued_at, reply, .. } = self;
             // A client that has left in the meantime does not want the answer.
-            let _ = reply.send(answer(call, queued_at.elapsed(), metrics));
+            let _ = reply.send(answer(call, queued_at.elapsed(), team, metrics));
         }
     }
 
@@ -277,16 +278,19 @@ impl Ready {
     }
 }
 
-fn work(jobs: &Receiver<Job>, metrics: &Metrics) {
-    for job in jobs {
-        job.run(metrics);
+fn work(team: &Team, metrics: &Metrics) {
+    while let Some(next) = team.next() {
+        match next {
+            Next::Answer(job) => job.run(Some(team), metrics),
+            Next::Help(shared) => team.help(&shared),
+        }
     }
 }
 
 fn work_together(waiting: &Waiting, metrics: &Metrics) {
     while let Some(task) = waiting.next() {
         match task {
-            Task::Read(job) if job.call.served.pipeline.together() == Together::Never => job.run(metrics),
+            Task::Read(job) if job.call.served.pipeline.together() == Together::Never => job.run(None, metrics),
             Task::Read(job) => job.read(metrics).into_iter().for_each(|ready| waiting.put(ready)),
             Task::Run(mut batch, limit) => {
                 fill(&mut batch, limit, waiting, metrics);
@@ -354,28 +358,50 @@ fn run_together(batch: Vec<Ready>, metrics: &Metrics) {
 }
 
 /// The journey of one request through the pipeline, panics caught.
-fn answer(call: Call, queued: Duration, metrics: &Metrics) -> Done {
+fn answer(call: Call, queued: Duration, team: Option<&Team>, metrics: &Metrics) -> Done {
     let charge = call.body.charge.of_same_budget();
     let unpacked = catch_unwind(AssertUnwindSafe(|| call.unpacked()));
     let mut call = match unpacked.unwrap_or_else(|_| Err((panicked(metrics), charge))) {
         Ok(call) => call,
         Err((refusal, charge)) => return Done { result: Err(refusal), facts: Facts::default(), queued, charge },
     };
+    let is_slow = |team: &Team| !call.served.quickness.promises(call.body.bytes.len(), team.quick());
+    let team = team.filter(|team| team.has_idle() && is_slow(team));
     let journey = || {
         let asked = call.charge_decoded().and_then(|()| call.dialect.call(&call.body));
-        let (answer, facts) = match asked {
-            Ok(asked) => call.served.pipeline.answer_within(asked, &call.context),
-            Err(refusal) => (Err(refusal), Facts::default()),
+        let ((answer, facts), threads) = match (asked, team) {
+            (Ok(asked), None) => (call.served.pipeline.answer_within(asked, &call.context), 1),
+            (Ok(asked), Some(team)) => shared_out(team, &call.served.pipeline, asked, &call.context),
+            (Err(refusal), _) => ((Err(refusal), Facts::default()), 1),
         };
-        (pack(answer, call.accepts), facts)
+        (pack(answer, call.accepts), facts, threads)
     };
     let begun = Instant::now();
-    let (result, facts) =
-        catch_unwind(AssertUnwindSafe(journey)).unwrap_or_else(|_| (Err(panicked(metrics)), Facts::default()));
+    let (result, facts, threads) =
+        catch_unwind(AssertUnwindSafe(journey)).unwrap_or_else(|_| (Err(panicked(metrics)), Facts::default(), 1));
     if result.is_ok() {
-        call.served.quickness.learn(call.body.bytes.len(), begun.elapsed());
+        // No longer than that alone.
+        let alone = begun.elapsed().saturating_mul(u32::try_from(threads).unwrap_or(u32::MAX));
+        call.served.quickness.learn(call.body.bytes.len(), alone);
     }
     Done { result, facts, queued, charge: call.body.charge }
+}
+
+/// The journey of one request, its rows shared out, and to how many threads.
+fn shared_out(
+    team: &Team,
+    pipeline: &Arc<Pipeline>,
+    asked: protocol::Call<'_>,
+    context: &CallContext,
+) -> ((Result<Answer, Refusal>, Facts), usize) {
+    let mut facts = Facts::default();
+    let begun = match pipeline.begun(asked, context, &mut facts) {
+        Ok(begun) => begun,
+        Err(refusal) => return ((Err(refusal), facts), 1),
+    };
+    let start = Instant::now();
+    let (raw, threads) = team.infer(pipeline, &begun);
+    (pipeline.finished(begun, raw, start.elapsed()), threads)
 }
 
 pub(super) fn pack(answer: Result<Answer, Refusal>, accepts: Option<Coding>) -> Result<Computed, Refusal> {

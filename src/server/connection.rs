@@ -108,6 +108,7 @@ pub(super) async fn attend<C: GracefulConnection>(
 ) -> Result<(), C::Error> {
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
+        biased;
         ended = connection.as_mut() => return ended,
         () = activity.cut.notified() => return Ok(()),
         () = activity.idle(idle) => {}

@@ -2,6 +2,7 @@
 //! world of bytes and the compute threads.
 
 use std::convert::Infallible;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -61,7 +62,8 @@ impl Shared {
 /// Numbers requests that bring no id of their own.
 #[derive(Debug)]
 pub(super) struct RequestIds {
-    started: u64,
+    /// What all of them begin with.
+    run: String,
     next: AtomicU64,
 }
 
@@ -69,7 +71,7 @@ impl RequestIds {
     /// Ids that begin with the time of this call, so that those of two runs differ.
     pub(super) fn new() -> Self {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        Self { started, next: AtomicU64::new(0) }
+        Self { run: format!("{started:x}-"), next: AtomicU64::new(0) }
     }
 
     /// The client's `X-Request-Id` if it is a short plain word, else a number of ours.
@@ -82,7 +84,10 @@ impl RequestIds {
             return id.clone();
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        HeaderValue::from_str(&format!("{:x}-{number:x}", self.started)).unwrap_or(HeaderValue::from_static("-"))
+        let mut id = Vec::with_capacity(32);
+        // Writing into a vector does not fail.
+        let _ = write!(id, "{}{number:x}", self.run);
+        HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("-"))
     }
 }
 

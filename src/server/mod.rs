@@ -32,6 +32,7 @@ mod rest;
 mod route;
 mod shutdown;
 mod statistics;
+mod team;
 mod trace;
 mod upstream;
 

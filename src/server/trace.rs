@@ -20,7 +20,7 @@ pub(super) fn context(headers: &HeaderMap, id: &str, started: Instant, deadline:
     let is_hex = |text: &String| text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
     let traceparent = word(TRACEPARENT, 128).filter(is_hex);
     let tracestate = traceparent.as_ref().and_then(|_| word(TRACESTATE, 512));
-    CallContext { request_id: id.to_owned(), traceparent, tracestate, started: Some(started), deadline }
+    CallContext { request_id: id.into(), traceparent, tracestate, started: Some(started), deadline }
 }
 
 #[cfg(test)]

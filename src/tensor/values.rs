@@ -120,10 +120,14 @@ impl Values {
 
     /// Appends the values as raw little-endian bytes.
     pub(crate) fn write_raw(&self, out: &mut Vec<u8>) {
+        let start = out.len();
         macro_rules! raw {
-            ($values:expr) => {
-                $values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()))
-            };
+            ($values:expr) => {{
+                out.resize(start + self.n_bytes(), 0);
+                for (bytes, value) in out[start..].as_chunks_mut().0.iter_mut().zip($values) {
+                    *bytes = value.to_le_bytes();
+                }
+            }};
         }
         match self {
             Values::Bool(v) => out.extend(v.iter().map(|&value| u8::from(value))),

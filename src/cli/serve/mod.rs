@@ -156,12 +156,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     };
     start_log(&settings.log);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(settings.io_threads)
-        .thread_name("sordino-io")
-        .enable_all()
-        .build()
-        .context("cannot start the I/O threads")?;
+    let runtime = io_runtime(settings.io_threads).context("cannot start the I/O threads")?;
     let (models, first) = match &settings.upstream {
         None => models(&settings)?,
         Some(upstream) => {
@@ -194,6 +189,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             ExitCode::from(CUT)
         }
     })
+}
+
+/// What serves connections. One thread needs nobody to share its work with, and is the one that is here already.
+fn io_runtime(threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = match threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder.worker_threads(threads).thread_name("sordino-io").enable_all().build()
 }
 
 /// Loads what is to be served, with the name for the start line.

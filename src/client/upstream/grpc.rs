@@ -53,9 +53,9 @@ impl Line {
     pub(super) async fn infer(&self, message: Bytes, call: &CallContext) -> Result<Bytes, Fault> {
         let mut request = Request::new(message);
         let named = [
-            ("x-request-id", Some(&call.request_id)),
-            ("traceparent", call.traceparent.as_ref()),
-            ("tracestate", call.tracestate.as_ref()),
+            ("x-request-id", Some(&*call.request_id)),
+            ("traceparent", call.traceparent.as_deref()),
+            ("tracestate", call.tracestate.as_deref()),
         ];
         for (name, value) in named {
             if let Some(Ok(value)) = value.filter(|value| !value.is_empty()).map(MetadataValue::try_from) {

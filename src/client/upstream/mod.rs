@@ -151,15 +151,19 @@ impl Upstream {
     async fn asked(self: Arc<Self>, request: WireRequest, call: CallContext) -> Result<WireReply, Fault> {
         let started = tokio::time::Instant::now();
         let own = started + self.config.timeout;
-        let deadline = call.deadline.map_or(own, |deadline| deadline.into()).min(own);
+        let deadline = call.deadline.map(tokio::time::Instant::from).filter(|deadline| *deadline < own);
         let outgoing = Arc::new(Outgoing::new(&self.plan, request, call));
         let mut tried = Vec::new();
         let mut last = None;
         loop {
             let (index, lease) = self.choose(&tried).map_err(|fault| last.take().unwrap_or(fault))?;
             let attempt = Attempt::new(lease, Arc::clone(&outgoing), own);
-            // The client's own haste says nothing about the server.
-            match timeout_at(deadline, attempt).await.map_err(|_| Fault::Timeout)? {
+            // The client's own haste says nothing about the server. Without any, the attempt itself ends in time.
+            let outcome = match deadline {
+                Some(deadline) => timeout_at(deadline, attempt).await.map_err(|_| Fault::Timeout)?,
+                None => attempt.await,
+            };
+            match outcome {
                 Ok(reply) => return Ok(reply),
                 Err(fault) if fault.is_unsent() && tried.len() < self.config.retries as usize => {
                     tried.push(index);
@@ -305,7 +309,7 @@ impl Outgoing {
         if plan.dialect() == Dialect::OipGrpc {
             return Self::Grpc { message: request.body, call };
         }
-        Self::Rest(RestCall::infer(plan, request, &call))
+        Self::Rest(RestCall::infer(plan, request, call))
     }
 }
 
@@ -314,51 +318,54 @@ impl Outgoing {
 struct RestCall {
     method: Method,
     path: String,
-    headers: HeaderMap,
+    /// The length of the JSON part, where raw tensors follow it.
+    header_length: Option<usize>,
     body: Bytes,
+    call: CallContext,
 }
 
 impl RestCall {
     fn get(path: &str) -> Self {
-        let mut headers = HeaderMap::with_capacity(2);
-        headers.insert(ACCEPT_ENCODING, IDENTITY);
-        Self { method: Method::GET, path: path.to_owned(), headers, body: Bytes::new() }
+        let (method, path, call) = (Method::GET, path.to_owned(), CallContext::default());
+        Self { method, path, header_length: None, body: Bytes::new(), call }
     }
 
-    fn infer(plan: &Plan, request: WireRequest, call: &CallContext) -> Self {
+    fn infer(plan: &Plan, request: WireRequest, call: CallContext) -> Self {
         let WireRequest { header_length, body } = request;
+        Self { method: Method::POST, path: plan.infer_path(), header_length, body, call }
+    }
+
+    /// The head of the request to one server, made where it is sent: most are sent once.
+    fn headers(&self, target: &Target) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(HOST, target.authority.clone());
         headers.insert(ACCEPT_ENCODING, IDENTITY);
-        match header_length {
-            Some(length) => {
-                headers.insert(CONTENT_TYPE, OCTETS);
-                headers.insert(&INFERENCE_HEADER_LENGTH, HeaderValue::from(length));
-            }
-            None => {
-                headers.insert(CONTENT_TYPE, JSON);
-            }
+        if self.method == Method::POST {
+            headers.insert(CONTENT_TYPE, if self.header_length.is_some() { OCTETS } else { JSON });
+        }
+        if let Some(length) = self.header_length {
+            headers.insert(&INFERENCE_HEADER_LENGTH, HeaderValue::from(length));
         }
         let named = [
-            (REQUEST_ID, Some(&call.request_id)),
-            (TRACEPARENT, call.traceparent.as_ref()),
-            (TRACESTATE, call.tracestate.as_ref()),
+            (REQUEST_ID, Some(&*self.call.request_id)),
+            (TRACEPARENT, self.call.traceparent.as_deref()),
+            (TRACESTATE, self.call.tracestate.as_deref()),
         ];
         for (name, value) in named {
-            if let Some(Ok(value)) = value.filter(|value| !value.is_empty()).map(|value| HeaderValue::from_str(value)) {
+            if let Some(Ok(value)) = value.filter(|value| !value.is_empty()).map(HeaderValue::from_str) {
                 headers.insert(name, value);
             }
         }
-        Self { method: Method::POST, path: plan.infer_path(), headers, body }
+        headers
     }
 
     fn request(&self, target: &Target) -> Result<Request<Full<Bytes>>, Fault> {
-        let path = format!("{}{}", target.prefix, self.path);
-        let uri: Uri = path.parse().map_err(|_| Fault::Inputs("the path is none".to_owned()))?;
+        let path = [target.prefix.as_str(), self.path.as_str()].concat();
+        let uri: Uri = path.try_into().map_err(|_| Fault::Inputs("the path is none".to_owned()))?;
         let mut request = Request::new(Full::new(self.body.clone()));
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = uri;
-        *request.headers_mut() = self.headers.clone();
-        request.headers_mut().insert(HOST, target.authority.clone());
+        *request.headers_mut() = self.headers(target);
         Ok(request)
     }
 }

@@ -36,13 +36,22 @@ pub(super) struct Output {
 impl Answer {
     /// Reads an answer, of each output at most `max` numbers.
     pub(super) fn read(json: &[u8], max: usize) -> Result<Self, Fault> {
-        let mut deserializer = serde_json::Deserializer::from_slice(json);
-        let answer = deserializer.deserialize_map(Object(Top(max))).and_then(|answer| {
-            deserializer.end()?;
-            Ok(answer)
-        });
+        // Text that is known to be text is not looked at again, string by string.
+        let answer = match std::str::from_utf8(json) {
+            Ok(text) => read_top(serde_json::Deserializer::from_str(text), max),
+            Err(_) => read_top(serde_json::Deserializer::from_slice(json), max),
+        };
         answer.map_err(|_| Fault::answer("expected the JSON of an inference answer"))
     }
+}
+
+fn read_top<'de, R: serde_json::de::Read<'de>>(
+    mut json: serde_json::Deserializer<R>,
+    max: usize,
+) -> serde_json::Result<Answer> {
+    let answer = json.deserialize_map(Object(Top(max)))?;
+    json.end()?;
+    Ok(answer)
 }
 
 /// What is read of one kind of object.
@@ -53,8 +62,25 @@ trait Fields: Copy {
     fn take<'de, A: MapAccess<'de>>(self, key: Key, out: &mut Self::Out, map: &mut A) -> Result<(), A::Error>;
 
     /// Whether nothing is missing.
-    fn is_whole(_seen: &[Key]) -> bool {
+    fn is_whole(_seen: Seen) -> bool {
         true
+    }
+}
+
+/// Fields that have been seen.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen(u16);
+
+impl Seen {
+    /// Whether `key` is new.
+    fn add(&mut self, key: Key) -> bool {
+        let is_new = !self.has(key);
+        self.0 |= 1 << key as u16;
+        is_new
+    }
+
+    fn has(self, key: Key) -> bool {
+        self.0 & (1 << key as u16) != 0
     }
 }
 
@@ -126,24 +152,23 @@ impl<'de, F: Fields> Visitor<'de> for Object<F> {
     }
 
     fn visit_unit<E: serde::de::Error>(self) -> Result<F::Out, E> {
-        if F::is_whole(&[]) { Ok(F::Out::default()) } else { Err(E::custom("null")) }
+        if F::is_whole(Seen::default()) { Ok(F::Out::default()) } else { Err(E::custom("null")) }
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<F::Out, A::Error> {
         let mut out = F::Out::default();
-        let mut seen = Vec::new();
+        let mut seen = Seen::default();
         while let Some(key) = map.next_key_seed(KeySeed)? {
             if key == Key::Other {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             }
-            if seen.contains(&key) {
+            if !seen.add(key) {
                 return Err(A::Error::custom("a field stands twice"));
             }
-            seen.push(key);
             self.0.take(key, &mut out, &mut map)?;
         }
-        if F::is_whole(&seen) { Ok(out) } else { Err(A::Error::custom("a field is missing")) }
+        if F::is_whole(seen) { Ok(out) } else { Err(A::Error::custom("a field is missing")) }
     }
 }
 
@@ -166,8 +191,8 @@ impl Fields for Top {
         Ok(())
     }
 
-    fn is_whole(seen: &[Key]) -> bool {
-        seen.contains(&Key::Outputs)
+    fn is_whole(seen: Seen) -> bool {
+        seen.has(Key::Outputs)
     }
 }
 
@@ -190,8 +215,8 @@ impl Fields for One {
         Ok(())
     }
 
-    fn is_whole(seen: &[Key]) -> bool {
-        [Key::Name, Key::Datatype, Key::Shape].iter().all(|key| seen.contains(key))
+    fn is_whole(seen: Seen) -> bool {
+        [Key::Name, Key::Datatype, Key::Shape].into_iter().all(|key| seen.has(key))
     }
 }
 

@@ -3,8 +3,6 @@
 //! Tensors travel as raw bytes where the server can (no text of numbers to write and read), whatever the client of ours
 //! speaks; else as JSON.
 
-use std::io::Write as _;
-
 use super::answer::{Answer, Output};
 use super::numbers::Numbers;
 use super::pass::Passing;
@@ -42,19 +40,22 @@ pub(super) fn write(plan: &Plan, inputs: &Inputs, passed: &[usize], id: &str) ->
 }
 
 fn n_bytes(inputs: &Inputs) -> usize {
-    inputs.tensors().iter().map(|tensor| tensor.values().len() * tensor.values().dtype().size().unwrap_or(1)).sum()
+    inputs.tensors().iter().map(|tensor| tensor.values().n_bytes()).sum()
 }
 
 fn write_input(body: &mut Vec<u8>, tensor: &InputTensor, binary: bool) -> Result<(), Fault> {
     let values = tensor.values();
     body.extend_from_slice(b"{\"name\":");
     write_json(body, tensor.name());
-    // Writing into a vector does not fail.
-    let shape = crate::tensor::shape_text(tensor.shape());
-    let _ = write!(body, ",\"shape\":{shape},\"datatype\":\"{}\"", values.dtype());
+    body.extend_from_slice(b",\"shape\":");
+    write_json(body, tensor.shape());
+    body.extend_from_slice(b",\"datatype\":\"");
+    body.extend_from_slice(values.dtype().oip_name().as_bytes());
+    body.push(b'"');
     if binary {
-        let size = values.len() * values.dtype().size().unwrap_or(1);
-        let _ = write!(body, ",\"parameters\":{{\"binary_data_size\":{size}}}}}");
+        body.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
+        write_json(body, &values.n_bytes());
+        body.extend_from_slice(b"}}");
         return Ok(());
     }
     body.extend_from_slice(b",\"data\":[");

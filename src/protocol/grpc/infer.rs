@@ -319,7 +319,9 @@ pub(in crate::protocol) fn encode_infer(model: &ModelDescription, plan: ReplyPla
     for &planned in &plan.outputs {
         let (name, datatype, shape, raw) = if is_score(model, planned) {
             let name = &model.outputs[planned.index].name;
-            (name, Scores::datatype(planned), scores.shape(planned).to_vec(), scores.raw(planned))
+            let mut raw = Vec::new();
+            scores.write_raw(planned, &mut raw);
+            (name, Scores::datatype(planned), scores.shape(planned).to_vec(), raw)
         } else {
             let (spec, shape, raw) = passed_parts(model, &plan.passed, planned.index - model.outputs.len());
             (&spec.name, spec.dtype.oip_name(), shape, raw)

@@ -6,6 +6,7 @@
 //! so the stack is bounded. Messages hold names and positions, never values: those of the JSON reader that
 //! quote what they found are replaced.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -47,6 +48,33 @@ impl<'de> Visitor<'de> for ShapeVisitor {
             sizes.push(size);
         }
         Ok(Shape(sizes))
+    }
+}
+
+/// A key or a short word that is only compared: borrowed from the JSON part, but for one with an escape.
+struct Word<'de>(Cow<'de, str>);
+
+impl<'de> serde::Deserialize<'de> for Word<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(WordVisitor)
+    }
+}
+
+struct WordVisitor;
+
+impl<'de> Visitor<'de> for WordVisitor {
+    type Value = Word<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Word<'de>, E> {
+        Ok(Word(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Word<'de>, E> {
+        Ok(Word(Cow::Owned(text.to_owned())))
     }
 }
 
@@ -129,13 +157,22 @@ fn read_quickly(json: &[u8], max_inputs: usize) -> Option<Header> {
 
 fn read_pass(json: &[u8], max_inputs: usize, known_dtypes: &[DType]) -> Result<Header, Refusal> {
     let max_elements = json.len() / 2 + 1;
-    let mut context = Context { known_dtypes, max_inputs, max_elements, expected: String::new(), refusal: None };
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let result = Top(&mut context).deserialize(&mut deserializer).and_then(|header| {
-        deserializer.end()?;
-        Ok(header)
-    });
-    result.map_err(|error| context.refusal.take().unwrap_or_else(|| describe(&error, &context.expected, json)))
+    let mut context = Context { known_dtypes, max_inputs, max_elements, expected: "", refusal: None };
+    // Text that is known to be text is not looked at again, string by string.
+    let result = match std::str::from_utf8(json) {
+        Ok(text) => read_top(serde_json::Deserializer::from_str(text), &mut context),
+        Err(_) => read_top(serde_json::Deserializer::from_slice(json), &mut context),
+    };
+    result.map_err(|error| context.refusal.take().unwrap_or_else(|| describe(&error, context.expected, json)))
+}
+
+fn read_top<'de, R: serde_json::de::Read<'de>>(
+    mut json: serde_json::Deserializer<R>,
+    context: &mut Context<'_>,
+) -> serde_json::Result<Header> {
+    let header = Top(context).deserialize(&mut json)?;
+    json.end()?;
+    Ok(header)
 }
 
 /// What the JSON reader's error means, without the value that it may quote.
@@ -177,7 +214,7 @@ struct Context<'a> {
     /// No array of the body can have more elements.
     max_elements: usize,
     /// What to say if the next value is of the wrong type.
-    expected: String,
+    expected: &'static str,
     /// What to say instead of the JSON reader's message.
     refusal: Option<Refusal>,
 }
@@ -192,9 +229,9 @@ impl Context<'_> {
     fn value<'de, T: serde::Deserialize<'de>, A: MapAccess<'de>>(
         &mut self,
         map: &mut A,
-        expected: &str,
+        expected: &'static str,
     ) -> Result<T, A::Error> {
-        expected.clone_into(&mut self.expected);
+        self.expected = expected;
         map.next_value()
     }
 
@@ -203,7 +240,7 @@ impl Context<'_> {
         &mut self,
         slot: &mut Option<T>,
         map: &mut A,
-        expected: &str,
+        expected: &'static str,
     ) -> Result<(), A::Error> {
         if slot.is_some() {
             return self.refuse(format!("a field is given twice: {expected}"));
@@ -219,7 +256,7 @@ macro_rules! object {
         impl<'de> DeserializeSeed<'de> for $name<'_, '_> {
             type Value = $value;
             fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<$value, D::Error> {
-                self.0.expected = $what.to_owned();
+                self.0.expected = $what;
                 deserializer.deserialize_map(self)
             }
         }
@@ -252,7 +289,7 @@ macro_rules! array_of {
         impl<'de> DeserializeSeed<'de> for $name<'_, '_> {
             type Value = Vec<$value>;
             fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-                self.0.expected = $what.to_owned();
+                self.0.expected = $what;
                 deserializer.deserialize_any(self)
             }
         }
@@ -289,8 +326,8 @@ object!(Top -> Header, "the request must be a JSON object", |seed, map| {
     let context = seed.0;
     let mut id: Option<Option<String>> = None;
     let (mut inputs, mut outputs, mut parameters) = (None, None, None);
-    while let Some(key) = map.next_key::<String>()? {
-        match key.as_str() {
+    while let Some(Word(key)) = map.next_key()? {
+        match &*key {
             "id" => context.once(&mut id, &mut map, "'id' must be a string")?,
             "inputs" if inputs.is_none() => inputs = Some(map.next_value_seed(InputList(&mut *context))?),
             "outputs" if outputs.is_none() => outputs = Some(map.next_value_seed(OutputList(&mut *context))?),
@@ -329,10 +366,10 @@ object!(Input -> WireInput, "'inputs' must be an array of objects", |seed, map| 
         return context.refuse(format!("more inputs than the {} of the model", context.max_inputs));
     }
     let known = context.known_dtypes.get(position).copied();
-    let (mut name, mut dtype, mut parameters) = (None::<String>, None::<String>, None);
+    let (mut name, mut dtype, mut parameters) = (None::<String>, None::<Word<'_>>, None);
     let (mut shape, mut data) = (None::<Shape>, None);
-    while let Some(key) = map.next_key::<String>()? {
-        match key.as_str() {
+    while let Some(Word(key)) = map.next_key()? {
+        match &*key {
             "name" => context.once(&mut name, &mut map, "'name' of an input must be a string")?,
             "datatype" => context.once(&mut dtype, &mut map, "'datatype' of an input must be a string")?,
             "shape" => {
@@ -343,7 +380,7 @@ object!(Input -> WireInput, "'inputs' must be an array of objects", |seed, map| 
                 parameters = Some(map.next_value_seed(Parameters(&mut *context, Scope::Input))?);
             }
             "data" if data.is_none() => {
-                let dtype = known.or_else(|| dtype.as_deref().and_then(DType::from_oip_name));
+                let dtype = known.or_else(|| dtype.as_ref().and_then(|word| DType::from_oip_name(&word.0)));
                 let name = name.as_deref();
                 data = Some(map.next_value_seed(Data { context: &mut *context, dtype, name, shape: shape.as_ref().map(|shape| shape.0.as_slice()) })?);
             }
@@ -354,7 +391,8 @@ object!(Input -> WireInput, "'inputs' must be an array of objects", |seed, map| 
         }
     }
     let shape = shape.map(|shape| shape.0);
-    finish_input(context, name, dtype.as_deref(), shape, data, parameters.unwrap_or_default().size)
+    let dtype = dtype.as_ref().map(|word| &*word.0);
+    finish_input(context, name, dtype, shape, data, parameters.unwrap_or_default().size)
 });
 
 fn finish_input<E: serde::de::Error>(
@@ -368,24 +406,24 @@ fn finish_input<E: serde::de::Error>(
     let Some(name) = name else {
         return context.refuse("an input has no 'name'");
     };
-    let shown = quoted(&name);
+    let shown = || quoted(&name);
     let Some(shape) = shape else {
-        return context.refuse(format!("input {shown} has no 'shape'"));
+        return context.refuse(format!("input {} has no 'shape'", shown()));
     };
     let Some(dtype) = dtype else {
-        return context.refuse(format!("input {shown} has no 'datatype'"));
+        return context.refuse(format!("input {} has no 'datatype'", shown()));
     };
     let Some(dtype) = DType::from_oip_name(dtype) else {
-        return context.refuse(format!("invalid datatype {} for input {shown}", quoted(dtype)));
+        return context.refuse(format!("invalid datatype {} for input {}", quoted(dtype), shown()));
     };
     let payload = match (data, binary_size) {
         (Some(payload), None) => payload,
         (None, Some(size)) => Payload::Binary(size),
         (None, None) => {
-            return context.refuse(format!("input {shown} has neither 'data' nor parameter 'binary_data_size'"));
+            return context.refuse(format!("input {} has neither 'data' nor parameter 'binary_data_size'", shown()));
         }
         (Some(_), Some(_)) => {
-            return context.refuse(format!("input {shown} has both 'data' and parameter 'binary_data_size'"));
+            return context.refuse(format!("input {} has both 'data' and parameter 'binary_data_size'", shown()));
         }
     };
     Ok(WireInput { name, dtype, shape, payload })
@@ -427,8 +465,8 @@ impl<'de> DeserializeSeed<'de> for Data<'_, '_, '_> {
 object!(Output -> WireOutput, "'outputs' must be an array of objects", |seed, map| {
     let Output(context) = seed;
     let (mut name, mut parameters) = (None::<String>, None);
-    while let Some(key) = map.next_key::<String>()? {
-        match key.as_str() {
+    while let Some(Word(key)) = map.next_key()? {
+        match &*key {
             "name" => context.once(&mut name, &mut map, "'name' of an output must be a string")?,
             "parameters" if parameters.is_none() => {
                 parameters = Some(map.next_value_seed(Parameters(&mut *context, Scope::Output))?);
@@ -459,7 +497,7 @@ impl<'de> DeserializeSeed<'de> for Parameters<'_, '_> {
     type Value = Known;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Known, D::Error> {
-        self.0.expected = "'parameters' must be an object".to_owned();
+        self.0.expected = "'parameters' must be an object";
         deserializer.deserialize_any(self)
     }
 }
@@ -478,15 +516,18 @@ impl<'de> Visitor<'de> for Parameters<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Known, A::Error> {
         let Parameters(context, scope) = self;
         let mut known = Known::default();
-        while let Some(key) = map.next_key::<String>()? {
+        while let Some(Word(key)) = map.next_key()? {
             match rule(scope, &key) {
                 Rule::Binary => {
-                    let expected = format!("parameter '{key}' must be true or false");
-                    context.once(&mut known.binary, &mut map, &expected)?;
+                    let expected = match scope {
+                        Scope::Request => "parameter 'binary_data_output' must be true or false",
+                        Scope::Input | Scope::Output => "parameter 'binary_data' must be true or false",
+                    };
+                    context.once(&mut known.binary, &mut map, expected)?;
                 }
                 Rule::BinarySize => {
-                    let expected = format!("parameter '{key}' must be a whole number of bytes");
-                    context.once(&mut known.size, &mut map, &expected)?;
+                    let expected = "parameter 'binary_data_size' must be a whole number of bytes";
+                    context.once(&mut known.size, &mut map, expected)?;
                 }
                 Rule::Classes => {
                     let wanted: i64 = context.value(&mut map, "parameter 'classification' must be a whole number")?;

@@ -75,8 +75,8 @@ pub fn decode_infer(
             length => body.split_at(length),
         },
     };
-    let header = read_header(json, model.inputs.len())?;
-    let plan = plan_reply(model, &header)?;
+    let mut header = read_header(json, model.inputs.len())?;
+    let plan = plan_reply(model, &mut header)?;
     let inputs = read_inputs(model, header.inputs, raw)?;
     Ok((inputs, plan))
 }
@@ -132,7 +132,7 @@ fn raw_shape(spec: &TensorSpec, n_bytes: usize) -> Option<Vec<usize>> {
 }
 
 /// `binary_data_output` is the default of every output, listed or not; `binary_data` overrides it.
-fn plan_reply(model: &ModelDescription, header: &Header) -> Result<ReplyPlan, Refusal> {
+fn plan_reply(model: &ModelDescription, header: &mut Header) -> Result<ReplyPlan, Refusal> {
     let default = header.binary_outputs.unwrap_or(false);
     let wanted = header.outputs.iter().map(|output| WantedOutput {
         name: &output.name,
@@ -140,7 +140,7 @@ fn plan_reply(model: &ModelDescription, header: &Header) -> Result<ReplyPlan, Re
         classes: output.classes,
     });
     let outputs = plan_outputs(model, wanted, default)?;
-    Ok(ReplyPlan { id: header.id.clone(), timeout: header.timeout, passed: Passed::default(), outputs })
+    Ok(ReplyPlan { id: header.id.take(), timeout: header.timeout, passed: Passed::default(), outputs })
 }
 
 /// Checks the inputs against the model and puts them in its order. Binary tensors are taken from `raw` in the
@@ -167,7 +167,7 @@ fn read_input(
     input: WireInput,
     raw: &mut &[u8],
 ) -> Result<InputTensor, Refusal> {
-    let shown = quoted(&spec.name);
+    let shown = || quoted(&spec.name);
     same_dtype(model, spec, input.dtype)?;
     match input.payload {
         Payload::Json(values, nesting) => {
@@ -175,7 +175,8 @@ fn read_input(
                 return checked(spec, &input.shape, values);
             }
             Err(Refusal::bad_request(format!(
-                "'data' of input {shown} is an array of shape {}, its 'shape' says {}",
+                "'data' of input {} is an array of shape {}, its 'shape' says {}",
+                shown(),
                 nesting.shape_text(),
                 shape_text(&input.shape)
             )))
@@ -183,8 +184,9 @@ fn read_input(
         Payload::Binary(size) => {
             let Some((bytes, rest)) = raw.split_at_checked(size) else {
                 return Err(Refusal::bad_request(format!(
-                    "unexpected size for input {shown}, expecting {} additional bytes for model {}; the length of \
-                     the JSON part must stand in Inference-Header-Content-Length",
+                    "unexpected size for input {}, expecting {} additional bytes for model {}; the length of the \
+                     JSON part must stand in Inference-Header-Content-Length",
+                    shown(),
                     size - raw.len(),
                     quoted(&model.name)
                 )));
@@ -192,7 +194,7 @@ fn read_input(
             *raw = rest;
             raw_tensor(spec, &input.shape, bytes)
         }
-        Payload::Unread => Err(Refusal::bad_request(format!("'data' of input {shown} cannot be read"))),
+        Payload::Unread => Err(Refusal::bad_request(format!("'data' of input {} cannot be read", shown()))),
     }
 }
 
@@ -245,13 +247,16 @@ fn write_output(
 ) {
     body.extend_from_slice(b"{\"name\":");
     write_json(body, model.outputs[planned.index].name.as_str());
-    let [n_rows, n_columns] = scores.shape(planned);
-    // Writing into a vector does not fail.
-    let _ = write!(body, ",\"datatype\":\"{}\",\"shape\":[{n_rows},{n_columns}]", Scores::datatype(planned));
+    body.extend_from_slice(b",\"datatype\":\"");
+    body.extend_from_slice(Scores::datatype(planned).as_bytes());
+    body.extend_from_slice(b"\",\"shape\":");
+    write_json(body, &scores.shape(planned));
     if planned.binary {
-        let bytes = scores.raw(planned);
-        let _ = write!(body, ",\"parameters\":{{\"binary_data_size\":{}}}}}", bytes.len());
-        raw.extend_from_slice(&bytes);
+        let start = raw.len();
+        scores.write_raw(planned, raw);
+        body.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
+        write_json(body, &(raw.len() - start));
+        body.extend_from_slice(b"}}");
         return;
     }
     body.extend_from_slice(b",\"data\":");
