@@ -125,7 +125,7 @@ fn started(settings: UpstreamConfig) -> Result<(), StartError> {
 
 fn fault(settings: UpstreamConfig) -> Fault {
     match started(settings) {
-        Err(StartError::Silent { last, .. }) => last,
+        Err(StartError::Silent { last, .. } | StartError::Tls(last)) => last,
         other => panic!("{other:?}"),
     }
 }

@@ -282,7 +282,7 @@ fn work(team: &Team, metrics: &Metrics) {
     while let Some(next) = team.next() {
         match next {
             Next::Answer(job) => job.run(Some(team), metrics),
-            Next::Help(shared) => team.help(&shared),
+            Next::Help(call) => team.help(call),
         }
     }
 }
@@ -369,39 +369,38 @@ fn answer(call: Call, queued: Duration, team: Option<&Team>, metrics: &Metrics) 
     let team = team.filter(|team| team.has_idle() && is_slow(team));
     let journey = || {
         let asked = call.charge_decoded().and_then(|()| call.dialect.call(&call.body));
-        let ((answer, facts), threads) = match (asked, team) {
-            (Ok(asked), None) => (call.served.pipeline.answer_within(asked, &call.context), 1),
+        let ((answer, facts), saved) = match (asked, team) {
+            (Ok(asked), None) => (call.served.pipeline.answer_within(asked, &call.context), Duration::ZERO),
             (Ok(asked), Some(team)) => shared_out(team, &call.served.pipeline, asked, &call.context),
-            (Err(refusal), _) => ((Err(refusal), Facts::default()), 1),
+            (Err(refusal), _) => ((Err(refusal), Facts::default()), Duration::ZERO),
         };
-        (pack(answer, call.accepts), facts, threads)
+        (pack(answer, call.accepts), facts, saved)
     };
     let begun = Instant::now();
-    let (result, facts, threads) =
-        catch_unwind(AssertUnwindSafe(journey)).unwrap_or_else(|_| (Err(panicked(metrics)), Facts::default(), 1));
+    let (result, facts, saved) = catch_unwind(AssertUnwindSafe(journey))
+        .unwrap_or_else(|_| (Err(panicked(metrics)), Facts::default(), Duration::ZERO));
     if result.is_ok() {
-        // No longer than that alone.
-        let alone = begun.elapsed().saturating_mul(u32::try_from(threads).unwrap_or(u32::MAX));
-        call.served.quickness.learn(call.body.bytes.len(), alone);
+        // As long as it would have taken alone.
+        call.served.quickness.learn(call.body.bytes.len(), begun.elapsed() + saved);
     }
     Done { result, facts, queued, charge: call.body.charge }
 }
 
-/// The journey of one request, its rows shared out, and to how many threads.
+/// The journey of one request, its rows shared out, and what that saved.
 fn shared_out(
     team: &Team,
     pipeline: &Arc<Pipeline>,
     asked: protocol::Call<'_>,
     context: &CallContext,
-) -> ((Result<Answer, Refusal>, Facts), usize) {
+) -> ((Result<Answer, Refusal>, Facts), Duration) {
     let mut facts = Facts::default();
     let begun = match pipeline.begun(asked, context, &mut facts) {
         Ok(begun) => begun,
-        Err(refusal) => return ((Err(refusal), facts), 1),
+        Err(refusal) => return ((Err(refusal), facts), Duration::ZERO),
     };
     let start = Instant::now();
-    let (raw, threads) = team.infer(pipeline, &begun);
-    (pipeline.finished(begun, raw, start.elapsed()), threads)
+    let (raw, saved) = team.infer(pipeline, &begun);
+    (pipeline.finished(begun, raw, start.elapsed()), saved)
 }
 
 pub(super) fn pack(answer: Result<Answer, Refusal>, accepts: Option<Coding>) -> Result<Computed, Refusal> {

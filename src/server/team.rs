@@ -3,14 +3,14 @@
 //!
 //! Whoever has the request runs parts of it until none is left; idle threads are called, and each that comes runs parts, too.
 //! A thread that helps goes back as soon as another request waits, with the part at hand done, so no request waits for
-//! longer than a part takes. Who runs a part changes no bit of its scores. A small request is not shared: to
+//! longer than a part takes; what it leaves is there for whoever has nothing to do next. Who runs a part changes no bit of its scores. A small request is not shared: to
 //! wake a thread takes longer than it does.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased};
 
@@ -54,6 +54,8 @@ struct State {
     next: usize,
     /// Parts that are being run.
     running: usize,
+    /// How long the parts took, one after the other.
+    busy: Duration,
     scores: Vec<Option<Result<RawScores, EngineError>>>,
 }
 
@@ -83,26 +85,35 @@ impl Team {
         self.idle.load(Ordering::Acquire) > 0 && self.jobs.is_empty()
     }
 
-    /// The scores of a request, with the help of whoever is idle, and how many threads were to work on it. An error is that
-    /// of the first part that the model fails on.
-    pub(super) fn infer(&self, pipeline: &Arc<Pipeline>, request: &Begun) -> (Result<RawScores, EngineError>, usize) {
+    /// The scores of a request, with the help of whoever is idle, and how much longer one thread alone would have taken. An
+    /// error is that of the first part that the model fails on.
+    pub(super) fn infer(
+        &self,
+        pipeline: &Arc<Pipeline>,
+        request: &Begun,
+    ) -> (Result<RawScores, EngineError>, Duration) {
         let shared = Arc::new(Shared::new(pipeline, request));
         if shared.parts.len() == 1 {
-            return (pipeline.raw(&shared.inputs), 1);
+            return (pipeline.raw(&shared.inputs), Duration::ZERO);
         }
+        let start = Instant::now();
         let helpers = self.idle.load(Ordering::Acquire).min(shared.parts.len().saturating_sub(1));
         for _ in 0..helpers {
             // Where as many calls wait, nobody is idle.
             let _ = self.calls.0.try_send(Arc::downgrade(&shared));
         }
         shared.run(|| true);
-        (shared.scores(), helpers + 1)
+        let scores = shared.scores();
+        (scores, shared.state().busy.saturating_sub(start.elapsed()))
     }
 
-    /// Helps until nothing is left to take, or another request waits.
-    pub(super) fn help(&self, shared: &Weak<Shared>) {
-        if let Some(shared) = shared.upgrade() {
-            shared.run(|| self.jobs.is_empty());
+    /// Helps until nothing is left to take, or another request waits: then the call goes on to the next that is idle, who
+    /// takes requests before calls.
+    pub(super) fn help(&self, call: Weak<Shared>) {
+        let Some(shared) = call.upgrade() else { return };
+        shared.run(|| self.jobs.is_empty());
+        if shared.has_more() {
+            let _ = self.calls.0.try_send(call);
         }
     }
 }
@@ -111,7 +122,7 @@ impl Shared {
     fn new(pipeline: &Arc<Pipeline>, request: &Begun) -> Self {
         let parts = pipeline.blocks(request.n_rows());
         let scores = parts.iter().map(|_| None).collect();
-        let state = Mutex::new(State { next: 0, running: 0, scores });
+        let state = Mutex::new(State { next: 0, running: 0, busy: Duration::ZERO, scores });
         let (pipeline, inputs) = (Arc::clone(pipeline), request.inputs());
         Self { pipeline, inputs, parts, state, changed: Condvar::new() }
     }
@@ -127,9 +138,15 @@ impl Shared {
         {
             let rows = self.parts[index].clone();
             let infer = || self.pipeline.infer_block(&self.inputs, rows);
+            let start = Instant::now();
             let scores = catch_unwind(AssertUnwindSafe(infer)).unwrap_or(Err(EngineError::Run));
-            self.put(index, scores);
+            self.put(index, scores, start.elapsed());
         }
+    }
+
+    /// Whether there are parts that nobody has taken.
+    fn has_more(&self) -> bool {
+        self.state().next < self.parts.len()
     }
 
     fn take(&self) -> Option<usize> {
@@ -140,8 +157,9 @@ impl Shared {
         Some(index)
     }
 
-    fn put(&self, index: usize, scores: Result<RawScores, EngineError>) {
+    fn put(&self, index: usize, scores: Result<RawScores, EngineError>, took: Duration) {
         let mut state = self.state();
+        state.busy += took;
         if scores.is_err() {
             // There will be no answer: the rest is not run.
             state.next = self.parts.len();

@@ -120,6 +120,8 @@ pub(super) struct WrittenUpstream {
     eject_after: Option<usize>,
     max_answer_bytes: Option<usize>,
     tls: WrittenTls,
+    /// KServe's flag asks for TLS.
+    wants_tls: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -174,6 +176,7 @@ impl WrittenUpstream {
         let predictor = kserve.predictor().map(|url| vec![url]);
         over(&mut self.urls, [&urls, &predictor]);
         self.tls.overlay(flags.upstream_ca_file.as_ref());
+        self.wants_tls = kserve.predictor_use_ssl == Some(true);
         over(&mut self.model, [&flags.upstream_model, &kserve.model_name]);
         over(&mut self.version, [&flags.upstream_version, &None]);
         over(&mut self.protocol, [&flags.upstream_protocol, &kserve.predictor_protocol]);
@@ -187,7 +190,7 @@ impl WrittenUpstream {
     }
 
     fn is_empty(&self) -> bool {
-        self.model.is_none() && self.version.is_none() && self.protocol.is_none()
+        self.model.is_none() && self.version.is_none() && self.protocol.is_none() && self.tls == WrittenTls::default()
     }
 
     /// The model's name there, for the name here where none is given.
@@ -211,6 +214,9 @@ impl WrittenUpstream {
         needs_centroids(written, mistakes);
         let targets = targets(urls, mistakes);
         self.tls.check(&targets, mistakes);
+        if self.wants_tls && !targets.iter().all(Target::is_tls) {
+            mistakes.push("--predictor_use_ssl: an address begins with http://, so not all is encrypted".to_owned());
+        }
         let declared = self.declared(written, name, mistakes);
         let default = UpstreamConfig::new(targets, declared);
         let mut time = |key, seconds: Option<f64>, default: Duration| duration(key, seconds, default, mistakes);

@@ -35,22 +35,22 @@ impl WrittenTls {
         }
     }
 
-    /// What does not go together. Settings of TLS that nothing would use are a mistake: whoever wrote them expects that
-    /// what is sent is encrypted.
+    /// What does not go together. Settings of TLS beside an address without it are a mistake: whoever wrote them expects that
+    /// what is sent is encrypted, whichever server it goes to.
     pub(super) fn check(&self, targets: &[Target], mistakes: &mut Mistakes) {
         if self.certificate.is_some() != self.key.is_some() {
             mistakes.push("upstream.client_certificate_file, upstream.client_key_file: one needs the other".to_owned());
         }
-        let all_plain = !targets.is_empty() && !targets.iter().any(Target::is_tls);
+        let some_plain = !targets.iter().all(Target::is_tls);
         let keys = [
             ("ca_file", self.authorities.is_some()),
             ("client_certificate_file", self.certificate.is_some()),
             ("client_key_file", self.key.is_some()),
             ("server_name", self.server_name.is_some()),
         ];
-        for (key, _) in keys.into_iter().filter(|(_, is_given)| *is_given && all_plain) {
+        for (key, _) in keys.into_iter().filter(|(_, is_given)| *is_given && some_plain) {
             mistakes.push(format!(
-                "upstream.{key}: no address of upstream.urls begins with https://, so nothing is encrypted"
+                "upstream.{key}: not every address of upstream.urls begins with https://, so not all is encrypted"
             ));
         }
     }

@@ -53,6 +53,9 @@ pub enum StartError {
         /// How it failed.
         fault: Fault,
     },
+    /// TLS cannot be spoken as it is set up; nobody was asked.
+    #[error(transparent)]
+    Tls(Fault),
     /// The model cannot be served as declared.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -74,7 +77,7 @@ pub async fn connect(config: UpstreamConfig) -> Result<Arc<Upstream>, StartError
                 return Ok(upstream);
             }
             // A model that cannot be served as declared will not become one that can.
-            Err(error @ (StartError::Plan(_) | StartError::Silent { last: Fault::Tls(_), .. })) => return Err(error),
+            Err(error @ (StartError::Plan(_) | StartError::Tls(_))) => return Err(error),
             Err(error) if started.elapsed() >= config.start_timeout => return Err(error),
             Err(error) => {
                 let text = error.to_string();
@@ -103,6 +106,9 @@ async fn find_any(config: &UpstreamConfig) -> Result<Found, StartError> {
 }
 
 fn silent(config: &UpstreamConfig, last: Fault) -> StartError {
+    if matches!(last, Fault::Tls(_)) {
+        return StartError::Tls(last);
+    }
     let servers: Vec<String> = config.targets.iter().map(super::Target::shown).collect();
     StartError::Silent { servers: servers.join(", "), waited: config.start_timeout, last }
 }

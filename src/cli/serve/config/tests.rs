@@ -226,7 +226,7 @@ fn a_model_in_another_server_needs_its_address_and_what_its_scores_are() {
     for word in [
         "ftp://a",
         "one needs the other",
-        "upstream.server_name: no address",
+        "upstream.server_name: not every address",
         "soap",
         "'upstream.colour'",
         "timeout_seconds",
@@ -236,8 +236,13 @@ fn a_model_in_another_server_needs_its_address_and_what_its_scores_are() {
     ] {
         assert!(mistakes.iter().any(|mistake| mistake.contains(word)), "{word}: {mistakes:?}");
     }
-    let (_, mistakes) = check("[upstream]\nmodel = \"clf\"\n");
-    assert!(mistakes.iter().any(|mistake| mistake.contains("upstream.urls")), "{mistakes:?}");
+    for without_an_address in ["model = \"clf\"", "ca_file = \"a.pem\"", "server_name = \"a\""] {
+        let (_, mistakes) = check(&format!("[upstream]\n{without_an_address}\n"));
+        assert!(mistakes.iter().any(|mistake| mistake.contains("upstream.urls")), "{mistakes:?}");
+    }
+    // Half of the requests would go in clear text.
+    let (_, mistakes) = check("[upstream]\nurls = [\"https://a\", \"http://b\"]\nca_file = \"a.pem\"\n");
+    assert!(mistakes.iter().any(|mistake| mistake.contains("upstream.ca_file: not every")), "{mistakes:?}");
     let (_, mistakes) = check("[upstream]\nurls = [\"a\"]\n[upstream.outputs]\nembedding = \"ignore\"\n");
     assert!(mistakes.iter().any(|mistake| mistake.contains("upstream.outputs")), "{mistakes:?}");
 }
@@ -280,6 +285,12 @@ fn the_flags_of_a_transformer_container_are_understood() {
         parse(line).unwrap().kserve.check(&mut mistakes);
         assert!(mistakes[0].contains("predictor_use_ssl"), "{line}: {mistakes:?}");
     }
+    // The address that is asked is the one of --upstream.
+    let args = parse("serve --upstream http://a --predictor_host=b --predictor_use_ssl=true").unwrap();
+    let (mut written, mut mistakes) = (Written::default(), Vec::new());
+    written.overlay(&args);
+    written.check(&mut mistakes);
+    assert!(mistakes.iter().any(|mistake| mistake.contains("predictor_use_ssl")), "{mistakes:?}");
     assert!(parse("serve --predictor_host=a --predictor_use_ssl=perhaps").is_err());
 }
 
