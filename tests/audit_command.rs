@@ -163,9 +163,10 @@ fn adversary_three_holds_the_largest_entry_against_random_points_within_the_budg
     assert_eq!(undefended["auc"], confidence["auc"], "the score is the largest entry");
     assert_ne!(undefended["tpr"], confidence["calls"]["recall_members"], "the rule is its own");
     assert!(undefended["rule"].as_str().unwrap().ends_with("which 10 % of 500 random points pass"), "{undefended}");
-    // A label says nothing by its largest entry: no row passes 1.
+    // A label says nothing by its largest entry: no row passes 1, and no point.
     let [floor] = adversaries(&found, "label-only", 3)[..] else { panic!("one attack") };
     assert!(value(&floor["tpr"]) == 0.0 && floor["precision"]["reason"] == "nobody is called a member", "{floor}");
+    assert!(floor["rule"].as_str().unwrap().ends_with("above 1, which 0 % of 500 random points pass"), "{floor}");
     assert!(!found["not_tried"].to_string().contains("adversary 3"));
     let page = std::fs::read_to_string(dir.join("three.html")).unwrap();
     assert!(page.contains("largest entry against random points"));

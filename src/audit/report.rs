@@ -551,7 +551,8 @@ pub struct Headline {
     pub widest_null: Figure<Null>,
     /// How many attacks count.
     pub n_attacks: usize,
-    /// The attack that is strongest on the attack-fit rows: chosen before a verdict row is looked at.
+    /// The attack that is strongest on the attack-fit rows, each half by the other's threshold, or reading whether the label
+    /// is right where nothing leads that by a standard error: chosen before a verdict row is looked at.
     pub fixed_attack: AttackId,
     /// Its (b).
     pub fixed: Estimate,

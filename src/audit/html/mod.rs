@@ -179,7 +179,7 @@ fn systems(findings: &Findings) -> Markup {
         section .systems {
             h2 { "Each system" }
             p .note {
-                "Left: the curve of the headline’s attack with its pointwise exact interval, both axes logarithmic, beside the "
+                "Left: the curve of the attack of (a) with its pointwise exact interval, both axes logarithmic, beside the "
                 "reference and the floor. Right: scaled logits ln p" sub { "y" } " − ln Σ" sub { "j≠y" } " p" sub { "j" }
                 " of all members and non-members (the paper’s figure 1)."
             }

@@ -358,7 +358,8 @@ fn headlines(findings: &Findings) -> Table {
         note: format!(
             "(a) max over thresholds of |TPR − FPR| on the verdict rows, beside the permutation null of that maximum \
              (mean, 95 %); its interval allows for the threshold having been chosen here.\n(b) TPR − FPR with threshold and sign fixed on the attack-fit rows, of the attack that is \
-             strongest on those.\nMinus floor: paired difference to the label-only answers on the same rows. At floor: \
+             strongest there, each half by the other's threshold; reading whether the label is right, where nothing leads \
+             that by a standard error.\nMinus floor: paired difference to the label-only answers on the same rows. At floor: \
              its interval stays within {margin} of 0; not told apart: it covers 0 and does not.\nLeak seen: (b)'s interval \
              leaves 0 or (a) leaves its null; undecidable: neither, but half of the interval or 95 % of the null is \
              above {margin}.\n{n_counted} of {n} attacks count.",

@@ -132,7 +132,7 @@ pub struct Args {
         value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     random_points: Option<u32>,
     /// Ask again about changed inputs (noise, flips, shifts), mixtures of records and the rows themselves: label-only
-    /// attacks, and attacks on the scores around a record; some 25 to 65 queries a row.
+    /// attacks, and attacks on the scores around a record; 36 to 62 queries a row.
     #[arg(long, conflicts_with = "predictions")]
     queries: bool,
     /// Look for the decision boundary by labels alone (HopSkipJump; for binary tables by turning features over): some
@@ -301,6 +301,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if args.analysis {
         report.analysis = analysed(&case, &knowledge, &settings);
+        if let Some(reason) = &report.analysis.reason {
+            alarm(&[format!("--analysis: there is none, {reason}")]);
+        }
         if let Some(found) = report.analysis.value.as_mut().filter(|_| args.pictures) {
             found.pictures = kept(pictures::draw(args, &case, &found.extremes), &mut failed).unwrap_or_default();
         }

@@ -308,7 +308,13 @@ pub(super) fn answers(
         Asker::Remote(remote) => {
             let answers = remote.ask(inputs)?;
             let predicted = answers.predicted.clone();
-            Ok(Answered { predicted, of_systems: systems.iter().map(|_| Some(answers.clone())).collect() })
+            let n_classes = answers.probabilities.ncols();
+            let of = |system: &&System| match system.role() {
+                Role::Floor => Answers::of_labels(predicted.clone(), n_classes),
+                _ => answers.clone(),
+            };
+            let of_systems = systems.iter().map(|system| Some(of(system))).collect();
+            Ok(Answered { predicted, of_systems })
         }
         Asker::Pipeline(pipeline) => {
             let target = changed_target(pipeline, inputs, labels)?;

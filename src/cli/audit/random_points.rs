@@ -53,10 +53,12 @@ pub(super) fn ask(
     let mut given = Vec::new();
     for (system, scores) in systems.into_iter().zip(of_points) {
         let Some(answers) = system.answer(target, &logits, temperature.as_ref())? else { continue };
-        let Some(threshold) = random_point_threshold(scores, RANDOM_SHARE) else { continue };
-        let share = 100.0 * RANDOM_SHARE;
+        let Some(threshold) = random_point_threshold(scores.clone(), RANDOM_SHARE) else { continue };
+        // Fewer than the share that was asked for where points tie.
+        let passing = scores.iter().filter(|&&score| score > threshold).count();
+        let share = 100.0 * passing as f64 / n_points.max(1) as f64;
         let words =
-            format!("largest entry above {}, which {share} % of {n_points} random points pass", entry(-threshold));
+            format!("largest entry above {}, which {share:.0} % of {n_points} random points pass", entry(-threshold));
         given.push(GivenScores {
             system: system.name.clone(),
             attack: AttackId::new(Family::Score, format!("{ML_LEAKS}3, largest entry against random points")),
