@@ -5,28 +5,14 @@
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
-fn sordino(dir: &Path, words: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_sordino")).args(words.split_whitespace()).current_dir(dir).output().unwrap()
-}
-
-fn done(dir: &Path, words: &str) -> String {
-    let output = sordino(dir, words);
-    assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn refused(dir: &Path, words: &str) -> String {
-    let output = sordino(dir, words);
-    assert!(!output.status.success(), "{words}");
-    String::from_utf8(output.stderr).unwrap()
-}
+use crate::command_support::{done, refused};
 
 /// Overlapping clusters, so that who is right about a training row has learned it by heart.
 fn write_table(path: &Path, (n_rows, n_classes, n_columns): (usize, usize, usize), seed: u64) {

@@ -12,7 +12,7 @@ use sordino::pipeline::{AssembleError, Parts, Pipeline, Preparation, Together};
 use sordino::server::{Batching, ComputeConfig, Config};
 use sordino::tensor::{Inputs, Values};
 
-use crate::http_support::{Client, PATIENCE, Reply, Server, StubEngine, defence, head, logits};
+use crate::http_support::{Client, PATIENCE, Reply, Server, StubEngine, alone, defence, logits, write};
 
 /// A row of this is an error of the model, for the whole batch.
 const FAILS: f32 = 13.0;
@@ -122,18 +122,6 @@ fn request(firsts: &[f32]) -> String {
     let rows: Vec<f32> = firsts.iter().flat_map(|&first| [first, 2.0, 0.5, first / 3.0]).collect();
     let shape = format!("[{},2,2]", firsts.len());
     format!(r#"{{"inputs":[{{"name":"x","shape":{shape},"datatype":"FP32","data":{rows:?}}}]}}"#)
-}
-
-fn write(server: &Server, body: &str) -> Client {
-    let mut client = server.connect();
-    client.write(&head("POST", "/v2/models/clf/infer", &[], body.len()));
-    client.write(body.as_bytes());
-    client
-}
-
-/// What a server without batches answers to the same.
-fn alone(body: &str) -> Reply {
-    Server::plain().connect().infer(body)
 }
 
 /// Has requests wait together behind one that is being run.

@@ -4,11 +4,12 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::process::{Command, Output};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
+
+use crate::command_support::{done, refused};
 
 /// Two overlapping clusters of sixteen numbers.
 fn write_table(path: &Path) {
@@ -21,22 +22,6 @@ fn write_table(path: &Path) {
         text.push('\n');
     }
     std::fs::write(path, text).unwrap();
-}
-
-fn sordino(dir: &Path, words: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_sordino")).args(words.split_whitespace()).current_dir(dir).output().unwrap()
-}
-
-fn done(dir: &Path, words: &str) -> String {
-    let output = sordino(dir, words);
-    assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn refused(dir: &Path, words: &str) -> String {
-    let output = sordino(dir, words);
-    assert!(!output.status.success(), "{words}");
-    String::from_utf8(output.stderr).unwrap()
 }
 
 /// Advantage (b) of the strongest attack on one system, and the bounds of its interval; `None` where no attack counts.

@@ -141,6 +141,19 @@ pub(crate) fn called(calls: &AtomicUsize, n: usize) {
     }
 }
 
+/// Sends a request and does not wait for its answer.
+pub(crate) fn write(server: &Server, body: &str) -> Client {
+    let mut client = server.connect();
+    client.write(&head("POST", "/v2/models/clf/infer", &[], body.len()));
+    client.write(body.as_bytes());
+    client
+}
+
+/// What a plain server answers to the same: no batches, nothing shared.
+pub(crate) fn alone(body: &str) -> Reply {
+    Server::plain().connect().infer(body)
+}
+
 /// A running server; dropped, it drains.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,

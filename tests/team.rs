@@ -11,7 +11,7 @@ use sordino::pipeline::Pipeline;
 use sordino::server::{ComputeConfig, Config};
 use sordino::tensor::{Inputs, Values};
 
-use crate::http_support::{Client, PATIENCE, Reply, Server, StubEngine, defence, head};
+use crate::http_support::{PATIENCE, Server, StubEngine, alone, called, defence, write};
 
 /// A row of this fails its part, one of this panics.
 const FAILS: f32 = 13.0;
@@ -89,17 +89,6 @@ fn request(n_rows: usize, last: f32) -> String {
     format!(r#"{{"inputs":[{{"name":"x","shape":[{n_rows},2,2],"datatype":"FP32","data":{rows:?}}}]}}"#)
 }
 
-fn write(server: &Server, body: &str) -> Client {
-    let mut client = server.connect();
-    client.write(&head("POST", "/v2/models/clf/infer", &[], body.len()));
-    client.write(body.as_bytes());
-    client
-}
-
-fn alone(body: &str) -> Reply {
-    Server::plain().connect().infer(body)
-}
-
 #[test]
 fn idle_threads_share_a_request_and_no_bit_of_its_answer_tells() {
     let engine = InPairs::new(3);
@@ -155,7 +144,12 @@ impl Engine for OnPermit {
         if inputs.n_rows() == 2 {
             let number = self.calls.fetch_add(1, Ordering::Relaxed);
             let permits = self.permits.lock().unwrap();
-            drop(self.given.wait_timeout_while(permits, PATIENCE, |permits| *permits <= number).unwrap());
+            let (permits, waited) =
+                self.given.wait_timeout_while(permits, PATIENCE, |permits| *permits <= number).unwrap();
+            drop(permits);
+            if waited.timed_out() {
+                return Err(EngineError::Run);
+            }
         }
         self.stub.infer(inputs)
     }
@@ -171,14 +165,14 @@ fn a_thread_helps_no_longer_than_nobody_waits_and_comes_back() {
     let engine = Arc::new(OnPermit { stub: StubEngine::new(|| None), permits, given, calls });
     let server = serve(Arc::clone(&engine) as _, 2);
     let mut large = write(&server, &request(20, 5.0));
-    crate::http_support::called(&engine.calls, 2);
+    called(&engine.calls, 2);
     let mut small = write(&server, &request(1, 6.0));
     server.wait_for("sordino_queue_depth", 1.0);
     // Both threads end the part at hand: one must take the request that waits, the other runs the next part.
     engine.give(2);
     assert_eq!(small.read(false).status, 200);
     // The third part waits for its permit, and the fourth is taken by the thread that has nothing to do again.
-    crate::http_support::called(&engine.calls, 4);
+    called(&engine.calls, 4);
     assert_eq!(engine.calls.load(Ordering::Relaxed), 4);
     engine.give(8);
     let reply = large.read(false);

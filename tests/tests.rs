@@ -13,6 +13,8 @@ mod banks;
 mod batching;
 #[cfg(feature = "lab")]
 mod canaries;
+#[cfg(feature = "lab")]
+mod command_support;
 mod data;
 mod grpc;
 mod grpc_support;

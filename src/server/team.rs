@@ -3,8 +3,8 @@
 //!
 //! Whoever has the request runs parts of it until none is left; idle threads are called, and each that comes runs parts, too.
 //! A thread that helps goes back as soon as another request waits, with the part at hand done, so no request waits for
-//! longer than a part takes; what it leaves is there for whoever has nothing to do next. Who runs a part changes no bit of its scores. A small request is not shared: to
-//! wake a thread takes longer than it does.
+//! longer than a part takes; what it leaves is there for whoever has nothing to do next. Who runs a part changes no bit
+//! of its scores. A small request is not shared: to wake a thread takes longer than it does.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};

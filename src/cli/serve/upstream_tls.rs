@@ -1,4 +1,4 @@
-//! TLS to another server, as the settings have it: which files, which name, and whether any address asks for it.
+//! TLS to another server, as the settings have it: which files, which name, and whether every address asks for it.
 
 use std::path::{Path, PathBuf};
 
