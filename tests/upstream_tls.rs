@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use sordino::client::upstream::{StartError, Target, TlsSettings, UpstreamConfig, connect};
+use sordino::client::tls::TlsSettings;
+use sordino::client::upstream::{StartError, Target, UpstreamConfig, connect};
 use sordino::defence::{Defence, DefenceConfig, Method, ScoreKind};
 use sordino::engine::RemoteEngine as _;
 use sordino::engine::upstream::{Declared, Dialect, Fault};
