@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::super::tls::contents;
-use super::config::{Mistakes, Section};
+use super::config::Mistakes;
+use super::section::Section;
 use crate::client::tls::TlsSettings;
 use crate::client::upstream::Target;
 
