@@ -40,6 +40,8 @@ mod lab_told;
 mod layering;
 mod leaks;
 mod openapi;
+#[cfg(feature = "tls")]
+mod own_tls;
 #[cfg(feature = "lab")]
 mod privacy;
 mod team;
