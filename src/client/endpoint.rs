@@ -140,7 +140,7 @@ impl Endpoint {
                 Wire::Grpc => Inside::Http2,
             };
             let stream = connector.connect(stream, inside).await.map_err(|error| match self::words(&error) {
-                Some(reason) => self.tls_failed(reason),
+                Some(reason) => ClientError::Tls { host: self.authority.clone(), reason },
                 None => ClientError::Exchange("inside of the TLS handshake".to_owned()),
             })?;
             return Ok(Stream::Tls(Box::new(stream), words.clone()));
@@ -149,9 +149,12 @@ impl Endpoint {
         Ok(Stream::Plain(stream))
     }
 
-    /// An exchange with it that TLS ended.
-    pub(super) fn tls_failed(&self, reason: String) -> ClientError {
-        ClientError::Tls { host: self.authority.clone(), reason }
+    /// How an exchange with it ended: by what TLS said, where it broke off for that.
+    pub(super) fn ended(&self, error: ClientError, words: &LastWords) -> ClientError {
+        match (error, words.get()) {
+            (ClientError::Exchange(_), Some(reason)) => ClientError::Tls { host: self.authority.clone(), reason },
+            (error, _) => error,
+        }
     }
 }
 

@@ -166,15 +166,16 @@ impl Connection {
     pub async fn open_for(endpoint: &Endpoint, wire: Wire) -> Result<Self, ClientError> {
         let words = LastWords::default();
         let io = TokioIo::new(endpoint.dial(wire, &words).await?);
+        let ended = |error| endpoint.ended(exchange(error), &words);
         // The failure of a connection reaches the caller through its sender.
         let sender = match wire {
             Wire::Http1 => {
-                let (sender, connection) = http1::handshake(io).await.map_err(exchange)?;
+                let (sender, connection) = http1::handshake(io).await.map_err(ended)?;
                 tokio::spawn(async move { connection.await.ok() });
                 Sender::Http1(sender)
             }
             Wire::Grpc => {
-                let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.map_err(exchange)?;
+                let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.map_err(ended)?;
                 tokio::spawn(async move { connection.await.ok() });
                 Sender::Grpc(sender)
             }
@@ -191,14 +192,8 @@ impl Connection {
     /// [`ClientError::Exchange`], also for a call of another wire; [`ClientError::Tls`] where that ended the connection;
     /// [`ClientError::TooLong`]; [`ClientError::Grpc`] for a gRPC status other than 0.
     pub async fn send(&mut self, call: &Call) -> Result<Reply, ClientError> {
-        match self.exchange(call).await {
-            // Of a client certificate that is missing or not liked, a server may tell only now.
-            Err(ClientError::Exchange(said)) => Err(match self.words.get() {
-                Some(reason) => self.endpoint.tls_failed(reason),
-                None => ClientError::Exchange(said),
-            }),
-            outcome => outcome,
-        }
+        // Of a client certificate that is missing or not liked, a server may tell only now.
+        self.exchange(call).await.map_err(|error| self.endpoint.ended(error, &self.words))
     }
 
     async fn exchange(&mut self, call: &Call) -> Result<Reply, ClientError> {

@@ -154,7 +154,7 @@ impl Tls {
                 Ok(_) | Err(_) => return Err(Failed::Closed),
             }
             let acceptor = self.acceptor.read().unwrap_or_else(PoisonError::into_inner).clone();
-            let stream = TimedIo::new(stream, self.handshake_timeout, write_timeout);
+            let stream = TimedIo::under_tls(stream, write_timeout);
             acceptor.accept(stream).await.map_err(|error| Failed::of(&error))
         };
         let draining = async {

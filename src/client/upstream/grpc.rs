@@ -91,6 +91,8 @@ impl Line {
     fn fault(&self, status: &Status) -> Fault {
         match fault(status) {
             Fault::BrokenOff => self.words.get().map_or(Fault::BrokenOff, Fault::TlsEnded),
+            // Before a request was sent: in the first words of HTTP/2.
+            Fault::Unreachable => self.words.get().map_or(Fault::Unreachable, Fault::Handshake),
             fault => fault,
         }
     }
