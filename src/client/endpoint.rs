@@ -7,6 +7,8 @@ use tokio::net::TcpStream;
 
 use super::ClientError;
 use super::http::Wire;
+#[cfg(feature = "tls")]
+use super::stream::Secured;
 use super::stream::{LastWords, Stream};
 use super::tls::TlsSettings;
 #[cfg(feature = "tls")]
@@ -143,7 +145,7 @@ impl Endpoint {
                 Some(reason) => ClientError::Tls { host: self.authority.clone(), reason },
                 None => ClientError::Exchange("inside of the TLS handshake".to_owned()),
             })?;
-            return Ok(Stream::Tls(Box::new(stream), words.clone()));
+            return Ok(Stream::Tls(Secured::new(stream, words)));
         }
         let _ = (wire, words);
         Ok(Stream::Plain(stream))

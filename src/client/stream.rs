@@ -6,8 +6,12 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
+#[cfg(feature = "tls")]
+use tokio::io::AsyncBufRead as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+#[cfg(feature = "tls")]
+use tokio_rustls::client::TlsStream;
 
 /// Why TLS ended a connection, if it was TLS that did. The protocols above lose the error itself on its way: HTTP/2 keeps
 /// its text alone.
@@ -38,29 +42,54 @@ impl LastWords {
         }
         outcome
     }
-
-    /// A write that fails because the other side has gone may have its reason in what can still be read.
-    #[cfg(feature = "tls")]
-    fn hear_writing<T>(
-        &self,
-        stream: &mut tokio_rustls::client::TlsStream<TcpStream>,
-        context: &mut Context<'_>,
-        outcome: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        let outcome = self.hear(outcome);
-        if matches!(outcome, Poll::Ready(Err(_))) && self.get().is_none() {
-            let mut byte = [0];
-            let _ = self.hear(Pin::new(stream).poll_read(context, &mut ReadBuf::new(&mut byte)));
-        }
-        outcome
-    }
 }
 
 /// An open connection.
 pub(super) enum Stream {
     Plain(TcpStream),
     #[cfg(feature = "tls")]
-    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>, LastWords),
+    Tls(Secured),
+}
+
+/// TLS over TCP.
+#[cfg(feature = "tls")]
+pub(super) struct Secured {
+    stream: Box<TlsStream<TcpStream>>,
+    words: LastWords,
+    /// A write that failed because the other side has gone.
+    failed: Option<io::Error>,
+}
+
+#[cfg(feature = "tls")]
+impl Secured {
+    /// What TLS says of `stream` from now on goes to `words`.
+    pub(super) fn new(stream: TlsStream<TcpStream>, words: &LastWords) -> Self {
+        Self { stream: Box::new(stream), words: words.clone(), failed: None }
+    }
+
+    /// Writes. A write that fails because the other side has gone has its reason in what can still be read: that is waited
+    /// for, and comes at once, since the connection has ended.
+    fn write<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut TlsStream<TcpStream>>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+        let error = match self.failed.take() {
+            Some(error) => error,
+            None => match self.words.hear(write(Pin::new(&mut self.stream), context)) {
+                Poll::Ready(Err(error)) if [BrokenPipe, ConnectionAborted, ConnectionReset].contains(&error.kind()) => {
+                    error
+                }
+                outcome => return outcome,
+            },
+        };
+        if self.words.hear(Pin::new(&mut self.stream).poll_fill_buf(context)).is_pending() {
+            self.failed = Some(error);
+            return Poll::Pending;
+        }
+        Poll::Ready(Err(error))
+    }
 }
 
 /// Calls a method that writes, of whichever it is.
@@ -69,10 +98,7 @@ macro_rules! either {
         match &mut *$stream {
             Stream::Plain(stream) => Pin::new(stream).$method($context $(, $argument)*),
             #[cfg(feature = "tls")]
-            Stream::Tls(stream, words) => {
-                let outcome = Pin::new(&mut **stream).$method($context $(, $argument)*);
-                words.hear_writing(stream, $context, outcome)
-            }
+            Stream::Tls(tls) => tls.write($context, |stream, context| stream.$method(context $(, $argument)*)),
         }
     };
 }
@@ -82,7 +108,7 @@ impl AsyncRead for Stream {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_read(context, into),
             #[cfg(feature = "tls")]
-            Self::Tls(stream, words) => words.hear(Pin::new(stream).poll_read(context, into)),
+            Self::Tls(tls) => tls.words.hear(Pin::new(&mut tls.stream).poll_read(context, into)),
         }
     }
 }
@@ -104,7 +130,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
             #[cfg(feature = "tls")]
-            Self::Tls(stream, _) => stream.is_write_vectored(),
+            Self::Tls(tls) => tls.stream.is_write_vectored(),
         }
     }
 

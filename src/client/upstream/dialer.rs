@@ -7,9 +7,11 @@ use tokio::time::timeout;
 
 use super::UpstreamConfig;
 use super::target::Target;
+#[cfg(feature = "tls")]
+use crate::client::stream::Secured;
 use crate::client::stream::{LastWords, Stream};
 #[cfg(feature = "tls")]
-use crate::client::tls::{Connector, Inside, words};
+use crate::client::tls::{self, Connector, Inside};
 use crate::engine::upstream::Fault;
 
 /// Opens connections to one server.
@@ -53,16 +55,17 @@ impl Dialer {
         timeout(self.patience, self.dial(words)).await.unwrap_or(Err(Fault::Unreachable))
     }
 
-    async fn dial(&self, _words: &LastWords) -> Result<Stream, Fault> {
+    async fn dial(&self, words: &LastWords) -> Result<Stream, Fault> {
         let stream = TcpStream::connect((&*self.host, self.port)).await.map_err(|_| Fault::Unreachable)?;
         stream.set_nodelay(true).map_err(|_| Fault::Unreachable)?;
         #[cfg(feature = "tls")]
         if let Some((connector, inside)) = &self.tls {
             let cut = || "the connection broke off inside of it".to_owned();
             let stream = connector.connect(stream, *inside).await;
-            let stream = stream.map_err(|error| Fault::Handshake(words(&error).unwrap_or_else(cut)))?;
-            return Ok(Stream::Tls(Box::new(stream), _words.clone()));
+            let stream = stream.map_err(|error| Fault::Handshake(tls::words(&error).unwrap_or_else(cut)))?;
+            return Ok(Stream::Tls(Secured::new(stream, words)));
         }
+        let _ = words;
         Ok(Stream::Plain(stream))
     }
 }
