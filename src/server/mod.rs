@@ -18,6 +18,7 @@
 
 mod admin;
 mod body;
+mod busy;
 mod coding;
 mod compute;
 mod config;
@@ -56,6 +57,7 @@ use tokio_util::either::Either;
 
 use self::admin::Admin;
 use self::body::{BodyLimits, Budget};
+use self::busy::BusyPoll;
 use self::compute::{Compute, Threads};
 use self::connection::{Activity, attend};
 use self::grpc::Services;
@@ -184,6 +186,7 @@ pub fn start(listeners: Listeners, config: Config, models: impl Into<Models>) ->
         stream_idle: config.header_timeout * STREAM_PATIENCE,
         write_timeout: config.write_timeout,
         ids: RequestIds::new(),
+        busy: BusyPoll::new(config.busy_poll),
     });
     let _admin = listeners.metrics.map(|listener| admin::start(listener, &shared)).transpose()?;
     Ok(Server {
@@ -215,6 +218,8 @@ impl Server {
             connections.tls = Some(Arc::clone(&tls));
             Watching(tokio::spawn(tls.watch(Arc::clone(&shared.metrics))))
         });
+        let in_flight = shared.metrics.in_flight.clone();
+        let awake = tokio::spawn(Arc::clone(&shared.busy).keep_awake(move || in_flight.get() <= 1)).abort_handle();
         tokio::select! {
             () = connections.accept(&listeners) => {}
             () = shutdown.drain() => {}
@@ -230,6 +235,7 @@ impl Server {
         listeners.into_iter().for_each(|listener| connections.accept_backlog(listener));
         let deadline = Instant::now() + config.drain;
         let ended = connections.drain(deadline, &mut shutdown).await;
+        awake.abort();
         drop(shared);
         // The last sender of the queue is gone: a thread ends with the job at hand, which may be a client's that left.
         tokio::select! {
