@@ -21,9 +21,10 @@ fmt:
 lint:
     cargo clippy {{ cargo_flags }} --features onnxruntime --all-targets -- -D warnings
 
-# The core compiles alone: no server, no engine, no training code
+# The core compiles alone: no server, no engine, no training code; and the server without TLS
 core:
-    cargo check --release --lib --no-default-features
+    cargo clippy --release --lib --no-default-features -- -D warnings
+    cargo clippy --release --lib --no-default-features --features serve -- -D warnings
 
 # Licences, banned and unknown sources of dependencies
 deny:

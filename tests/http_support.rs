@@ -16,7 +16,7 @@ use sordino::defence::{
 };
 use sordino::engine::{Engine, EngineError, ModelSpec};
 use sordino::pipeline::{Identity, Pipeline};
-use sordino::server::{ComputeConfig, Config, Ended, Listeners, Shutdown, run};
+use sordino::server::{ComputeConfig, Config, Ended, Listeners, Shutdown, start};
 use sordino::tensor::{DType, Dim, Inputs, TensorSpec, Values};
 
 /// No test may take longer than this.
@@ -182,6 +182,16 @@ impl Server {
     }
 
     pub(crate) fn of(runtime: tokio::runtime::Runtime, pipeline: Arc<Pipeline>, config: Config) -> Self {
+        Self::made(runtime, pipeline, config, |server| server)
+    }
+
+    /// A server that `make` has the last word on.
+    pub(crate) fn made(
+        runtime: tokio::runtime::Runtime,
+        pipeline: Arc<Pipeline>,
+        config: Config,
+        make: impl FnOnce(sordino::server::Server) -> sordino::server::Server + Send + 'static,
+    ) -> Self {
         let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
         let (service, metrics) = (bind(), bind());
         let (address, metrics_address) = (service.local_addr().unwrap(), metrics.local_addr().unwrap());
@@ -190,7 +200,7 @@ impl Server {
         let shutdown = Shutdown::new(async { drop(drain_rx.await) }, async { drop(now_rx.await) });
         let thread = std::thread::spawn(move || {
             let listeners = Listeners { service, grpc: None, metrics: Some(metrics) };
-            runtime.block_on(run(listeners, config, pipeline, shutdown)).unwrap()
+            runtime.block_on(async { make(start(listeners, config, pipeline).unwrap()).serve(shutdown).await })
         });
         Self { address, metrics: metrics_address, drain: Some(drain), now: Some(now), thread: Some(thread) }
     }

@@ -13,7 +13,9 @@ mod banks;
 mod batching;
 #[cfg(feature = "lab")]
 mod canaries;
-#[cfg(feature = "lab")]
+#[cfg(feature = "tls")]
+mod client_tls;
+#[cfg(any(feature = "lab", feature = "tls"))]
 mod command_support;
 mod data;
 mod grpc;
@@ -38,9 +40,13 @@ mod lab_told;
 mod layering;
 mod leaks;
 mod openapi;
+#[cfg(feature = "tls")]
+mod own_tls;
 #[cfg(feature = "lab")]
 mod privacy;
 mod team;
+#[cfg(feature = "tls")]
+mod tls_support;
 mod upstream;
 mod upstream_check;
 mod upstream_faults;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use sordino::client::check::{Findings, State, Subject, check};
 use sordino::client::endpoint::{Endpoint, Reach};
+use sordino::client::tls::TlsSettings;
 
 use super::http_support::Server;
 use super::upstream_support::{Does, Fake, about};
@@ -16,6 +17,7 @@ fn found(url: &str) -> Findings {
         metrics: None,
         model: Some("clf".to_owned()),
         timeout: Duration::from_secs(5),
+        tls: TlsSettings::default(),
     })
 }
 
@@ -87,6 +89,7 @@ fn where_nothing_listens_all_is_closed_that_was_named() {
         metrics: Some(endpoint(&url)),
         model: Some("clf".to_owned()),
         timeout: Duration::from_secs(5),
+        tls: TlsSettings::default(),
     };
     assert_eq!(ask(&subject).count(State::Closed), 15);
     let unnamed = ask(&Subject { grpc: None, model: None, ..subject });
@@ -105,6 +108,7 @@ fn what_gives_no_answer_is_not_closed() {
         metrics: Some(endpoint),
         model: Some("clf".to_owned()),
         timeout: Duration::from_millis(20),
+        tls: TlsSettings::default(),
     };
     let findings = ask(&subject);
     assert_eq!(findings.count(State::Unknown), 15, "{findings:?}");

@@ -11,6 +11,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::tls::TlsArgs;
 use crate::client::ClientError;
 use crate::client::endpoint::{Endpoint, Reach};
 use crate::client::http::{Call, Connection};
@@ -31,7 +32,7 @@ const N_CALLS: usize = 16;
 /// requests go out when they are due, and latency counts from that moment (open loop).
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Address of the endpoint; a loopback address unless --allow-remote is given.
+    /// Address of the endpoint, http:// or https://; a loopback address unless --allow-remote is given.
     #[arg(long, default_value = "http://127.0.0.1:8000")]
     url: String,
     /// Model to ask.
@@ -86,6 +87,8 @@ pub struct Args {
     /// Allow an address off this machine: you have the consent of whoever runs it.
     #[arg(long)]
     allow_remote: bool,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -127,7 +130,7 @@ struct Record<'a> {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let plan = LoadPlan::new(args.load_config())?;
     let reach = if args.allow_remote { Reach::Anywhere } else { Reach::Loopback };
-    let endpoint = Endpoint::parse(&args.url, reach)?;
+    let endpoint = Endpoint::with_tls(&args.url, reach, &args.tls.settings(&[&args.url])?)?;
     let calls = make_calls(args, &endpoint)?;
     let request_bytes = calls[0].body_len();
     let rows = args.rows as usize;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::tls::TlsArgs;
 use crate::client::check::{Findings, State, Subject, check};
 use crate::client::endpoint::{Endpoint, Reach};
 
@@ -22,14 +23,15 @@ const CANNOT_TELL: u8 = 4;
 /// 1 when the question cannot be asked.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The server behind Sordino, as a client would reach it: http://HOST:PORT
+    /// The server behind Sordino, as a client would reach it: http://HOST:PORT or https://HOST:PORT
     #[arg(long, value_name = "URL")]
     upstream: String,
     /// The model that is defended
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// The server's gRPC address; without it gRPC cannot be told to be closed [default: the port after that of the URL]
-    #[arg(long, value_name = "HOST:PORT")]
+    /// The server's gRPC address, HOST:PORT; with grpc:// or grpcs:// before it, without or with TLS alone. Without it gRPC cannot be told
+    /// to be closed [default: the port after that of the URL]
+    #[arg(long, value_name = "ADDRESS")]
     grpc: Option<String>,
     /// The server's metrics; without it they cannot be told to be closed [default: /metrics of the URL]
     #[arg(long, value_name = "URL")]
@@ -40,6 +42,8 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 /// Runs the command.
@@ -51,12 +55,17 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         |name: &String| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
     anyhow::ensure!(args.model.as_ref().is_none_or(plain), "--model: expected letters, digits, '.', '_' or '-'");
     let timeout = Duration::try_from_secs_f64(args.timeout_seconds).ok().filter(|time| !time.is_zero());
+    let urls = [Some(&args.upstream), args.grpc.as_ref(), args.metrics.as_ref()];
+    let urls: Vec<&str> = urls.into_iter().flatten().map(String::as_str).collect();
+    let tls = args.tls.settings(&urls)?;
+    let endpoint = |url: &str| Endpoint::with_tls(url, Reach::Anywhere, &tls);
     let subject = Subject {
-        rest: Endpoint::parse(&args.upstream, Reach::Anywhere)?,
+        rest: endpoint(&args.upstream)?,
         grpc: args.grpc.clone(),
-        metrics: args.metrics.as_deref().map(|url| Endpoint::parse(url, Reach::Anywhere)).transpose()?,
+        metrics: args.metrics.as_deref().map(endpoint).transpose()?,
         model: args.model.clone(),
         timeout: timeout.context("--timeout-seconds: must be above 0")?,
+        tls,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let findings = runtime.block_on(check(&subject))?;

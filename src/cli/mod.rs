@@ -32,6 +32,7 @@ pub mod shadows;
 pub mod split;
 #[cfg(feature = "lab")]
 mod student;
+mod tls;
 #[cfg(feature = "lab")]
 pub mod train;
 

@@ -6,6 +6,7 @@
 //! told: no answer in time, an answer that says neither, a port that was guessed.
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use hyper::body::Bytes;
@@ -13,13 +14,11 @@ use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, 
 use serde::Serialize;
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tonic::transport::Endpoint as GrpcEndpoint;
 
 use super::ClientError;
-use super::endpoint::Endpoint;
-use super::http::{Call, Connection, Reply};
-use super::inference_client::grpc_inference_service_client::GrpcInferenceServiceClient;
-use crate::protocol::grpc::messages::ServerLiveRequest;
+use super::endpoint::{Endpoint, Reach};
+use super::http::{Call, Connection, Reply, Wire};
+use super::tls::{self, TlsSettings};
 
 /// Whether a path is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -73,7 +72,8 @@ impl Findings {
 pub struct Subject {
     /// The server's REST address.
     pub rest: Endpoint,
-    /// Its gRPC address, `host:port`; none: the port after that of REST.
+    /// Its gRPC address, `host:port`, or `grpc://` or `grpcs://` before it where it is known whether TLS is spoken there; none:
+    /// the port after that of REST.
     pub grpc: Option<String>,
     /// The address of its metrics; none: that of REST.
     pub metrics: Option<Endpoint>,
@@ -81,6 +81,8 @@ pub struct Subject {
     pub model: Option<String>,
     /// How long one question may take.
     pub timeout: Duration,
+    /// What TLS to the gRPC address needs, where it is spoken there.
+    pub tls: TlsSettings,
 }
 
 /// A name that no model has.
@@ -89,7 +91,8 @@ const NO_MODEL: &str = "sordino-check-no-such-model";
 /// Asks a server which paths are open.
 ///
 /// # Errors
-/// [`ClientError::BadUrl`] where a name cannot stand in a path. A server that cannot be reached is a finding, not an error.
+/// [`ClientError::BadUrl`] where a name cannot stand in a path, and [`ClientError::Tls`] where TLS with it does not come about. A server
+/// that cannot be reached is a finding, not an error, and so is one that wants a certificate of its clients.
 pub async fn check(subject: &Subject) -> Result<Findings, ClientError> {
     let asker = Asker { subject };
     let live = asker.get("/v2/health/live").await?;
@@ -102,7 +105,7 @@ pub async fn check(subject: &Subject) -> Result<Findings, ClientError> {
     let has = |extension: &str| match &extensions {
         Some(names) => Some(names.iter().any(|name| name == extension)),
         // Where nothing listens, nothing is offered.
-        None => matches!(server, Heard::Refused).then_some(false),
+        None => server.is_shut().then_some(false),
     };
     let findings = vec![
         asker.shared_memory(&has).await?,
@@ -135,6 +138,8 @@ enum Heard {
     Reply(Reply),
     /// Nothing listens there.
     Refused,
+    /// It wants a certificate that we have not got.
+    Barred,
     /// No whole answer, for whatever reason.
     Nothing,
 }
@@ -143,8 +148,13 @@ impl Heard {
     fn status(&self) -> Option<u16> {
         match self {
             Self::Reply(reply) => Some(reply.status),
-            Self::Refused | Self::Nothing => None,
+            Self::Refused | Self::Barred | Self::Nothing => None,
         }
+    }
+
+    /// Whether nobody is answered there, or not we.
+    fn is_shut(&self) -> bool {
+        matches!(self, Self::Refused | Self::Barred)
     }
 
     /// The body of an answer of 200.
@@ -160,7 +170,7 @@ impl Heard {
         match self {
             Self::Reply(reply) if there.contains(&reply.status) => State::Open,
             Self::Reply(reply) if NOT_THERE.contains(&reply.status) => State::Closed,
-            Self::Refused => State::Closed,
+            Self::Refused | Self::Barred => State::Closed,
             Self::Reply(_) | Self::Nothing => State::Unknown,
         }
     }
@@ -184,7 +194,7 @@ fn of_several(path: u8, name: &'static str, heard: &[(&str, State)], remedy: &'s
         let seen = format!("no answer that says whether it is there: {}", unknown.join(", "));
         finding(path, name, State::Unknown, seen, remedy)
     } else {
-        finding(path, name, State::Closed, "not there", remedy)
+        finding(path, name, State::Closed, "not there, or not for us", remedy)
     }
 }
 
@@ -192,6 +202,7 @@ fn direct(live: &Heard) -> Finding {
     let (state, seen) = match live {
         Heard::Reply(_) => (State::Open, "it answers whoever asks from here"),
         Heard::Refused => (State::Closed, "nothing listens there, as seen from here"),
+        Heard::Barred => (State::Closed, "it answers those alone who show a certificate"),
         Heard::Nothing => (State::Unknown, "no answer: it is shut off from here, or it is slow or down"),
     };
     let remedy = "bind it to loopback beside the proxy, or let a network policy admit the proxy alone";
@@ -207,7 +218,8 @@ impl Asker<'_> {
         let exchange = async { Connection::open(endpoint).await?.send(call).await };
         match tokio::time::timeout(self.subject.timeout, exchange).await {
             Ok(Ok(reply)) => Ok(Heard::Reply(reply)),
-            Ok(Err(error @ ClientError::BadUrl { .. })) => Err(error),
+            Ok(Err(ClientError::Tls { reason, .. })) if tls::wants_certificate(&reason) => Ok(Heard::Barred),
+            Ok(Err(error @ (ClientError::BadUrl { .. } | ClientError::Tls { .. }))) => Err(error),
             Ok(Err(ClientError::Connect { source, .. })) if source.kind() == ErrorKind::ConnectionRefused => {
                 Ok(Heard::Refused)
             }
@@ -272,14 +284,14 @@ impl Asker<'_> {
 
     async fn grpc(&self) -> Finding {
         let (name, remedy) = ("gRPC, with its streams", "bind the gRPC port to loopback, or switch it off");
-        let (given, timeout) = (self.subject.grpc.clone(), self.subject.timeout);
-        let (is_given, rest) = (given.is_some(), self.subject.rest.address());
-        let address =
-            given.unwrap_or_else(|| std::net::SocketAddr::new(rest.ip(), rest.port().saturating_add(1)).to_string());
         let found = |state, seen: String| finding(4, name, state, seen, remedy);
-        match tokio::time::timeout(timeout, TcpStream::connect(&address)).await {
+        let Subject { grpc: given, timeout, rest, .. } = self.subject;
+        let guessed = || SocketAddr::new(rest.address().ip(), rest.address().port().saturating_add(1)).to_string();
+        let text = given.clone().unwrap_or_else(guessed);
+        let (scheme, address) = text.split_once("://").map_or((None, &*text), |(scheme, rest)| (Some(scheme), rest));
+        match tokio::time::timeout(*timeout, TcpStream::connect(address)).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused && is_given => {
+            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused && given.is_some() => {
                 return found(State::Closed, format!("nothing listens at {address}"));
             }
             Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
@@ -287,19 +299,36 @@ impl Asker<'_> {
             }
             Ok(Err(_)) | Err(_) => return found(State::Unknown, format!("no connection to {address}")),
         }
-        let Ok(endpoint) = GrpcEndpoint::from_shared(format!("http://{address}")) else {
-            return found(State::Unknown, "its address cannot be used".to_owned());
+        let schemes: &[&str] = match scheme {
+            Some("grpc" | "http") => &["http"],
+            Some("grpcs" | "https") => &["https"],
+            Some(_) => return found(State::Unknown, format!("{text}: expected HOST:PORT, grpc:// or grpcs://")),
+            None if cfg!(feature = "tls") => &["http", "https"],
+            None => &["http"],
         };
-        let ask = async {
-            let channel = endpoint.connect_timeout(timeout).connect().await.ok()?;
-            GrpcInferenceServiceClient::new(channel).server_live(ServerLiveRequest {}).await.ok()
-        };
-        match tokio::time::timeout(timeout, ask).await {
-            Ok(Some(_)) => found(State::Open, format!("answers at {address}")),
-            Ok(None) | Err(_) => {
-                found(State::Unknown, format!("something listens at {address}, and does not answer this question"))
+        let mut seen = format!("something listens at {address}, and does not answer this question");
+        for scheme in schemes {
+            match self.live_over_grpc(&format!("{scheme}://{address}")).await {
+                Ok(()) => return found(State::Open, format!("answers at {address}")),
+                Err(ClientError::Tls { reason, .. }) if tls::wants_certificate(&reason) => {
+                    return found(State::Closed, format!("at {address} it answers those alone who show a certificate"));
+                }
+                Err(ClientError::Tls { reason, .. }) if schemes.len() == 1 || !tls::is_plain(&reason) => {
+                    seen = format!("{seen}: {reason}");
+                }
+                Err(_) => {}
             }
         }
+        found(State::Unknown, seen)
+    }
+
+    /// Whether it answers the harmless question whether it lives.
+    async fn live_over_grpc(&self, url: &str) -> Result<(), ClientError> {
+        let endpoint = Endpoint::with_tls(url, Reach::Anywhere, &self.subject.tls)?;
+        let call = Call::grpc("/inference.GRPCInferenceService/ServerLive", &[])?;
+        let asked = async { Connection::open_for(&endpoint, Wire::Grpc).await?.send(&call).await };
+        let timeout = self.subject.timeout;
+        tokio::time::timeout(timeout, asked).await.map_err(|_| ClientError::Timeout(timeout))?.map(drop)
     }
 
     async fn outputs(&self) -> Result<Finding, ClientError> {
@@ -309,7 +338,7 @@ impl Asker<'_> {
         };
         let reply = self.get(&format!("/v2/models/{model}")).await?;
         let Some(outputs) = reply.json()["outputs"].as_array().map(Vec::len) else {
-            let state = if matches!(reply, Heard::Refused) { State::Closed } else { State::Unknown };
+            let state = if reply.is_shut() { State::Closed } else { State::Unknown };
             return Ok(finding(5, name, state, "no metadata of the model", remedy));
         };
         let state = if outputs > 1 { State::Open } else { State::Closed };
@@ -321,8 +350,8 @@ impl Asker<'_> {
             ("other models, such as the members of an ensemble", "only the proxy may reach the server");
         let index = self.post("/v2/repository/index").await?;
         let listed = self.get("/v2/models").await?.json();
-        if matches!(index, Heard::Refused) {
-            return Ok(finding(6, name, State::Closed, "nothing listens there", remedy));
+        if index.is_shut() {
+            return Ok(finding(6, name, State::Closed, "nobody answers", remedy));
         }
         let index = index.json();
         let of_index = index.as_array().into_iter().flatten().map(|entry| &entry["name"]);
@@ -395,7 +424,7 @@ impl Asker<'_> {
         let mut call = Call::get(&self.at("/v2"))?;
         call.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));
         Ok(match self.send(&call).await? {
-            Heard::Refused => finding(14, name, State::Closed, "nothing listens there", remedy),
+            Heard::Refused | Heard::Barred => finding(14, name, State::Closed, "nobody answers", remedy),
             Heard::Nothing => finding(14, name, State::Unknown, "no answer", remedy),
             Heard::Reply(reply) if reply.headers.contains_key(CONTENT_ENCODING) => {
                 finding(14, name, State::Open, "it compresses when asked", remedy)
@@ -413,7 +442,7 @@ impl Asker<'_> {
         let heard = self.get(&format!("/v2/models/{model}/config")).await?;
         let config = heard.json();
         if config.is_null() {
-            let state = if matches!(heard, Heard::Refused) { State::Closed } else { State::Unknown };
+            let state = if heard.is_shut() { State::Closed } else { State::Unknown };
             return Ok(finding(15, name, state, "it does not show the model's configuration", remedy));
         }
         Ok(if config["response_cache"]["enable"] == true {

@@ -1,10 +1,18 @@
-//! Where a connection may lead: a plain `http` URL, resolved once, loopback unless somebody said otherwise.
+//! Where a connection may lead: an `http` or `https` URL, resolved once, loopback unless somebody said otherwise.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
 use hyper::Uri;
+use tokio::net::TcpStream;
 
 use super::ClientError;
+use super::http::Wire;
+#[cfg(feature = "tls")]
+use super::stream::Secured;
+use super::stream::{LastWords, Stream};
+use super::tls::TlsSettings;
+#[cfg(feature = "tls")]
+use super::tls::{Connector, Inside, words};
 
 /// How far away an endpoint may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,44 +23,72 @@ pub enum Reach {
     Anywhere,
 }
 
-/// An `http` address that was resolved and found to be within [`Reach`].
-#[derive(Debug, Clone)]
+/// An address that was resolved and found to be within [`Reach`], with what TLS to it needs.
+#[derive(Clone)]
 pub struct Endpoint {
     authority: String,
     address: SocketAddr,
     path: String,
+    #[cfg(feature = "tls")]
+    tls: Option<Connector>,
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Endpoint({} at {})", self.url(), self.address)
+    }
 }
 
 impl Endpoint {
-    /// Parses and resolves `url`, such as `http://127.0.0.1:8000`; the port is 80 where none is given.
+    /// As [`Self::with_tls`], for an `https` URL with the authorities that the machine trusts.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::with_tls`].
+    pub fn parse(url: &str, reach: Reach) -> Result<Self, ClientError> {
+        Self::with_tls(url, reach, &TlsSettings::default())
+    }
+
+    /// Parses and resolves `url`, such as `http://127.0.0.1:8000`; the port is 80 where none is given, 443 for `https`. The
+    /// settings are for `https` alone.
     ///
     /// Of several addresses of a host the first is taken, and under [`Reach::Loopback`] it must be a loopback
     /// address. `localhost` is 127.0.0.1 without asking a resolver.
     ///
     /// # Errors
     ///
-    /// [`ClientError::BadUrl`] for anything but a plain `http` URL with a host that resolves, and
-    /// [`ClientError::NotLoopback`].
-    pub fn parse(url: &str, reach: Reach) -> Result<Self, ClientError> {
+    /// [`ClientError::BadUrl`] for anything but an `http` or `https` URL with a host that resolves,
+    /// [`ClientError::NotLoopback`], and [`ClientError::TlsSettings`].
+    pub fn with_tls(url: &str, reach: Reach, settings: &TlsSettings) -> Result<Self, ClientError> {
         let bad = |reason: &str| ClientError::BadUrl { url: url.to_owned(), reason: reason.to_owned() };
         let uri: Uri = url.parse().map_err(|_| bad("it is not a URL"))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err(bad("TLS is not spoken here; give an http:// URL")),
-            _ => return Err(bad("it must begin with http://")),
+        let is_tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(bad("it must begin with http:// or https://")),
+        };
+        #[cfg(not(feature = "tls"))]
+        if is_tls {
+            let _ = settings;
+            return Err(bad(super::tls::NO_TLS));
         }
         let authority = uri.authority().ok_or_else(|| bad("it names no host"))?;
         if authority.as_str().contains('@') {
             return Err(bad("credentials in a URL are not sent"));
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        let ip = resolve(host, authority.port_u16().unwrap_or(80))
+        let ip = resolve(host, authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 }))
             .ok_or_else(|| bad("its host does not resolve to an address"))?;
         if reach == Reach::Loopback && !ip.ip().is_loopback() {
             return Err(ClientError::NotLoopback { host: host.to_owned(), address: ip.ip() });
         }
-        let path = uri.path().trim_end_matches('/').to_owned();
-        Ok(Self { authority: authority.as_str().to_owned(), address: ip, path })
+        Ok(Self {
+            authority: authority.as_str().to_owned(),
+            address: ip,
+            path: uri.path().trim_end_matches('/').to_owned(),
+            #[cfg(feature = "tls")]
+            tls: is_tls.then(|| Connector::new(host, settings)).transpose().map_err(ClientError::TlsSettings)?,
+        })
     }
 
     /// The address to dial.
@@ -71,6 +107,56 @@ impl Endpoint {
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// `https` where TLS is spoken to it, else `http`.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return "https";
+        }
+        "http"
+    }
+
+    /// The URL, without a slash at its end.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://{}{}", self.scheme(), self.authority, self.path)
+    }
+
+    /// Dials it for calls of `wire`. What TLS says of the connection later goes to `words`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Connect`], [`ClientError::Tls`], and [`ClientError::Exchange`] where the handshake was cut off.
+    pub(super) async fn dial(&self, wire: Wire, words: &LastWords) -> Result<Stream, ClientError> {
+        let address = self.address;
+        let connect = |source| ClientError::Connect { address, source };
+        let stream = TcpStream::connect(address).await.map_err(connect)?;
+        stream.set_nodelay(true).map_err(connect)?;
+        #[cfg(feature = "tls")]
+        if let Some(connector) = &self.tls {
+            let inside = match wire {
+                Wire::Http1 => Inside::Http1,
+                Wire::Grpc => Inside::Http2,
+            };
+            let stream = connector.connect(stream, inside).await.map_err(|error| match self::words(&error) {
+                Some(reason) => ClientError::Tls { host: self.authority.clone(), reason },
+                None => ClientError::Exchange("inside of the TLS handshake".to_owned()),
+            })?;
+            return Ok(Stream::Tls(Secured::new(stream, words)));
+        }
+        let _ = (wire, words);
+        Ok(Stream::Plain(stream))
+    }
+
+    /// How an exchange with it ended: by what TLS said, where it broke off for that.
+    pub(super) fn ended(&self, error: ClientError, words: &LastWords) -> ClientError {
+        match (error, words.get()) {
+            (ClientError::Exchange(_), Some(reason)) => ClientError::Tls { host: self.authority.clone(), reason },
+            (error, _) => error,
+        }
     }
 }
 
@@ -99,9 +185,30 @@ mod tests {
 
     #[test]
     fn other_schemes_and_credentials_are_refused() {
-        for url in ["https://127.0.0.1", "127.0.0.1:8000", "ftp://127.0.0.1", "http://", "http://a@127.0.0.1/", ""] {
+        for url in ["127.0.0.1:8000", "ftp://127.0.0.1", "http://", "http://a@127.0.0.1/", "https://a@127.0.0.1/", ""] {
             assert!(matches!(Endpoint::parse(url, Reach::Anywhere), Err(ClientError::BadUrl { .. })), "{url}");
         }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[test]
+    fn a_build_without_tls_says_so() {
+        let refused = Endpoint::parse("https://127.0.0.1", Reach::Loopback).unwrap_err();
+        assert!(refused.to_string().contains("feature tls"), "{refused}");
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn tls_has_a_port_of_its_own_and_the_same_reach() {
+        let authorities = include_bytes!("../../tests/fixtures/tls/test-authority.pem").to_vec();
+        let settings = TlsSettings { authorities: Some(authorities), ..TlsSettings::default() };
+        let endpoint = |url: &str, reach| Endpoint::with_tls(url, reach, &settings);
+        let found = endpoint("https://localhost/v2/", Reach::Loopback).unwrap();
+        assert_eq!((found.address().port(), found.url()), (443, "https://localhost/v2".to_owned()));
+        let plain = endpoint("http://localhost", Reach::Loopback).unwrap();
+        assert_eq!((plain.address().port(), plain.scheme()), (80, "http"));
+        let refused = endpoint("https://192.0.2.1", Reach::Loopback);
+        assert!(matches!(refused, Err(ClientError::NotLoopback { .. })), "{refused:?}");
     }
 
     #[test]

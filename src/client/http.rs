@@ -9,10 +9,10 @@ use hyper::client::conn::{http1, http2};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TE};
 use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
 
 use super::ClientError;
 use super::endpoint::Endpoint;
+use super::stream::LastWords;
 
 /// Longest answer that is read.
 pub const MAX_REPLY_BYTES: usize = 64 * 1024 * 1024;
@@ -137,7 +137,9 @@ impl Reply {
 #[derive(Debug)]
 pub struct Connection {
     sender: Sender,
+    endpoint: Endpoint,
     authority: HeaderValue,
+    words: LastWords,
 }
 
 #[derive(Debug)]
@@ -151,7 +153,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Connect`], or [`ClientError::Exchange`] if the connection closes at once.
+    /// [`ClientError::Connect`], [`ClientError::Tls`], or [`ClientError::Exchange`] if the connection closes at once.
     pub async fn open(endpoint: &Endpoint) -> Result<Self, ClientError> {
         Self::open_for(endpoint, Wire::Http1).await
     }
@@ -162,36 +164,39 @@ impl Connection {
     ///
     /// As [`Self::open`].
     pub async fn open_for(endpoint: &Endpoint, wire: Wire) -> Result<Self, ClientError> {
-        let address = endpoint.address();
-        let connect = |source| ClientError::Connect { address, source };
-        let stream = TcpStream::connect(address).await.map_err(connect)?;
-        stream.set_nodelay(true).map_err(connect)?;
-        let io = TokioIo::new(stream);
+        let words = LastWords::default();
+        let io = TokioIo::new(endpoint.dial(wire, &words).await?);
+        let ended = |error| endpoint.ended(exchange(error), &words);
         // The failure of a connection reaches the caller through its sender.
         let sender = match wire {
             Wire::Http1 => {
-                let (sender, connection) = http1::handshake(io).await.map_err(exchange)?;
+                let (sender, connection) = http1::handshake(io).await.map_err(ended)?;
                 tokio::spawn(async move { connection.await.ok() });
                 Sender::Http1(sender)
             }
             Wire::Grpc => {
-                let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.map_err(exchange)?;
+                let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.map_err(ended)?;
                 tokio::spawn(async move { connection.await.ok() });
                 Sender::Grpc(sender)
             }
         };
         let authority = HeaderValue::from_str(endpoint.authority())
             .map_err(|_| ClientError::Exchange("the host is not a header value".to_owned()))?;
-        Ok(Self { sender, authority })
+        Ok(Self { sender, endpoint: endpoint.clone(), authority, words })
     }
 
     /// Sends `call` and reads the whole answer. After an error the connection is not to be used again.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Exchange`], also for a call of another wire; [`ClientError::TooLong`]; [`ClientError::Grpc`] for
-    /// a gRPC status other than 0.
+    /// [`ClientError::Exchange`], also for a call of another wire; [`ClientError::Tls`] where that ended the connection;
+    /// [`ClientError::TooLong`]; [`ClientError::Grpc`] for a gRPC status other than 0.
     pub async fn send(&mut self, call: &Call) -> Result<Reply, ClientError> {
+        // Of a client certificate that is missing or not liked, a server may tell only now.
+        self.exchange(call).await.map_err(|error| self.endpoint.ended(error, &self.words))
+    }
+
+    async fn exchange(&mut self, call: &Call) -> Result<Reply, ClientError> {
         let mut request = Request::new(Full::new(call.body.clone()));
         *request.method_mut() = call.method.clone();
         request.headers_mut().clone_from(&call.headers);
@@ -204,7 +209,7 @@ impl Connection {
                 Ok(Reply { status: head.status.as_u16(), headers: head.headers, body: body.to_bytes() })
             }
             (Sender::Grpc(sender), Wire::Grpc) => {
-                *request.uri_mut() = absolute(&self.authority, &call.path)?;
+                *request.uri_mut() = absolute(self.endpoint.scheme(), &self.authority, &call.path)?;
                 sender.ready().await.map_err(exchange)?;
                 let (head, body) = read(sender.send_request(request).await.map_err(exchange)?).await?;
                 let code = grpc_status(body.trailers().unwrap_or(&head.headers));
@@ -236,9 +241,9 @@ async fn read(response: Response<Incoming>) -> Result<(hyper::http::response::Pa
 }
 
 /// HTTP/2 wants the whole address.
-fn absolute(authority: &HeaderValue, path: &Uri) -> Result<Uri, ClientError> {
+fn absolute(scheme: &str, authority: &HeaderValue, path: &Uri) -> Result<Uri, ClientError> {
     let path = path.path_and_query().map_or("/", |path| path.as_str());
-    let uri = Uri::builder().scheme("http").authority(authority.as_bytes()).path_and_query(path).build();
+    let uri = Uri::builder().scheme(scheme).authority(authority.as_bytes()).path_and_query(path).build();
     uri.map_err(|_| ClientError::Exchange("the address is not one for HTTP/2".to_owned()))
 }
 

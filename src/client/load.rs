@@ -21,7 +21,7 @@ use tokio::task::LocalSet;
 
 use super::ClientError;
 use super::endpoint::Endpoint;
-use super::http::{Call, Connection, Reply};
+use super::http::{Call, Connection, Reply, Wire};
 use super::report::{LoadReport, Tally};
 
 /// Most connections of one load.
@@ -169,7 +169,7 @@ pub fn run(
     if calls.is_empty() {
         return Err(ClientError::Metadata("expected one request or more to send, got none".to_owned()));
     }
-    drop(runtime()?.block_on(Connection::open_for(endpoint, calls[0].wire()))?);
+    try_once(endpoint, calls[0].wire(), plan.config.timeout)?;
     let (cpu_before, began) = (cpu_seconds(), Instant::now());
     let config = plan.config.clone();
     let LoadConfig { n_connections, n_threads, .. } = config;
@@ -192,6 +192,12 @@ pub fn run(
     let cpu = cpu_before.zip(cpu_seconds()).map(|(before, after)| after - before);
     let generator_cores = cpu.map(|cpu| cpu / began.elapsed().as_secs_f64().max(f64::MIN_POSITIVE));
     Ok(LoadReport { generator_cores, ..sum.report(elapsed, n_rows, shared.schedule.n_unsent()) })
+}
+
+/// Whether a connection comes about, TLS included.
+fn try_once(endpoint: &Endpoint, wire: Wire, patience: Duration) -> Result<(), ClientError> {
+    let opening = async { tokio::time::timeout(patience, Connection::open_for(endpoint, wire)).await };
+    runtime()?.block_on(opening).map_err(|_| ClientError::Timeout(patience))?.map(drop)
 }
 
 /// CPU time of this process so far, in user and system mode, where the system has `/proc` in Linux's form.
@@ -242,7 +248,7 @@ async fn work(shared: Arc<Shared>, tally: Rc<RefCell<Tally>>) {
         let outcome = exchange(&mut connection, &shared, call).await;
         let latency = ticket.from.elapsed();
         shared.progress.done.fetch_add(1, Ordering::Relaxed);
-        if let Err(ClientError::Connect { .. }) = outcome {
+        if let Err(ClientError::Connect { .. } | ClientError::Tls { .. }) = outcome {
             tokio::time::sleep(RECONNECT_PAUSE).await;
         }
         if ticket.measured {

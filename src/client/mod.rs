@@ -1,7 +1,8 @@
-//! The only room that dials out: today the load generator and the health check, later other servers.
+//! The only room that dials out: the load generator, audits and checks of a running endpoint, the health check, other servers.
 //!
 //! Responsible for one keep-alive connection ([`http`]), where it may lead ([`endpoint`]), the requests
-//! that a load is made of ([`payload`]), and the load itself ([`load`]) with its figures ([`report`]). It does not
+//! that a load is made of ([`payload`]), the load itself ([`load`]) with its figures ([`report`]), and what TLS needs
+//! ([`tls`]). It does not
 //! know the command line, draws nothing on a terminal and knows no model: what it sends is made from the metadata
 //! that the endpoint itself gives.
 
@@ -14,6 +15,8 @@ pub(crate) mod inference_client;
 pub mod load;
 pub mod payload;
 pub mod report;
+mod stream;
+pub mod tls;
 pub mod upstream;
 
 use std::time::Duration;
@@ -50,6 +53,17 @@ pub enum ClientError {
         address: std::net::SocketAddr,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// TLS cannot be spoken as the settings say: that will not change by itself.
+    #[error("TLS cannot be spoken as it is set up: {0}")]
+    TlsSettings(String),
+    /// TLS did not come about, or was ended by the other side.
+    #[error("TLS with {host} failed: {reason}")]
+    Tls {
+        /// Host and port of the URL.
+        host: String,
+        /// Why, in words of ours.
+        reason: String,
     },
     /// The connection broke, or what came over it was not HTTP.
     #[error("the exchange broke off: {0}")]
@@ -89,6 +103,8 @@ impl ClientError {
             Self::BadUrl { .. } => "bad_url",
             Self::NotLoopback { .. } => "not_loopback",
             Self::Connect { .. } => "connect",
+            Self::TlsSettings(_) => "tls_settings",
+            Self::Tls { .. } => "tls",
             Self::Exchange(_) => "exchange",
             Self::Timeout(_) => "timeout",
             Self::TooLong { .. } => "too_long",

@@ -32,7 +32,9 @@ mod raw;
 
 pub use self::call::{Call, ReplyPlan, decode, encode};
 pub use self::passed::Passed;
+#[cfg(feature = "serve")]
 pub(crate) use self::passed::PassedTensor;
+#[cfg(feature = "serve")]
 pub(crate) use self::raw::read_raw;
 
 /// The longest `id`: it is echoed.

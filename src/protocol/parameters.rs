@@ -14,9 +14,12 @@
 //! | `triton_*` | everywhere | refused: reserved |
 //! | anything else | everywhere | refused: a parameter that does nothing would be a promise |
 
+#[cfg(feature = "serve")]
 use std::time::Duration;
 
-use crate::protocol::{Refusal, quoted};
+#[cfg(feature = "serve")]
+use crate::protocol::Refusal;
+use crate::protocol::quoted;
 
 /// Where a `parameters` object stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +66,7 @@ pub(super) fn rule(scope: Scope, key: &str) -> Rule {
 }
 
 /// The parameter `timeout`, in microseconds as Triton has it: none for 0.
+#[cfg(feature = "serve")]
 pub(super) fn timeout(wanted: Option<u64>) -> Result<Option<Duration>, Refusal> {
     let micros = wanted.ok_or_else(|| {
         Refusal::bad_request("parameter 'timeout' must be a whole number of microseconds of at least 0")

@@ -24,6 +24,7 @@ pub(crate) struct PassedTensor {
 pub struct Passed(Vec<PassedTensor>);
 
 impl Passed {
+    #[cfg(feature = "serve")]
     pub(crate) fn new(tensors: Vec<PassedTensor>) -> Self {
         Self(tensors)
     }

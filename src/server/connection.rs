@@ -24,7 +24,7 @@ use super::metrics::Metrics;
 /// How long a connection may take to end after it was asked to, once nothing runs on it.
 const LAST_WORD: Duration = Duration::from_secs(1);
 /// How long a connection without a request yet may bring one after the server began to drain.
-const NEWCOMER: Duration = Duration::from_millis(500);
+pub(super) const NEWCOMER: Duration = Duration::from_millis(500);
 
 /// What happens on one connection.
 #[derive(Debug)]

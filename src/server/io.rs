@@ -28,6 +28,12 @@ impl<S> TimedIo<S> {
         Self { stream, first_bytes: Some(Box::pin(sleep(first_bytes))), n_read: 0, write_timeout, stalled: None }
     }
 
+    /// For what is not spoken in plain bytes: the time for the first ones runs elsewhere.
+    #[cfg(feature = "tls")]
+    pub(super) fn under_tls(stream: S, write_timeout: Duration) -> Self {
+        Self { stream, first_bytes: None, n_read: 0, write_timeout, stalled: None }
+    }
+
     /// Passes a write's result on, and fails it when it has been pending too long.
     fn guard_write(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.first_bytes = None;

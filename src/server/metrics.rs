@@ -11,6 +11,8 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+#[cfg(feature = "tls")]
+use super::tls::Failed;
 use crate::engine::RemoteFigures;
 use crate::pipeline::Facts;
 use crate::protocol::RefusalKind;
@@ -45,6 +47,43 @@ pub(super) struct Metrics {
     batch_rows: Histogram,
     queue_depth: IntGauge,
     stages: Stages,
+    #[cfg(feature = "tls")]
+    pub(super) tls: TlsMetrics,
+}
+
+/// What became of TLS.
+#[cfg(feature = "tls")]
+#[derive(Debug)]
+pub(super) struct TlsMetrics {
+    failures: [(Failed, IntCounter); 5],
+    pub(super) reloads: IntCounter,
+    pub(super) reload_failures: IntCounter,
+    pub(super) refused: IntGauge,
+}
+
+#[cfg(feature = "tls")]
+impl TlsMetrics {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let failures = Opts::new("sordino_tls_handshake_failures_total", "TLS handshakes that failed, by reason.");
+        let failures = registered(registry, IntCounterVec::new(failures, &["reason"])?)?;
+        let reloads = Opts::new("sordino_tls_reloads_total", "Changes of the TLS files that were found, by outcome.");
+        let reloads = registered(registry, IntCounterVec::new(reloads, &["outcome"])?)?;
+        let refused = IntGauge::new(
+            "sordino_tls_files_refused",
+            "1 while the TLS files are of no use, and the certificate is the one from before.",
+        )?;
+        Ok(Self {
+            failures: Failed::ALL.map(|(failed, word)| (failed, failures.with_label_values(&[word]))),
+            reloads: reloads.with_label_values(&["ok"]),
+            reload_failures: reloads.with_label_values(&["failed"]),
+            refused: registered(registry, refused)?,
+        })
+    }
+
+    /// Counts a handshake that failed.
+    pub(super) fn failed(&self, failed: Failed) {
+        self.failures.iter().filter(|(of, _)| *of == failed).for_each(|(_, counter)| counter.inc());
+    }
 }
 
 #[derive(Debug)]
@@ -119,6 +158,8 @@ impl Metrics {
                 encode: stages.with_label_values(&["encode"]),
                 total: stages.with_label_values(&["total"]),
             },
+            #[cfg(feature = "tls")]
+            tls: TlsMetrics::new(&registry)?,
             registry,
         })
     }

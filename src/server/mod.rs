@@ -11,7 +11,8 @@
 //!   503        close   404 405          413 408 503                503 504       400 500 502
 //! ```
 //!
-//! REST and gRPC share ports, connections, limits, threads and metrics: a gRPC call is told by its content type.
+//! REST and gRPC share ports, connections, limits, threads and metrics: a gRPC call is told by its content type. Where TLS is
+//! spoken ([`Server::with_tls`]), its handshake comes before the head; the operator's listener has none.
 //!
 //! [`run`] takes listeners that are already bound, so that a test can bind port 0.
 
@@ -34,6 +35,8 @@ mod route;
 mod shutdown;
 mod statistics;
 mod team;
+#[cfg(feature = "tls")]
+mod tls;
 mod trace;
 mod upstream;
 
@@ -49,6 +52,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+#[cfg(feature = "tls")]
+use tokio_util::either::Either;
 
 use self::admin::Admin;
 use self::body::{BodyLimits, Budget};
@@ -64,6 +69,8 @@ use crate::protocol::reports::Extensions;
 pub use self::config::{Batching, ComputeConfig, Config};
 pub use self::models::{Models, Repository};
 pub use self::shutdown::Shutdown;
+#[cfg(feature = "tls")]
+pub use self::tls::{Tls, TlsPem, TlsSource};
 
 /// Largest head of a request, in bytes; over it, 431.
 const MAX_HEAD_BYTES: usize = 32 << 10;
@@ -140,6 +147,8 @@ pub struct Server {
     shared: Arc<Shared>,
     threads: Threads,
     _admin: Option<Admin>,
+    #[cfg(feature = "tls")]
+    tls: Option<Arc<Tls>>,
 }
 
 impl std::fmt::Debug for Server {
@@ -180,15 +189,35 @@ pub fn start(listeners: Listeners, config: Config, models: impl Into<Models>) ->
         busy: BusyPoll::new(config.busy_poll),
     });
     let _admin = listeners.metrics.map(|listener| admin::start(listener, &shared)).transpose()?;
-    Ok(Server { listeners: service, config, shared, threads, _admin })
+    Ok(Server {
+        listeners: service,
+        config,
+        shared,
+        threads,
+        _admin,
+        #[cfg(feature = "tls")]
+        tls: None,
+    })
 }
 
 impl Server {
+    /// Speaks TLS on the addresses of the service, and nothing else there. The operator's stays as it is.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls(self, tls: Tls) -> Self {
+        Self { tls: Some(Arc::new(tls)), ..self }
+    }
+
     /// Serves until `shutdown` says otherwise, then drains: readiness turns 503 first, the listener closes after
     /// [`Config::lame_duck`], and running requests have [`Config::drain`] to end.
     pub async fn serve(self, mut shutdown: Shutdown) -> Ended {
-        let Self { listeners, config, shared, threads, _admin } = self;
+        let Self { listeners, config, shared, threads, _admin, .. } = self;
         let mut connections = Connections::new(&config, &shared);
+        #[cfg(feature = "tls")]
+        let _watching = self.tls.map(|tls| {
+            connections.tls = Some(Arc::clone(&tls));
+            Watching(tokio::spawn(tls.watch(Arc::clone(&shared.metrics))))
+        });
         let in_flight = shared.metrics.in_flight.clone();
         let awake = tokio::spawn(Arc::clone(&shared.busy).keep_awake(move || in_flight.get() <= 1)).abort_handle();
         tokio::select! {
@@ -218,6 +247,17 @@ impl Server {
     }
 }
 
+/// Looks after the certificate until it is dropped.
+#[cfg(feature = "tls")]
+struct Watching(tokio::task::JoinHandle<()>);
+
+#[cfg(feature = "tls")]
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Waits for threads without blocking the runtime; they are asked rarely, since this is the end.
 async fn finished(threads: &Threads) {
     while !threads.iter().all(std::thread::JoinHandle::is_finished) {
@@ -242,7 +282,9 @@ fn into_tokio(listener: StdListener) -> std::io::Result<TcpListener> {
 /// The open connections of a server.
 struct Connections {
     shared: Arc<Shared>,
-    builder: auto::Builder<TokioExecutor>,
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    #[cfg(feature = "tls")]
+    tls: Option<Arc<Tls>>,
     /// Says that the server drains.
     stop: watch::Sender<bool>,
     slots: Arc<Semaphore>,
@@ -269,7 +311,9 @@ impl Connections {
             .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX));
         Self {
             shared: Arc::clone(shared),
-            builder,
+            builder: Arc::new(builder),
+            #[cfg(feature = "tls")]
+            tls: None,
             stop: watch::Sender::new(false),
             slots: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
             open: JoinSet::new(),
@@ -316,6 +360,11 @@ impl Connections {
             Ok(slot) => self.serve(stream, slot),
             Err(_) => {
                 self.shared.metrics.connections_refused.inc();
+                #[cfg(feature = "tls")]
+                if self.tls.is_some() {
+                    // Words without TLS would not be understood.
+                    return;
+                }
                 turn_away(stream);
             }
         }
@@ -324,18 +373,36 @@ impl Connections {
     fn serve(&mut self, stream: TcpStream, slot: OwnedSemaphorePermit) {
         // A small answer must not wait for the acknowledgement of the one before; without it, it is only slower.
         let _ = stream.set_nodelay(true);
-        let io = TokioIo::new(TimedIo::new(stream, self.idle_timeout, self.write_timeout));
         let shared = Arc::clone(&self.shared);
         let metrics = Arc::clone(&shared.metrics);
-        let activity = Activity::new();
-        let requests = Arc::clone(&activity);
-        let service = service_fn(move |request| handle(Arc::clone(&shared), Arc::clone(&requests), request));
-        let connection = self.builder.serve_connection(io, service).into_owned();
-        let (stop, idle) = (self.stop.subscribe(), self.idle_timeout);
+        let builder = Arc::clone(&self.builder);
+        let (stop, idle, write_timeout) = (self.stop.subscribe(), self.idle_timeout, self.write_timeout);
+        #[cfg(feature = "tls")]
+        let tls = self.tls.clone();
         self.open.spawn(async move {
             metrics.connections.inc();
-            if let Err(error) = attend(connection, &activity, stop, idle).await {
-                tracing::debug!(error = %kind_of(error.as_ref()), "connection ended");
+            #[cfg(feature = "tls")]
+            let stream = match tls {
+                None => Some(Either::Left(stream)),
+                Some(tls) => match tls.shake(stream, write_timeout, stop.clone()).await {
+                    Ok(stream) => Some(Either::Right(Box::new(stream))),
+                    Err(failed) => {
+                        metrics.tls.failed(failed);
+                        None
+                    }
+                },
+            };
+            #[cfg(not(feature = "tls"))]
+            let stream = Some(stream);
+            if let Some(stream) = stream {
+                let io = TokioIo::new(TimedIo::new(stream, idle, write_timeout));
+                let activity = Activity::new();
+                let requests = Arc::clone(&activity);
+                let service = service_fn(move |request| handle(Arc::clone(&shared), Arc::clone(&requests), request));
+                let connection = builder.serve_connection(io, service);
+                if let Err(error) = attend(connection, &activity, stop, idle).await {
+                    tracing::debug!(error = %kind_of(error.as_ref()), "connection ended");
+                }
             }
             metrics.connections.dec();
             drop(slot);

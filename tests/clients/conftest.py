@@ -7,6 +7,7 @@ import pathlib
 import re
 import signal
 import socket
+import ssl
 import subprocess
 
 import numpy as np
@@ -17,6 +18,17 @@ from onnx import TensorProto, helper, numpy_helper
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = pathlib.Path(os.environ.get("SORDINO_BIN", ROOT / "target/release/sordino")).resolve()
 PATIENCE = 30
+TLS = ROOT / "tests/fixtures/tls"
+CERTIFICATE = ("--tls-cert-file", TLS / "test-server.pem", "--tls-key-file", TLS / "test-server.key")
+CLIENTS_ASKED = (*CERTIFICATE, "--tls-client-ca-file", TLS / "test-authority.pem")
+
+
+def trusting(shows=False):
+    """An SSL context that trusts the tests' authority, and shows the tests' certificate or none."""
+    context = ssl.create_default_context(cafile=TLS / "test-authority.pem")
+    if shows:
+        context.load_cert_chain(TLS / "test-client.pem", TLS / "test-client.key")
+    return context
 
 
 def free_port():
@@ -25,21 +37,26 @@ def free_port():
 
 
 class Sordino:
-    """A running server."""
+    """A running server; `tls` is an SSL context where it speaks TLS."""
 
-    def __init__(self, *arguments, cwd=None, listen=("--listen", "127.0.0.1:0")):
+    def __init__(self, *arguments, cwd=None, listen=("--listen", "127.0.0.1:0"), tls=None):
         command = [BINARY, "serve", *listen, "--metrics-listen", "127.0.0.1:0", *map(str, arguments)]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=cwd
         )
         self.line = self.process.stdout.readline()
-        found = re.search(r"serves '(.+)' on http://(\S+) \(metrics: http://(\S+)/metrics\)", self.line)
+        scheme = "http" if tls is None else "https"
+        found = re.search(rf"serves '(.+)' on {scheme}://(\S+) \(metrics: http://(\S+)/metrics\)", self.line)
         assert found, f"no start line: {self.line!r}, exit code {self.process.wait(PATIENCE)}"
         self.name, self.address, self.metrics_address = found.groups()
-        self.url = f"http://{self.address}"
+        self.url = f"{scheme}://{self.address}"
+        self.tls = tls
 
     def get(self, path, address=None):
-        connection = http.client.HTTPConnection(address or self.address, timeout=PATIENCE)
+        if self.tls is None or address is not None:
+            connection = http.client.HTTPConnection(address or self.address, timeout=PATIENCE)
+        else:
+            connection = http.client.HTTPSConnection(self.address, timeout=PATIENCE, context=self.tls)
         connection.request("GET", path)
         response = connection.getresponse()
         return response.status, response.read()

@@ -445,6 +445,8 @@ fn is_passing(error: &ClientError) -> bool {
         ClientError::Status { status, .. } => [429, 502, 503, 504].contains(status),
         ClientError::BadUrl { .. }
         | ClientError::NotLoopback { .. }
+        | ClientError::TlsSettings(_)
+        | ClientError::Tls { .. }
         | ClientError::TooLong { .. }
         | ClientError::Grpc(_)
         | ClientError::Metadata(_) => false,

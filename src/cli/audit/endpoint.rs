@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 
+use super::super::tls::TlsArgs;
 use super::record::{command_line, commit, machine};
 use super::{Args, Asker, Case, above_zero, questions, read_defence, score_kind, shadows};
 use crate::artifact::centroids;
@@ -20,7 +21,7 @@ use crate::defence::{DefenceConfig, ScoreKind};
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Auditing an endpoint")]
 pub(super) struct EndpointArgs {
-    /// Audit a running endpoint of the Open Inference Protocol (Sordino, Triton, KServe …) by its http:// URL. With one
+    /// Audit a running endpoint of the Open Inference Protocol (Sordino, Triton, KServe …) by its http:// or https:// URL. With one
     /// --defence and its --centroids the attacker knows that defence.
     #[arg(long = "endpoint", value_name = "URL", requires = "data", requires = "sides", group = "audited",
         conflicts_with_all = ["model", "predictions"])]
@@ -53,6 +54,8 @@ pub(super) struct EndpointArgs {
     /// Ask an endpoint that is not on this machine: with its owner's consent.
     #[arg(long, requires = "url")]
     pub(super) allow_remote: bool,
+    #[command(flatten)]
+    pub(super) tls: TlsArgs,
 }
 
 /// Asks the endpoint for all rows.
@@ -68,8 +71,8 @@ pub(super) fn case(args: &Args, url: &str) -> anyhow::Result<Case> {
         args.sides(Some(&dataset))?.context("--endpoint needs --split, or --members and --non-members")?;
 
     let reach = if of.allow_remote { Reach::Anywhere } else { Reach::Loopback };
-    let endpoint = Endpoint::parse(url, reach)?;
-    let shown = format!("http://{}{}", endpoint.authority(), endpoint.path());
+    let endpoint = Endpoint::with_tls(url, reach, &of.tls.settings(&[url])?)?;
+    let shown = endpoint.url();
     let model = RemoteModel::new(endpoint, of.endpoint_model.as_deref(), Duration::from_secs(of.timeout.into()))?;
     if let Some(n_classes) = known.n_classes {
         ensure!(

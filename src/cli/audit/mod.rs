@@ -262,6 +262,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     trainings::check(args)?;
     let transferred = shadows::transferred(args)?;
+    if args.endpoint.url.is_none() {
+        // Flags of TLS are for an endpoint alone.
+        args.endpoint.tls.settings(&[])?;
+    }
     let mut case = match (&args.predictions, &args.endpoint.url) {
         (Some(path), _) => predictions::case(args, path)?,
         (None, Some(url)) => endpoint::case(args, url)?,

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::config::{Mistakes, Section, count};
+use super::config::{Mistakes, count};
+use super::section::Section;
 use crate::server::Batching;
 
 /// The most rows of a batch, far beyond what is of use.

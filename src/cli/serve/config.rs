@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
-use toml::{Table, Value};
+use toml::Table;
 
 use super::super::inspect::EngineArg;
 use super::Args;
 use super::batching::WrittenBatching;
+use super::own_tls::{OwnTls, WrittenOwnTls};
+use super::section::{Section, one_line};
 use super::upstream::{UpstreamSettings, WrittenUpstream};
 use crate::defence::{DefenceConfig, Method, ScoreKind};
 use crate::engine::LoadOptions;
@@ -40,6 +41,8 @@ pub(super) struct Settings {
     pub(super) io_threads: usize,
     pub(super) max_rows: usize,
     pub(super) server: Config,
+    /// TLS on the addresses of the service.
+    pub(super) tls: Option<OwnTls>,
     pub(super) name: String,
     pub(super) version: String,
     /// A folder of models in place of one.
@@ -89,6 +92,7 @@ pub(super) struct Written {
     lame_duck_seconds: Option<f64>,
     drain_seconds: Option<f64>,
     busy_poll_microseconds: Option<u16>,
+    tls: WrittenOwnTls,
     threads: Option<usize>,
     queue: Option<usize>,
     queue_timeout_seconds: Option<f64>,
@@ -135,6 +139,9 @@ impl Settings {
         let of_upstream = settings.upstream.as_ref().and_then(|upstream| upstream.centroids.as_deref());
         let centroids = files.and_then(|files| files.centroids.as_deref()).or(of_upstream);
         readable("model.centroids", centroids, &mut mistakes);
+        for (key, file) in settings.tls.iter().flat_map(OwnTls::files) {
+            readable(key, Some(file), &mut mistakes);
+        }
         if mistakes.is_empty() { Ok(settings) } else { Err(mistakes) }
     }
 }
@@ -149,59 +156,6 @@ impl Settings {
         let settings = from_file(text, Path::new("the file"), &mut mistakes).check(&mut mistakes);
         if mistakes.is_empty() { Ok(settings) } else { Err(mistakes) }
     }
-}
-
-/// One table of the file, emptied key by key; what is left over is unknown.
-pub(super) struct Section<'a> {
-    name: &'static str,
-    table: Table,
-    known: Vec<&'static str>,
-    mistakes: &'a mut Mistakes,
-}
-
-impl<'a> Section<'a> {
-    fn open(name: &'static str, file: &mut Table, mistakes: &'a mut Mistakes) -> Self {
-        let table = match file.remove(name) {
-            None => Table::new(),
-            Some(Value::Table(table)) => table,
-            Some(other) => {
-                mistakes.push(format!("{name}: expected a table, got {}", other.type_str()));
-                Table::new()
-            }
-        };
-        Self { name, table, known: Vec::new(), mistakes }
-    }
-
-    pub(super) fn take<T: DeserializeOwned>(&mut self, key: &'static str) -> Option<T> {
-        self.known.push(key);
-        let value = self.table.remove(key)?;
-        match value.try_into() {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.mistakes.push(format!("{}.{key}: {}", self.name, one_line(&error)));
-                None
-            }
-        }
-    }
-
-    pub(super) fn seconds(&mut self, key: &'static str) -> Option<f64> {
-        if let Some(Value::Integer(seconds)) = self.table.get(key) {
-            let seconds = *seconds as f64;
-            self.table.insert(key.to_owned(), Value::Float(seconds));
-        }
-        self.take(key)
-    }
-
-    fn close(self) {
-        for key in self.table.keys() {
-            let known = self.known.join(", ");
-            self.mistakes.push(format!("unknown key '{}.{key}'; known: {known}", self.name));
-        }
-    }
-}
-
-fn one_line(error: &toml::de::Error) -> String {
-    error.message().replace('\n', " ")
 }
 
 fn from_file(text: &str, path: &Path, mistakes: &mut Mistakes) -> Written {
@@ -243,6 +197,9 @@ fn from_file(text: &str, path: &Path, mistakes: &mut Mistakes) -> Written {
     written.batching.read(&mut batching);
     batching.close();
     let beside = |file: PathBuf| path.parent().map_or_else(|| file.clone(), |folder| folder.join(&file));
+    let mut tls = Section::open("tls", &mut file, mistakes);
+    written.tls.read(&mut tls, beside);
+    tls.close();
     let mut model = Section::open("model", &mut file, mistakes);
     written.repository = model.take("repository").map(beside);
     written.model = model.take("path").map(beside);
@@ -269,7 +226,8 @@ fn from_file(text: &str, path: &Path, mistakes: &mut Mistakes) -> Written {
         }
     }
     for key in file.keys() {
-        mistakes.push(format!("unknown key '{key}'; known: server, compute, batching, model, upstream, defence, log"));
+        mistakes
+            .push(format!("unknown key '{key}'; known: server, tls, compute, batching, model, upstream, defence, log"));
     }
     written
 }
@@ -301,6 +259,7 @@ impl Written {
         over(&mut self.queue, &args.queue);
         over(&mut self.queue_timeout_seconds, &args.queue_timeout_seconds);
         self.batching.overlay(&args.batching);
+        self.tls.overlay(&args.tls);
         over(&mut self.warm_up, &args.no_warm_up.then_some(false));
         over(&mut self.engine, &args.scores.engine);
         over(&mut self.engine_library, &args.scores.engine_library);
@@ -402,6 +361,7 @@ impl Written {
                 server.max_buffered_bytes, server.max_body_bytes
             ));
         }
+        let tls = std::mem::take(&mut self.tls).check(mistakes);
         let upstream = std::mem::take(&mut self.upstream);
         let of_upstream = upstream.is_meant().then(|| upstream.model_name().unwrap_or(bundled::NAME).to_owned());
         let in_upstream = self.name.clone().or_else(|| of_upstream.clone()).unwrap_or_default();
@@ -428,6 +388,7 @@ impl Written {
             io_threads: count("server.io_threads", io_threads, MAX_THREADS, mistakes),
             max_rows: count("server.max_rows", self.max_rows.unwrap_or(DEFAULT_MAX_ROWS), MAX_ROWS, mistakes),
             server,
+            tls,
             name,
             version,
             repository: self.repository,

@@ -2,7 +2,9 @@
 
 mod batching;
 mod config;
+mod own_tls;
 mod repository;
+mod section;
 mod upstream;
 mod upstream_tls;
 
@@ -16,6 +18,7 @@ use anyhow::Context as _;
 
 use self::batching::BatchingArgs;
 use self::config::{LogSettings, Settings};
+use self::own_tls::OwnTlsArgs;
 use self::upstream::{KserveArgs, UpstreamArgs, UpstreamSettings};
 use super::inspect::ScoreArgs;
 use crate::artifact::centroids;
@@ -63,7 +66,7 @@ pub struct Args {
     upstream: UpstreamArgs,
     #[command(flatten)]
     kserve: KserveArgs,
-    /// A TOML file with the tables server, compute, batching, model, upstream, defence and log; flags win over it. Paths in it are
+    /// A TOML file with the tables server, tls, compute, batching, model, upstream, defence and log; flags win over it. Paths in it are
     /// taken from its own folder.
     #[arg(long, value_name = "FILE", env = "SORDINO_CONFIG")]
     config: Option<PathBuf>,
@@ -124,6 +127,8 @@ pub struct Args {
     drain_seconds: Option<f64>,
     #[command(flatten)]
     batching: BatchingArgs,
+    #[command(flatten)]
+    tls: OwnTlsArgs,
     /// text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
@@ -156,6 +161,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     };
     start_log(&settings.log);
+    // Before a model is loaded: what is wrong with a certificate is told at once.
+    #[cfg(feature = "tls")]
+    let tls = settings.tls.as_ref().map(own_tls::OwnTls::load).transpose()?;
     let runtime = io_runtime(settings.io_threads).context("cannot start the I/O threads")?;
     let (models, first) = match &settings.upstream {
         None => models(&settings)?,
@@ -171,8 +179,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             grpc: settings.grpc_listen.map(bind).transpose()?,
             metrics: settings.metrics_listen.map(bind).transpose()?,
         };
-        let line = announcement(&listeners, &first)?;
+        let line = announcement(&listeners, settings.tls.is_some(), &first)?;
         let server = server::start(listeners, settings.server, models)?;
+        #[cfg(feature = "tls")]
+        let server = match tls {
+            Some(tls) => server.with_tls(tls),
+            None => server,
+        };
         // A closed stdout is no reason not to serve.
         let mut out = std::io::stdout();
         let _ = writeln!(out, "{line}").and_then(|()| out.flush());
@@ -304,14 +317,15 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// One line for the person who started it.
-fn announcement(listeners: &Listeners, name: &str) -> anyhow::Result<String> {
+fn announcement(listeners: &Listeners, is_tls: bool, name: &str) -> anyhow::Result<String> {
+    let scheme = if is_tls { "https" } else { "http" };
     let address = listeners.service.local_addr()?;
     let metrics = match &listeners.metrics {
         Some(listener) => format!("http://{}/metrics", listener.local_addr()?),
         None => "off".to_owned(),
     };
     Ok(format!(
-        "sordino {} serves '{name}' on http://{address} (metrics: {metrics}); try: curl http://{address}/v2/models/{name}",
+        "sordino {} serves '{name}' on {scheme}://{address} (metrics: {metrics}); try: curl {scheme}://{address}/v2/models/{name}",
         env!("CARGO_PKG_VERSION")
     ))
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use serde::Deserialize;
 
-use super::config::{Mistakes, Section, Written, count, duration, plain_word};
+use super::config::{Mistakes, Written, count, duration, plain_word};
+use super::section::Section;
 use super::upstream_tls::WrittenTls;
 use crate::artifact::ModelDigest;
 use crate::client::upstream::{Target, UpstreamConfig};

@@ -1,14 +1,12 @@
 //! TLS to another server, as the settings have it: which files, which name, and whether every address asks for it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context as _;
-
-use super::config::{Mistakes, Section};
-use crate::client::upstream::{Target, TlsSettings};
-
-/// No file of certificates is longer: the store of a whole system takes a quarter of a MiB.
-const MAX_FILE_BYTES: u64 = 16 << 20;
+use super::super::tls::contents;
+use super::config::Mistakes;
+use super::section::Section;
+use crate::client::tls::TlsSettings;
+use crate::client::upstream::Target;
 
 /// Where the files lie, read when the upstream is built, and the name to ask for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,15 +65,4 @@ impl WrittenTls {
         };
         Ok(TlsSettings { authorities, client, server_name: self.server_name.clone() })
     }
-}
-
-fn contents(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let cannot = || format!("cannot read {}", path.display());
-    let length = std::fs::metadata(path).with_context(cannot)?.len();
-    anyhow::ensure!(
-        length <= MAX_FILE_BYTES,
-        "{}: {length} bytes, too many for a file of certificates",
-        path.display()
-    );
-    std::fs::read(path).with_context(cannot)
 }

@@ -12,7 +12,8 @@ use hyper::header::HeaderMap;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 
-use super::stream::{Dialer, Stream, tls_ended};
+use super::dialer::Dialer;
+use crate::client::stream::{LastWords, Stream};
 use crate::engine::upstream::Fault;
 
 /// A whole answer.
@@ -41,6 +42,7 @@ type Driven = Option<Pin<Box<Driver<Io, Full<Bytes>>>>>;
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     driver: Driven,
+    words: LastWords,
 }
 
 impl Connection {
@@ -49,14 +51,15 @@ impl Connection {
     /// # Errors
     /// [`Fault::Unreachable`] and [`Fault::Handshake`].
     pub(super) async fn open(dialer: &Dialer) -> Result<Self, Fault> {
-        let stream = dialer.open().await?;
+        let words = LastWords::default();
+        let stream = dialer.open(&words).await?;
         let (sender, driver) = handshake(TokioIo::new(stream)).await.map_err(|_| Fault::Unreachable)?;
-        Ok(Self { sender, driver: Some(Box::pin(driver)) })
+        Ok(Self { sender, driver: Some(Box::pin(driver)), words })
     }
 
     /// Whether another request may be sent: the other side has not closed in the meantime.
     pub(super) async fn is_usable(&mut self) -> bool {
-        let Self { sender, driver } = self;
+        let Self { sender, driver, .. } = self;
         // One turn reads an end that has come; then the sender knows.
         drive(driver, std::future::ready(())).await;
         driver.is_some() && drive(driver, sender.ready()).await.is_ok()
@@ -65,22 +68,27 @@ impl Connection {
     /// Sends a request and reads the whole answer, of at most `max_bytes` of body. After a failure the connection is not
     /// to be used again.
     pub(super) async fn exchange(&mut self, request: Request<Full<Bytes>>, max_bytes: usize) -> Result<Reply, Broken> {
-        let Self { sender, driver } = self;
+        let Self { sender, driver, words } = self;
         let head = drive(driver, sender.try_send_request(request)).await;
         let head = head.map_err(|mut error| match error.take_message() {
-            Some(request) => Broken::Unsent(Box::new(request), tls_ended(error.error())),
-            None => Broken::Sent(broken_off(error.error())),
+            Some(request) => Broken::Unsent(Box::new(request), words.get()),
+            None => Broken::Sent(broken_off(words)),
         })?;
-        read(driver, head, max_bytes).await.map_err(Broken::Sent)
+        read(driver, words, head, max_bytes).await.map_err(Broken::Sent)
     }
 }
 
 /// How a connection ended inside of an exchange.
-fn broken_off(error: &hyper::Error) -> Fault {
-    tls_ended(error).map_or(Fault::BrokenOff, Fault::TlsEnded)
+fn broken_off(words: &LastWords) -> Fault {
+    words.get().map_or(Fault::BrokenOff, Fault::TlsEnded)
 }
 
-async fn read(driver: &mut Driven, head: Response<hyper::body::Incoming>, max_bytes: usize) -> Result<Reply, Fault> {
+async fn read(
+    driver: &mut Driven,
+    words: &LastWords,
+    head: Response<hyper::body::Incoming>,
+    max_bytes: usize,
+) -> Result<Reply, Fault> {
     let (head, mut body) = head.into_parts();
     let too_long = || Fault::TooLong { max_bytes };
     if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > max_bytes {
@@ -89,7 +97,7 @@ async fn read(driver: &mut Driven, head: Response<hyper::body::Incoming>, max_by
     let mut first = Bytes::new();
     let mut rest: Vec<u8> = Vec::new();
     while let Some(frame) = drive(driver, body.frame()).await {
-        let Ok(data) = frame.map_err(|error| broken_off(&error))?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|_| broken_off(words))?.into_data() else { continue };
         if first.len() + rest.len() + data.len() > max_bytes {
             return Err(too_long());
         }

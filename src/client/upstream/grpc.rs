@@ -16,10 +16,11 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, ConnectError, Request, Status};
 
-use super::stream::{Dialer, Stream};
+use super::dialer::Dialer;
 use super::target::Target;
 use super::{MAX_ABOUT_BYTES, UpstreamConfig};
 use crate::client::inference_client::grpc_inference_service_client::GrpcInferenceServiceClient as Client;
+use crate::client::stream::{LastWords, Stream};
 use crate::engine::CallContext;
 use crate::engine::upstream::Fault;
 use crate::protocol::grpc::messages::{ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest};
@@ -30,6 +31,8 @@ const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 pub(super) struct Line {
     channel: Channel,
     max_answer_bytes: usize,
+    /// Of the connection that is open, or was last.
+    words: LastWords,
 }
 
 impl Line {
@@ -38,10 +41,11 @@ impl Line {
         let uri = format!("{}://{}", if target.tls { "https" } else { "http" }, target.shown());
         let endpoint = Endpoint::from_shared(uri).map_err(|_| Fault::Unreachable)?;
         // The dialer knows how long a connection may take.
+        let words = LastWords::default();
         let channel = endpoint
             .http2_keep_alive_interval(Duration::from_secs(20))
-            .connect_with_connector_lazy(Dial(dialer.clone()));
-        Ok(Self { channel, max_answer_bytes: config.max_answer_bytes })
+            .connect_with_connector_lazy(Dial(dialer.clone(), words.clone()));
+        Ok(Self { channel, max_answer_bytes: config.max_answer_bytes, words })
     }
 
     /// A client for questions about the model.
@@ -68,13 +72,13 @@ impl Line {
         let mut grpc = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(self.max_answer_bytes);
         grpc.ready().await.map_err(|_| Fault::Unreachable)?;
         let answer = grpc.unary(request, PathAndQuery::from_static(INFER), AsItIs).await;
-        answer.map(tonic::Response::into_inner).map_err(|status| fault(&status))
+        answer.map(tonic::Response::into_inner).map_err(|status| self.fault(&status))
     }
 
     pub(super) async fn metadata(&self, name: &str, version: Option<&str>) -> Result<ModelMetadataResponse, Fault> {
         let version = version.unwrap_or_default().to_owned();
         let answer = self.client().model_metadata(ModelMetadataRequest { name: name.to_owned(), version }).await;
-        answer.map(tonic::Response::into_inner).map_err(|status| fault(&status))
+        answer.map(tonic::Response::into_inner).map_err(|status| self.fault(&status))
     }
 
     pub(super) async fn is_ready(&self, name: &str, version: Option<&str>) -> bool {
@@ -82,10 +86,20 @@ impl Line {
         let answer = self.client().model_ready(ModelReadyRequest { name: name.to_owned(), version }).await;
         answer.is_ok_and(|answer| answer.into_inner().ready)
     }
+
+    /// How a call failed; where its connection broke off by what TLS said, that.
+    fn fault(&self, status: &Status) -> Fault {
+        match fault(status) {
+            Fault::BrokenOff => self.words.get().map_or(Fault::BrokenOff, Fault::TlsEnded),
+            // Before a request was sent: in the first words of HTTP/2.
+            Fault::Unreachable => self.words.get().map_or(Fault::Unreachable, Fault::Handshake),
+            fault => fault,
+        }
+    }
 }
 
 /// Opens connections by our own hand, for the library's client.
-struct Dial(Dialer);
+struct Dial(Dialer, LastWords);
 
 impl Service<Uri> for Dial {
     type Response = TokioIo<Stream>;
@@ -97,8 +111,9 @@ impl Service<Uri> for Dial {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let dialer = self.0.clone();
-        Box::pin(async move { Ok(TokioIo::new(dialer.open().await?)) })
+        let Self(dialer, words) = self;
+        let (dialer, words) = (dialer.clone(), words.clone());
+        Box::pin(async move { Ok(TokioIo::new(dialer.open(&words).await?)) })
     }
 }
 

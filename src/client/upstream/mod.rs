@@ -8,11 +8,11 @@
 
 mod breaker;
 mod connection;
+mod dialer;
 mod grpc;
 mod probe;
 mod replica;
 mod start;
-mod stream;
 mod target;
 
 use std::future::Future;
@@ -31,6 +31,7 @@ use tokio::time::timeout_at;
 use self::connection::Reply;
 use self::replica::{Counters, Lease, Replica};
 use super::http::INFERENCE_HEADER_LENGTH;
+use super::tls::TlsSettings;
 use crate::defence::RawScores;
 use crate::engine::upstream::{Declared, Dialect, Fault, Plan, WireReply, WireRequest};
 use crate::engine::{CallContext, EngineError, ModelSpec, RemoteEngine, RemoteFigures, ReplyFuture};
@@ -38,7 +39,6 @@ use crate::protocol::Passed;
 use crate::tensor::{Inputs, TensorSpec};
 
 pub use self::start::{StartError, connect};
-pub use self::stream::TlsSettings;
 pub use self::target::Target;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");

@@ -10,8 +10,8 @@ use hyper::body::Bytes;
 
 use super::breaker::Breaker;
 use super::connection::{Broken, Connection, Reply};
+use super::dialer::Dialer;
 use super::grpc::Line;
-use super::stream::{Dialer, Inside};
 use super::target::Target;
 use super::{Upstream, UpstreamConfig};
 use crate::engine::upstream::{Dialect, Fault};
@@ -47,8 +47,7 @@ pub(super) struct Lease {
 impl Replica {
     pub(super) fn new(target: Target, config: &UpstreamConfig) -> Result<Self, Fault> {
         let over_grpc = config.declared.dialect == Dialect::OipGrpc;
-        let inside = if over_grpc { Inside::Http2 } else { Inside::Http1 };
-        let dialer = Dialer::new(&target, config, inside)?;
+        let dialer = Dialer::new(&target, config, over_grpc)?;
         let line = over_grpc.then(|| Line::new(&target, config, &dialer)).transpose()?;
         Ok(Self {
             target,

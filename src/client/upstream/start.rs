@@ -157,7 +157,7 @@ impl Asker<'_> {
         let answer = tokio::time::timeout(self.config.timeout, asked).await.unwrap_or(Err(Fault::Timeout));
         match answer {
             Ok(metadata) => Ok(grpc::found(metadata)?),
-            Err(fault @ (Fault::Timeout | Fault::BrokenOff)) => Err(silent(self.config, fault)),
+            Err(fault @ (Fault::Timeout | Fault::BrokenOff | Fault::TlsEnded(_))) => Err(silent(self.config, fault)),
             Err(fault) if fault.is_unsent() => Err(silent(self.config, fault)),
             Err(fault) => Err(StartError::NoModelByGrpc {
                 server: self.replica.target.shown(),

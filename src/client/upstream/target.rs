@@ -33,7 +33,7 @@ impl Target {
         };
         #[cfg(not(feature = "tls"))]
         if tls {
-            return Err(bad(super::stream::NO_TLS));
+            return Err(bad(crate::client::tls::NO_TLS));
         }
         let authority = uri.authority().ok_or_else(|| bad("it names no host"))?;
         if authority.as_str().contains('@') {

@@ -28,12 +28,14 @@ use super::{Answer, ModelDescription, Passed, Refusal, RefusalKind, quoted};
 use crate::defence::Defended;
 use crate::tensor::{Dim, InputTensor, Inputs, TensorSpec, shape_text};
 
+#[cfg(feature = "serve")]
 pub(in crate::protocol) use self::bodies::{SERVER, max_batch_size, properties};
 pub use self::bodies::{
     error_body, index, live_body, model_config, model_list, model_metadata, model_ready_body, ready_body,
     server_metadata, statistics,
 };
 pub use self::repository::RepositoryRequest;
+#[cfg(feature = "serve")]
 pub(in crate::protocol) use self::repository::no_overrides;
 
 /// The header that tells the length of the JSON part.

@@ -324,3 +324,31 @@ fn batches_are_off_by_default_and_their_mistakes_are_told() {
         assert!(mistakes.iter().any(|mistake| mistake.contains(words)), "{text}: {mistakes:?}");
     }
 }
+
+#[test]
+fn tls_on_our_own_addresses_needs_a_certificate_and_its_key() {
+    let both = "cert_file = \"a.pem\"\nkey_file = \"a.key\"\n";
+    let (settings, mistakes) = check(&format!("[tls]\n{both}client_ca_file = \"ca.pem\"\nreload_seconds = 0\n"));
+    assert_eq!(mistakes.is_empty(), cfg!(feature = "tls"), "{mistakes:?}");
+    let files: Vec<_> = settings.tls.iter().flat_map(OwnTls::files).collect();
+    let path = |name: &str| Path::new("etc").join(name);
+    let expected = [("tls.cert_file", "a.pem"), ("tls.key_file", "a.key"), ("tls.client_ca_file", "ca.pem")];
+    assert_eq!(
+        files,
+        expected.map(|(key, name)| (key, path(name))).iter().map(|(k, p)| (*k, &**p)).collect::<Vec<_>>()
+    );
+    assert_eq!(check("").0.tls, None);
+    // Whoever says anything of it expects that it is spoken.
+    for (said, missing) in [
+        ("cert_file = \"a.pem\"", "tls.key_file: TLS needs"),
+        ("key_file = \"a.key\"", "tls.cert_file: TLS needs"),
+        ("client_ca_file = \"ca.pem\"", "tls.cert_file: TLS needs"),
+        ("reload_seconds = 5", "tls.key_file: TLS needs"),
+        ("colour = 1", "unknown key 'tls.colour'; known: cert_file, key_file, client_ca_file, "),
+    ] {
+        let (_, mistakes) = check(&format!("[tls]\n{said}\n"));
+        assert!(mistakes.iter().any(|mistake| mistake.contains(missing)), "{said}: {mistakes:?}");
+    }
+    let (_, mistakes) = check(&format!("[tls]\n{both}handshake_timeout_seconds = 0\n"));
+    assert!(mistakes.iter().any(|mistake| mistake.contains("tls.handshake_timeout_seconds: must be above 0")));
+}
