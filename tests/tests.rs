@@ -37,6 +37,8 @@ mod lab_robust;
 mod lab_told;
 mod layering;
 mod leaks;
+#[cfg(feature = "lab")]
+mod offline_banks;
 mod openapi;
 #[cfg(feature = "lab")]
 mod privacy;
