@@ -59,8 +59,8 @@ def sordino(*arguments, log):
         sys.exit(f"sordino {arguments[0]} failed ({done.returncode}), see {log}:\n" + "\n".join(tail))
 
 
-def centroids(model, data, split, log):
-    path = model.with_suffix(".centroids.safetensors")
+def centroids(model, data, split, log, path=None):
+    path = path or model.with_suffix(".centroids.safetensors")
     if not path.exists():
         sordino("centroids", "build", "--model", model, "--data", data, "--split", split, "--class-fallback", "correct-rows",
                 "--out", path, log=log)
@@ -108,6 +108,34 @@ def with_bank(name, *more):
     return options
 
 
+def with_bank_of_others(name, n_shadows, *more):
+    """The model of `with_bank`, attacked by shadow models of rows that are not audited: those of the parts validation and
+    calibration, and all that were of no part. Each is dealt three in four of them, about as many as the model has."""
+
+    def options(log):
+        data, (n_train, n_validation, n_calibration, n_test), _, _ = BANKS[name]
+        audited = with_bank(name)(log)
+        model, split, bank = LIRA / f"{name}.onnx", LIRA / f"{name}-others.split.json", LIRA / f"{name}-others-bank"
+        if not split.exists():
+            # The same rows in the first four parts: what is drawn for another part comes behind them.
+            sordino("split", "--data", data, "--train", n_train, "--validation", n_validation, "--calibration", n_calibration,
+                    "--test", n_test, "--shadow", "rest", "--seed", 7, "--out", split, log=log)
+            first, second = (json.loads(pathlib.Path(path).read_text(encoding="utf-8"))["parts"]
+                             for path in (audited[audited.index("--split") + 1], split))
+            if any(first[part] != second[part] for part in ("train", "validation", "calibration", "test")):
+                sys.exit(f"{split} is another split of the rows than the model's")
+        if not (bank / "plan.json").exists():
+            sordino("shadows", "plan", "--data", data, "--split", split, "--recipe", LIRA / f"{name}.toml", "--seed", 13, "--ensemble",
+                    n_shadows, "--share", 0.75, "--pool", "validation,calibration,shadow", "--out", bank, log=log)
+        if not (bank / "ready").exists():
+            sordino("shadows", "run", bank, "--data", data, log=log)
+            (bank / "ready").touch()
+        own = centroids(model, data, split, log, LIRA / f"{name}-others.centroids.safetensors")
+        return ["--model", model, "--centroids", own, "--data", data, "--split", split, "--shadows", bank, *more]
+
+    return options
+
+
 def with_canaries(kind, *more):
     """Location's recipe on rows of which 200 are planted, attacked by those and 200 that were withheld."""
 
@@ -136,6 +164,7 @@ WHOLE = {"fashion", "location-lira", "location-original", "cifar-original", "cif
 AUDITS = {
     "fashion": lambda log: ["--grid", "--analysis"],
     "location-lira": with_bank("location", "--grid", "--analysis"),
+    "location-offline": with_bank_of_others("location", 16),
     "location-original": of_table("location", "original", "--grid", "--queries", "--boundary"),
     "cifar-original": of_table("table3", "original", "--grid"),
     "cifar-queries": of_table("table3", "original", "--queries", "--scores-only"),

@@ -89,7 +89,7 @@ impl Reach {
                  row is held against {n_strangers} models that were not trained on it, as many as that with the fewest has"
             ),
         };
-        vec![format!("online attacks of shadow models (LiRA online, RMIA online): {why}"), format!("{IN_TURN}: {why}")]
+        vec![format!("online attacks of shadow models (LiRA online, RMIA online), {IN_TURN}: {why}")]
     }
 }
 
