@@ -160,6 +160,8 @@ def with_canaries(kind, *more):
 
 
 ROWS = ["original", "early-stopping", "l2-5e-4", "l2-1e-3", "l2-5e-3", "regdrop-25", "regdrop-50", "label-smoothing", "dp"]
+# Audits by shadow models that never saw an audited row, and those of the same model by models of both kinds.
+OFFLINE = {"location-offline": "location-lira"}
 WHOLE = {"fashion", "location-lira", "location-original", "cifar-original", "cifar-lira"}
 AUDITS = {
     "fashion": lambda log: ["--grid", "--analysis"],
@@ -189,7 +191,10 @@ def make(name):
     (found["analysis"]["value"] or {}).pop("embedding", None)
     for system in found["findings"]["systems"]:
         if name not in WHOLE:
-            system["attacks"] = [attack for attack in system["attacks"] if attack["attack"]["name"] in told(system)]
+            names = {attack["attack"]["name"] for attack in system["attacks"]}
+            of_shadows = {one for one in names if any(word in one for word in ("LiRA", "RMIA", "calibrated"))}
+            kept = told(system) | (of_shadows if name in OFFLINE else set())
+            system["attacks"] = [attack for attack in system["attacks"] if attack["attack"]["name"] in kept]
         system["curves"] = []
         for attack in system["attacks"]:
             for at in attack["tpr_at_fpr"]:
@@ -276,6 +281,30 @@ def section(name, report):
     return lines
 
 
+def versus(name, report):
+    """The same model and rows under an attacker with models of both kinds."""
+    if name not in OFFLINE or not (HERE / f"{OFFLINE[name]}.json").exists():
+        return []
+    other = json.loads((HERE / f"{OFFLINE[name]}.json").read_text(encoding="utf-8"))
+    of_bank, trainings = report["findings"]["shadow_models"], other["findings"]["leave_one_out"][0]["study"]["n_models"]
+    there = {system["name"]: system for system in other["findings"]["systems"]}
+    assert of_bank["n_both"] == 0, "a bank that saw audited rows"
+    auc = {one["attack"]["name"]: one["auc"]["value"] for one in report["findings"]["systems"][0]["attacks"]}
+    one_sided = ", ".join(f"{auc[f'LiRA offline, one-sided, {spread}']:.3f} ({spread})" for spread in ("fixed variance", "variance per row"))
+    lines = [f"None of the attacker's {of_bank['n_models']} shadow models was trained on an audited row: each was dealt three in four of the other "
+             f"rows, those on which the temperature was fitted among them. Each of the {trainings} of {OFFLINE[name]} was trained on half of the "
+             "audited rows, and so on half of the rows that the model itself was trained on. The same model, and the same rows judged:", "",
+             f"| system | {OFFLINE[name]}: (b) | by | TPR at 1 % FPR | {name}: (b) | by | TPR at 1 % FPR |",
+             "| --- | ---: | --- | ---: | ---: | --- | ---: |"]
+    for system in report["findings"]["systems"]:
+        pair = [there.get(system["name"]), system]
+        if all(one and one["headline"]["value"] for one in pair):
+            cells = [f"{estimate(one['headline']['value']['fixed'])} | {one['headline']['value']['fixed_attack']['name']} | {tpr(one, 0.01)}"
+                     for one in pair]
+            lines.append(f"| {system['name']} | {' | '.join(cells)} |")
+    return [*lines, "", f"LiRA offline, one-sided, reaches an AUC of {one_sided} on the undefended model.", ""]
+
+
 def summary():
     lines = ["# Audits in a table each", "",
              "Made by `just audits` (run.py). (b): TPR − FPR of the strongest attack that counts, chosen with its threshold and sign on "
@@ -284,7 +313,8 @@ def summary():
     for name in AUDITS:
         path = HERE / f"{name}.json"
         if path.exists():
-            lines += section(name, json.loads(path.read_text(encoding="utf-8")))
+            report = json.loads(path.read_text(encoding="utf-8"))
+            lines += section(name, report) + versus(name, report)
     (HERE / "README.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print("wrote README.md")
 
