@@ -164,10 +164,10 @@ fn shadow_scores_enter_the_battery_and_are_judged_with_it() {
     assert!(lira > auc(model(&found), "loss") + 0.05, "{lira}");
     let headline = model(&found).headline.value.as_ref().unwrap();
     assert_eq!((headline.fixed_attack.family, headline.leak), (Family::Shadow, Leak::Seen));
-    // A row that the bank never held has no shadow models.
+    // A row that no model of the bank was asked about.
     let short: Vec<usize> = (1..n_rows + 1).collect();
     let error = sordino::audit::shadow::given(&bank, &short, "model", &case.answers, &case.target(), 1).unwrap_err();
-    assert!(error.to_string().contains("row 0 of the data is not in the bank's pool"), "{error}");
+    assert!(error.to_string().contains("the bank holds no answers about row 0 of the data"), "{error}");
 }
 
 #[test]

@@ -39,6 +39,8 @@ mod lab_robust;
 mod lab_told;
 mod layering;
 mod leaks;
+#[cfg(feature = "lab")]
+mod offline_banks;
 mod openapi;
 #[cfg(feature = "tls")]
 mod own_tls;

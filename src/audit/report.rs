@@ -15,6 +15,7 @@ use crate::audit::null::Null;
 use crate::audit::policy::Verdict;
 use crate::audit::rows::AllocationRecord;
 use crate::audit::shadow::leave_one_out::{LeaveOneOut, RecordRisk, Ties};
+use crate::audit::shadow::reach::ShadowModels;
 use crate::audit::spread::SystemSpread;
 use crate::audit::standing::{Leak, Standing};
 use crate::audit::system::{Role, Skipped};
@@ -205,6 +206,9 @@ pub struct Findings {
     pub lot: Figure<Lot>,
     /// What shadow models tell of the training and of single records.
     pub leave_one_out: Vec<BankFindings>,
+    /// The bank of shadow models; left out where there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow_models: Option<ShadowModels>,
     /// ML-Leaks' adversaries at their own rules; left out where none was tried.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ml_leaks: Vec<AdversaryFindings>,

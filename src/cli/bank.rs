@@ -80,7 +80,8 @@ pub(super) struct DealFlags {
     /// Give rows with equal values to the same models: a model that is not to know a row does not know its copy either.
     #[arg(long)]
     group_copies: bool,
-    /// Parts of the split whose rows are dealt.
+    /// Parts of the split whose rows are dealt: `train,test` for an audit by models of both kinds, `shadow` for one by models that
+    /// never saw its rows.
     #[arg(long, value_name = "PART,..", value_delimiter = ',', default_values_t = ["train".to_owned()])]
     pool: Vec<String>,
 }

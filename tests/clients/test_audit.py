@@ -365,6 +365,8 @@ def test_a_bank_of_shadows_enters_the_report(planted, tmp_path):
     names = [a["attack"]["name"] for a in found["findings"]["systems"][0]["attacks"]]
     assert any(name.startswith("LiRA online") for name in names) and any("RMIA" in name for name in names), names
     study = found["findings"]["leave_one_out"][0]
+    of_bank = found["findings"]["shadow_models"]
+    assert (of_bank["n_both"], of_bank["n_strangers"], of_bank["left_out"]) == (600, 4, []), of_bank
     assert study["study"]["n_models"] == 8 and {r["row"] for r in study["worst"]} <= set(range(600))
     assert "LiRA" not in " ".join(found["not_tried"])
     schema = json.loads((ROOT / "docs/schemas/audit-3.json").read_text())

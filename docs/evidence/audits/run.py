@@ -64,8 +64,8 @@ def sordino(*arguments, log):
         sys.exit(f"sordino {arguments[0]} failed ({done.returncode}), see {log}:\n" + "\n".join(tail))
 
 
-def centroids(model, data, split, log):
-    path = model.with_suffix(".centroids.safetensors")
+def centroids(model, data, split, log, path=None):
+    path = path or model.with_suffix(".centroids.safetensors")
     if not path.exists():
         sordino("centroids", "build", "--model", model, "--data", data, "--split", split, "--class-fallback", "correct-rows",
                 "--out", path, log=log)
@@ -114,6 +114,34 @@ def with_bank(name, *more):
     return options
 
 
+def with_bank_of_others(name, n_shadows, *more):
+    """The model of `with_bank`, attacked by shadow models of rows that are not audited: those of the parts validation and
+    calibration, and all that were of no part. Each is dealt three in four of them, about as many as the model has."""
+
+    def options(log):
+        data, (n_train, n_validation, n_calibration, n_test), _, _ = BANKS[name]
+        audited = with_bank(name)(log)
+        model, split, bank = LIRA / f"{name}.onnx", LIRA / f"{name}-others.split.json", LIRA / f"{name}-others-bank"
+        if not split.exists():
+            # The same rows in the first four parts: what is drawn for another part comes behind them.
+            sordino("split", "--data", data, "--train", n_train, "--validation", n_validation, "--calibration", n_calibration,
+                    "--test", n_test, "--shadow", "rest", "--seed", 7, "--out", split, log=log)
+            first, second = (json.loads(pathlib.Path(path).read_text(encoding="utf-8"))["parts"]
+                             for path in (audited[audited.index("--split") + 1], split))
+            if any(first[part] != second[part] for part in ("train", "validation", "calibration", "test")):
+                sys.exit(f"{split} is another split of the rows than the model's")
+        if not (bank / "plan.json").exists():
+            sordino("shadows", "plan", "--data", data, "--split", split, "--recipe", LIRA / f"{name}.toml", "--seed", 13, "--ensemble",
+                    n_shadows, "--share", 0.75, "--pool", "validation,calibration,shadow", "--out", bank, log=log)
+        if not (bank / "ready").exists():
+            sordino("shadows", "run", bank, "--data", data, log=log)
+            (bank / "ready").touch()
+        own = centroids(model, data, split, log, LIRA / f"{name}-others.centroids.safetensors")
+        return ["--model", model, "--centroids", own, "--data", data, "--split", split, "--shadows", bank, *more]
+
+    return options
+
+
 def with_canaries(kind, *more):
     """Location's recipe on rows of which 200 are planted, attacked by those and 200 that were withheld."""
 
@@ -138,10 +166,13 @@ def with_canaries(kind, *more):
 
 
 ROWS = ["original", "early-stopping", "l2-5e-4", "l2-1e-3", "l2-5e-3", "regdrop-25", "regdrop-50", "label-smoothing", "dp"]
+# Audits by shadow models that never saw an audited row, and those of the same model by models of both kinds.
+OFFLINE = {"location-offline": "location-lira"}
 WHOLE = {"fashion", "location-lira", "location-original", "cifar-original", "cifar-lira"}
 AUDITS = {
     "fashion": lambda log: ["--grid", "--analysis"],
     "location-lira": with_bank("location", "--grid", "--analysis"),
+    "location-offline": with_bank_of_others("location", 16),
     "location-original": of_table("location", "original", "--grid", "--queries", "--boundary"),
     "cifar-original": of_table("table3", "original", "--grid"),
     "cifar-queries": of_table("table3", "original", "--queries", "--scores-only"),
@@ -166,7 +197,10 @@ def make(name):
     (found["analysis"]["value"] or {}).pop("embedding", None)
     for system in found["findings"]["systems"]:
         if name not in WHOLE:
-            system["attacks"] = [attack for attack in system["attacks"] if attack["attack"]["name"] in told(system)]
+            names = {attack["attack"]["name"] for attack in system["attacks"]}
+            of_shadows = {one for one in names if any(word in one for word in ("LiRA", "RMIA", "calibrated"))}
+            kept = told(system) | (of_shadows if name in OFFLINE else set())
+            system["attacks"] = [attack for attack in system["attacks"] if attack["attack"]["name"] in kept]
         system["curves"] = []
         for attack in system["attacks"]:
             for at in attack["tpr_at_fpr"]:
@@ -253,6 +287,30 @@ def section(name, report):
     return lines
 
 
+def versus(name, report):
+    """The same model and rows under an attacker with models of both kinds."""
+    if name not in OFFLINE or not (HERE / f"{OFFLINE[name]}.json").exists():
+        return []
+    other = json.loads((HERE / f"{OFFLINE[name]}.json").read_text(encoding="utf-8"))
+    of_bank, trainings = report["findings"]["shadow_models"], other["findings"]["leave_one_out"][0]["study"]["n_models"]
+    there = {system["name"]: system for system in other["findings"]["systems"]}
+    assert of_bank["n_both"] == 0, "a bank that saw audited rows"
+    auc = {one["attack"]["name"]: one["auc"]["value"] for one in report["findings"]["systems"][0]["attacks"]}
+    one_sided = ", ".join(f"{auc[f'LiRA offline, one-sided, {spread}']:.3f} ({spread})" for spread in ("fixed variance", "variance per row"))
+    lines = [f"None of the attacker's {of_bank['n_models']} shadow models was trained on an audited row: each was dealt three in four of the other "
+             f"rows, those on which the temperature was fitted among them. Each of the {trainings} of {OFFLINE[name]} was trained on half of the "
+             "audited rows, and so on half of the rows that the model itself was trained on. The same model, and the same rows judged:", "",
+             f"| system | {OFFLINE[name]}: (b) | by | TPR at 1 % FPR | {name}: (b) | by | TPR at 1 % FPR |",
+             "| --- | ---: | --- | ---: | ---: | --- | ---: |"]
+    for system in report["findings"]["systems"]:
+        pair = [there.get(system["name"]), system]
+        if all(one and one["headline"]["value"] for one in pair):
+            cells = [f"{estimate(one['headline']['value']['fixed'])} | {one['headline']['value']['fixed_attack']['name']} | {tpr(one, 0.01)}"
+                     for one in pair]
+            lines.append(f"| {system['name']} | {' | '.join(cells)} |")
+    return [*lines, "", f"LiRA offline, one-sided, reaches an AUC of {one_sided} on the undefended model.", ""]
+
+
 def summary():
     lines = ["# Audits in a table each", "",
              "Made by `just audits` (run.py). (b): TPR − FPR of the strongest attack that counts, chosen with its threshold and sign on "
@@ -261,7 +319,8 @@ def summary():
     for name in AUDITS:
         path = HERE / f"{name}.json"
         if path.exists():
-            lines += section(name, json.loads(path.read_text(encoding="utf-8")))
+            report = json.loads(path.read_text(encoding="utf-8"))
+            lines += section(name, report) + versus(name, report)
     (HERE / "README.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print("wrote README.md")
 

@@ -3,6 +3,7 @@
 use super::tables::{Table, estimate, words};
 use crate::audit::report::{AdversaryFindings, BankFindings, Figure, Findings, Report, SystemFindings, TprAt};
 use crate::audit::shadow::leave_one_out::{AttackOverTargets, RecordRisk};
+use crate::audit::shadow::reach::{Reach, ShadowModels};
 use crate::audit::spread::{Spread, SystemSpread};
 
 /// Records that are shown of each system.
@@ -116,12 +117,37 @@ pub(super) fn adversaries(findings: &Findings) -> Option<Table> {
     })
 }
 
-/// Every model of the bank as the target: the strongest attacks on each system, and the records of the highest risk.
+/// Every model of the bank as the target: the strongest attacks on each system, and the records of the highest risk; before
+/// them, or in their place, what the bank was too little for.
 pub(super) fn shadows(findings: &Findings) -> Vec<Table> {
-    if findings.leave_one_out.is_empty() {
-        return Vec::new();
+    let bank = findings.shadow_models.iter().filter(|bank| !bank.left_out.is_empty()).map(too_little);
+    let in_turn = (!findings.leave_one_out.is_empty()).then(|| [over_targets(findings), risks(findings)]);
+    bank.chain(in_turn.into_iter().flatten()).collect()
+}
+
+/// What a bank did not allow, where a reader looks for its figures.
+fn too_little(bank: &ShadowModels) -> Table {
+    let Reach { n_models, n_rows, n_both, n_strangers, .. } = bank.reach;
+    let kind = if bank.reach.is_online() { "online and offline" } else { "offline" };
+    let counts = [n_models, n_rows, n_both, n_strangers, bank.n_queries].map(|count| count.to_string());
+    Table {
+        title: "Shadow models",
+        note: format!(
+            "Offline attacks (LiRA offline, RMIA offline, difficulty calibration) look at models that were not trained on the row \
+             alone. Left out, and why:\n{}.",
+            bank.left_out.join(".\n")
+        ),
+        n_word_columns: 1,
+        header: words(&[
+            "attacks",
+            "shadow models",
+            "audited rows",
+            "of them with models of both kinds",
+            "models not trained on a row, at least",
+            "queries a row",
+        ]),
+        rows: vec![std::iter::once(kind.to_owned()).chain(counts).collect()],
     }
-    vec![over_targets(findings), risks(findings)]
 }
 
 fn spread(spread: &Figure<Spread>) -> String {

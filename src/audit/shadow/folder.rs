@@ -1,15 +1,16 @@
-//! A bank of models in a folder, asked about its own pool: `inclusion.safetensors` and `model-00000.onnx` onwards, as
-//! the lab writes them.
+//! A bank of models in a folder, asked about its own pool and the rows of an audit: `plan.json`, `inclusion.safetensors` and
+//! `model-00000.onnx` onwards, as the lab writes them.
 //!
-//! Each model answers every row of the pool once, undefended; then each of the audit's defences is fitted to the model's
+//! An audited row that the pool does not hold was trained on by no model. Each model answers every row once, undefended; then each of the audit's defences is fitted to the model's
 //! own members and applied to those answers. So one pass gives a [`Bank`] for every system. Of images, changed forms
 //! (the mirror image, shifts) may be asked too, as LiRA does; the defence stays fitted to the rows themselves. The answers
-//! of the first models are kept whole: attacks are learned on them ([`LearnedFrom`]).
+//! of the first models to the pool are kept whole: attacks are learned on them ([`LearnedFrom`]).
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array2, ArrayD};
+use ndarray::{Array2, ArrayD, Axis};
+use serde::Deserialize;
 
 use crate::artifact::ModelDigest;
 use crate::artifact::inclusion::{InclusionError, InclusionMatrix};
@@ -24,10 +25,14 @@ use crate::engine::{Engine, EngineError, LoadOptions};
 use crate::tensor::{InputError, Inputs};
 
 use super::behind::{self, BehindError};
+use super::reach::Reach;
+use super::single::MIN_ROWS;
 use super::{Bank, ShadowError, Shadowing, scaled_logits};
 
 /// The file that says who was trained on what.
 pub const INCLUSION_FILE: &str = "inclusion.safetensors";
+/// The file that says, among other things, on whose data.
+pub const PLAN_FILE: &str = "plan.json";
 
 /// Why a folder is no bank for this data.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +53,26 @@ pub enum FolderError {
         /// What is wrong with it.
         error: InclusionError,
     },
-    /// The pool names a row that the data set has not.
-    #[error("the bank's pool holds row {row}, the data has {n_rows} rows")]
+    /// The plan cannot be read.
+    #[error("{}: expected the plan of a bank, with the digest of its data: {error}", path.display())]
+    Plan {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: serde_json::Error,
+    },
+    /// The bank was trained on other data.
+    #[error("the bank was trained on other data: expected the digest {expected}, {} names {got}", path.display())]
+    OtherDigest {
+        /// The bank's plan.
+        path: PathBuf,
+        /// Digest of the data set.
+        expected: String,
+        /// The one in the plan.
+        got: String,
+    },
+    /// The pool, or the audit, names a row that the data set has not.
+    #[error("the bank's models are to be asked about row {row}, the data has {n_rows} rows")]
     OtherData {
         /// The row.
         row: usize,
@@ -134,12 +157,15 @@ pub struct Before {
 
 /// Banks of one folder.
 pub struct FolderBanks {
-    /// The rows of the pool, by their numbers in the data set: the rows of every bank, in order.
+    /// The rows of every bank in order, by their numbers in the data set: those of the pool, then audited rows that it has not.
     pub rows: Vec<usize>,
     /// For each system its bank.
     pub banks: Vec<(String, Bank)>,
-    /// For each system the first models' answers to the pool.
+    /// For each system the first models' answers to the pool; none where too few of its rows are known to be members of a
+    /// model, or not to be.
     pub learned: Vec<LearnedFrom>,
+    /// Why there is nothing to learn on.
+    pub not_learned: Option<String>,
 }
 
 /// Rows whose answers are kept for the learned attacks, about: one model's at least.
@@ -168,72 +194,132 @@ pub fn form(inputs: &ArrayD<f32>, number: usize) -> ArrayD<f32> {
     Change::Shifts { pixels: 2 }.form(inputs, number, Range { low: 0.0, high: 0.0 }, 0)
 }
 
-/// Checks, before a model is asked, that the folder's models can tell about all of `rows`, numbers in the data set.
-///
-/// # Errors
-/// [`FolderError::Inclusion`]; [`FolderError::Shadow`] with fewer than three models, and for the first row that is not in the
-/// pool, or that all models or none were trained on.
-pub fn check_rows(folder: &Path, rows: impl Iterator<Item = usize>) -> Result<(), FolderError> {
-    let path = folder.join(INCLUSION_FILE);
-    let matrix = InclusionMatrix::read(&read(&path)?).map_err(|error| FolderError::Inclusion { path, error })?;
-    let n_models = matrix.n_models();
-    if n_models < 3 {
-        return Err(ShadowError::TooSmall { n_models }.into());
-    }
-    let places: HashMap<usize, usize> = matrix.rows.iter().enumerate().map(|(place, &row)| (row, place)).collect();
-    for row in rows {
-        let place = *places.get(&row).ok_or(ShadowError::NotInPool { row })?;
-        let n_in = matrix.trained.column(place).iter().filter(|trained| **trained).count();
-        if n_in == 0 || n_in == n_models {
-            return Err(ShadowError::TooFewModels { row, n_in, n_out: n_models - n_in, needs: "one of each" }.into());
-        }
-    }
-    Ok(())
+/// A folder whose models were not asked yet, held against the data and the rows of an audit.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    matrix: InclusionMatrix,
+    audited: Vec<usize>,
+    reach: Reach,
 }
 
-/// Asks every model of the folder about its pool; `progress` is told the models done.
-///
-/// # Errors
-/// [`FolderError`].
-pub fn collect(
-    folder: &Path,
-    dataset: &Dataset,
-    asking: &Asking<'_>,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<FolderBanks, FolderError> {
-    let systems = asking.systems;
-    let n_forms = asking.n_forms.max(1);
-    let path = folder.join(INCLUSION_FILE);
-    let matrix = InclusionMatrix::read(&read(&path)?).map_err(|error| FolderError::Inclusion { path, error })?;
-    if let Some(&row) = matrix.rows.iter().find(|&&row| row >= dataset.n_rows()) {
-        return Err(FolderError::OtherData { row, n_rows: dataset.n_rows() });
+impl Folder {
+    /// Reads who was trained on what, and checks that the models are of this data and can tell about all of `audited`, numbers
+    /// in the data set.
+    ///
+    /// # Errors
+    /// [`FolderError::Inclusion`], [`FolderError::Plan`]; [`FolderError::OtherDigest`], [`FolderError::OtherData`];
+    /// [`FolderError::Shadow`] as [`Reach::of`] says.
+    pub fn open(path: &Path, dataset: &Dataset, audited: &[usize]) -> Result<Self, FolderError> {
+        let file = path.join(INCLUSION_FILE);
+        let read_in = InclusionMatrix::read(&read(&file)?);
+        let matrix = read_in.map_err(|error| FolderError::Inclusion { path: file, error })?;
+        check_data(path.join(PLAN_FILE), dataset)?;
+        let n_rows = dataset.n_rows();
+        if let Some(&row) = matrix.rows.iter().chain(audited).find(|&&row| row >= n_rows) {
+            return Err(FolderError::OtherData { row, n_rows });
+        }
+        let reach = Reach::of(&matrix, audited)?;
+        Ok(Self { path: path.to_owned(), matrix, audited: audited.to_vec(), reach })
     }
-    let labels: Vec<u32> = matrix.rows.iter().map(|&row| dataset.labels()[row]).collect();
-    let empty = |before: &Before| Bank::new(matrix.rows.len(), n_forms, before.shadowing);
-    let mut banks: Vec<(String, Bank)> = systems.iter().map(|one| (one.system.clone(), empty(one))).collect();
-    let n_learned = (MAX_LEARNED / matrix.rows.len().max(1)).max(1);
-    let mut learned: Vec<Vec<(Answers, Vec<bool>)>> = systems.iter().map(|_| Vec::new()).collect();
-    for model in 0..matrix.n_models() {
-        progress(model, matrix.n_models());
-        let path = folder.join(format!("model-{model:05}.onnx"));
-        check_is_other(&path, asking.target)?;
-        let raw = ask(&path, dataset, &matrix.rows, asking.batch_rows, n_forms)?;
-        let members = matrix.trained.row(model).to_vec();
-        for ((before, (_, bank)), learned) in systems.iter().zip(&mut banks).zip(&mut learned) {
-            let answers = behind_all(before, &raw, &labels, &members, asking.fallback, &path)?;
-            let forms: Vec<&Answers> = answers.iter().collect();
-            bank.push(scaled_logits(&forms, &labels)?.view(), &members)?;
-            if model < n_learned {
-                learned.extend(answers.into_iter().next().map(|answers| (answers, members.clone())));
+
+    /// What the models can tell about the audited rows.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        self.reach
+    }
+
+    /// The rows of its banks: the pool's, then the audited ones that it has not.
+    fn rows(&self) -> Vec<usize> {
+        let pool: HashSet<usize> = self.matrix.rows.iter().copied().collect();
+        let further = self.audited.iter().filter(|row| !pool.contains(row));
+        self.matrix.rows.iter().chain(further).copied().collect()
+    }
+
+    /// Asks every model of the folder; `progress` is told the models done.
+    ///
+    /// # Errors
+    /// [`FolderError`].
+    pub fn collect(
+        &self,
+        dataset: &Dataset,
+        asking: &Asking<'_>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<FolderBanks, FolderError> {
+        let (systems, n_forms) = (asking.systems, asking.n_forms.max(1));
+        let (rows, n_pool, n_models) = (self.rows(), self.matrix.rows.len(), self.matrix.n_models());
+        let labels: Vec<u32> = rows.iter().map(|&row| dataset.labels()[row]).collect();
+        let empty = |before: &Before| Bank::new(rows.len(), n_forms, before.shadowing);
+        let mut banks: Vec<(String, Bank)> = systems.iter().map(|one| (one.system.clone(), empty(one))).collect();
+        let n_learned = n_models.min((MAX_LEARNED / n_pool.max(1)).max(1));
+        let not_learned = self.not_learned(n_learned);
+        let mut learned: Vec<Vec<(Answers, Vec<bool>)>> = systems.iter().map(|_| Vec::new()).collect();
+        for model in 0..n_models {
+            progress(model, n_models);
+            let path = self.path.join(format!("model-{model:05}.onnx"));
+            check_is_other(&path, asking.target)?;
+            let raw = ask(&path, dataset, &rows, asking.batch_rows, n_forms)?;
+            let mut members = self.matrix.trained.row(model).to_vec();
+            members.resize(rows.len(), false);
+            for ((before, (_, bank)), learned) in systems.iter().zip(&mut banks).zip(&mut learned) {
+                let answers = behind_all(before, &raw, &labels, &members, asking.fallback, &path)?;
+                let forms: Vec<&Answers> = answers.iter().collect();
+                bank.push(scaled_logits(&forms, &labels)?.view(), &members)?;
+                if model < n_learned && not_learned.is_none() {
+                    let of_pool =
+                        answers.first().map(|answers| (first_rows(answers, n_pool), members[..n_pool].to_vec()));
+                    learned.extend(of_pool);
+                }
             }
         }
+        progress(n_models, n_models);
+        let each = systems.iter().zip(learned).filter(|(_, shadows)| !shadows.is_empty());
+        let learned = each.map(|(before, shadows)| LearnedFrom {
+            shadowing: before.shadowing,
+            ..LearnedFrom::of(&before.system, &shadows, &labels[..n_pool])
+        });
+        Ok(FolderBanks { learned: learned.collect(), not_learned, rows, banks })
     }
-    progress(matrix.n_models(), matrix.n_models());
-    let learned = systems.iter().zip(learned).map(|(before, shadows)| LearnedFrom {
-        shadowing: before.shadowing,
-        ..LearnedFrom::of(&before.system, &shadows, &labels)
-    });
-    Ok(FolderBanks { learned: learned.collect(), rows: matrix.rows, banks })
+
+    /// What keeps attacks from being learned on the first `n_learned` models.
+    fn not_learned(&self, n_learned: usize) -> Option<String> {
+        let trained = self.matrix.trained.slice_axis(Axis(0), (..n_learned).into());
+        let n_members = trained.iter().filter(|trained| **trained).count();
+        let n_others = trained.len() - n_members;
+        (n_members.min(n_others) < MIN_ROWS).then(|| {
+            format!(
+                "attacks learned on the bank's models: of the rows that it was dealt {n_members} are members of the models that \
+                 are learned on and {n_others} are not; {MIN_ROWS} of each are needed"
+            )
+        })
+    }
+}
+
+/// Checks that the bank of this plan was trained on this data.
+fn check_data(path: PathBuf, dataset: &Dataset) -> Result<(), FolderError> {
+    #[derive(Deserialize)]
+    struct Plan {
+        data: Data,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        digest: String,
+    }
+    match serde_json::from_slice::<Plan>(&read(&path)?) {
+        Err(error) => Err(FolderError::Plan { path, error }),
+        Ok(plan) if plan.data.digest == dataset.digest() => Ok(()),
+        Ok(plan) => {
+            let got = plan.data.digest.chars().take(64).collect();
+            Err(FolderError::OtherDigest { path, expected: dataset.digest(), got })
+        }
+    }
+}
+
+fn first_rows(answers: &Answers, n_rows: usize) -> Answers {
+    Answers {
+        probabilities: answers.probabilities.slice_axis(Axis(0), (..n_rows).into()).to_owned(),
+        predicted: answers.predicted[..n_rows].to_vec(),
+    }
 }
 
 /// A shadow must not be the model that is attacked.
@@ -338,11 +424,26 @@ mod tests {
     fn a_folder_without_a_matrix_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let data = parse_table(b"0,1\n1,2\n").unwrap();
-        let asking = Asking { systems: &[], fallback: ClassFallback::Refuse, batch_rows: 8, n_forms: 1, target: None };
-        let error = collect(dir.path(), &data, &asking, &mut |_, _| {}).err().unwrap();
-        assert!(error.to_string().contains("inclusion.safetensors"), "{error}");
+        let error = || Folder::open(dir.path(), &data, &[0, 1]).unwrap_err().to_string();
+        assert!(error().contains("inclusion.safetensors"), "{}", error());
         std::fs::write(dir.path().join(INCLUSION_FILE), b"{}").unwrap();
-        let error = collect(dir.path(), &data, &asking, &mut |_, _| {}).err().unwrap();
-        assert!(error.to_string().contains("expected an inclusion matrix"), "{error}");
+        assert!(error().contains("expected an inclusion matrix"), "{}", error());
+    }
+
+    #[test]
+    fn a_bank_of_other_data_is_refused_by_its_plan() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(PLAN_FILE);
+        let data = parse_table(b"0,1\n1,2\n").unwrap();
+        let check = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            check_data(path.clone(), &data).map_err(|error| error.to_string())
+        };
+        assert!(check(&format!(r#"{{"data": {{"digest": "{}"}}, "seeds": []}}"#, data.digest())).is_ok());
+        let other = check(r#"{"data": {"digest": "abc"}}"#).unwrap_err();
+        assert!(other.contains("other data") && other.contains(&data.digest()) && other.contains("abc"), "{other}");
+        assert!(check("{}").unwrap_err().contains("expected the plan of a bank"));
+        std::fs::remove_file(&path).unwrap();
+        assert!(check_data(path.clone(), &data).unwrap_err().to_string().contains("cannot read"));
     }
 }

@@ -17,6 +17,7 @@ use crate::audit::report::Figure;
 use crate::audit::roc::{Roc, RocError, TprAtFpr};
 use crate::audit::spread::Spread;
 
+use super::reach::{EACH_IN_TURN, MIN_MODELS};
 use super::{Bank, ShadowError, Shadowing, attacks};
 
 /// What is done.
@@ -65,7 +66,7 @@ pub enum LeaveOneOutError {
         /// Why.
         source: RocError,
     },
-    /// As [`ShadowError::TooSmall`].
+    /// As [`ShadowError::TooSmall`], or a row that has not two models of each kind.
     #[error(transparent)]
     TooSmall(ShadowError),
 }
@@ -181,8 +182,12 @@ struct OfTarget {
 /// [`LeaveOneOutError`].
 pub fn study(bank: &Bank, settings: &LeaveOneOutSettings) -> Result<LeaveOneOut, LeaveOneOutError> {
     let n_models = bank.n_models();
-    if n_models < 3 {
+    if n_models < MIN_MODELS {
         return Err(LeaveOneOutError::TooSmall(ShadowError::TooSmall { n_models }));
+    }
+    if let Some((row, n_in, n_out)) = bank.lacking(EACH_IN_TURN, None) {
+        let needs = "two of each, of which one may be the target";
+        return Err(LeaveOneOutError::TooSmall(ShadowError::TooFewModels { row, n_in, n_out, needs }));
     }
     let n_targets = if settings.max_targets == 0 { n_models } else { n_models.min(settings.max_targets) };
     let targets = parallel::map(n_targets, |target| of_target(bank, target, settings));
@@ -384,6 +389,14 @@ mod tests {
         found.records = vec![risk(0, 0), risk(1, 2)];
         assert_eq!((found.records[0].risk(), found.records[1].risk()), (None, Some(0.5)));
         assert_eq!(found.worst(2).iter().map(|risk| risk.row).collect::<Vec<_>>(), [1, 0]);
+    }
+
+    #[test]
+    fn a_bank_of_models_that_never_saw_a_row_has_no_target() {
+        let mut bank = planted::bank(6, 30, 1, 0.0, 1);
+        bank.inclusion.column_mut(4).fill(false);
+        let error = study(&bank, &LeaveOneOutSettings::default()).unwrap_err();
+        assert!(error.to_string().contains("row 4: 0 models of the bank were trained on it, 6 were not"), "{error}");
     }
 
     #[test]

@@ -5,6 +5,10 @@
 //! ([`behind`]). Not for training models nor for reading them: whoever has a bank asks its models about the audit's
 //! rows and hands over answers, one model at a time, to a [`Bank`], which keeps one number an answer.
 //!
+//! **Online and offline.** Where every row has models that were trained on it and others that were not, all attacks are run.
+//! An attacker whose models never saw an audited row has the offline ones ([`reach`]): LiRA's offline forms, RMIA's, and
+//! difficulty calibration, which look at no model that was trained on the row.
+//!
 //! **The defence is applied to the shadows too.** Each shadow model stands behind the same defence, fitted to its own
 //! members; a bank says whether that was done, and an attack on a defended target with undefended shadows bears
 //! it in its name.
@@ -13,6 +17,7 @@ pub mod behind;
 pub mod folder;
 pub mod leave_one_out;
 pub mod lira;
+pub mod reach;
 pub mod relative;
 pub mod single;
 
@@ -44,7 +49,7 @@ pub enum ShadowError {
         /// What came.
         got: usize,
     },
-    /// A row was trained on by no model of the bank, or by all of them: nothing can be compared.
+    /// Too many models of the bank were trained on a row, or too few: nothing can be compared.
     #[error("row {row}: {n_in} models of the bank were trained on it, {n_out} were not; this attack needs {needs}")]
     TooFewModels {
         /// The row.
@@ -59,14 +64,14 @@ pub enum ShadowError {
     /// RMIA compares with rows that are known not to be members.
     #[error("there are no rows that are known not to be members")]
     NoPopulation,
-    /// A row of the target is not in the pool that the bank was trained from.
-    #[error("row {row} of the data is not in the bank's pool: its shadow models say nothing about it")]
-    NotInPool {
+    /// No model of the bank was asked about a row of the target.
+    #[error("the bank holds no answers about row {row} of the data")]
+    NotAsked {
         /// Row of the data set.
         row: usize,
     },
     /// A bank of fewer than three models has no model to compare a left-out one with.
-    #[error("a bank of {n_models} models is too small: at least 3 are needed")]
+    #[error("a bank of {n_models} models is too small: at least {} are needed", reach::MIN_MODELS)]
     TooSmall {
         /// Models of the bank.
         n_models: usize,
@@ -164,6 +169,36 @@ impl Bank {
         }
     }
 
+    /// The first row that fewer than `least` models were trained on, or were not, the model `left_out` apart; with both
+    /// counts.
+    fn lacking(&self, least: usize, left_out: Option<usize>) -> Option<(usize, usize, usize)> {
+        let n_models = self.n_models() - usize::from(left_out.is_some());
+        let n_in =
+            |row: usize| (0..self.n_models()).filter(|&m| Some(m) != left_out && self.inclusion[(m, row)]).count();
+        let counts = (0..self.n_rows()).map(|row| (row, n_in(row), n_models - n_in(row)));
+        counts.into_iter().find(|&(_, n_in, n_out)| n_in.min(n_out) < least)
+    }
+
+    /// What an offline attacker has of the bank, the model `left_out` apart: of each row the answers of models that were not
+    /// trained on it, and of no row more than of another: those of the first models.
+    fn strangers(&self, left_out: Option<usize>) -> Result<Self, ShadowError> {
+        let of_row = |row: usize| {
+            (0..self.n_models()).filter(move |&model| Some(model) != left_out && !self.inclusion[(model, row)])
+        };
+        let of_rows: Vec<Vec<usize>> = (0..self.n_rows()).map(|row| of_row(row).collect()).collect();
+        let (row, fewest) = of_rows.iter().map(Vec::len).enumerate().min_by_key(|(_, n)| *n).unwrap_or_default();
+        if fewest < reach::MIN_STRANGERS {
+            let n_in = self.n_models() - usize::from(left_out.is_some()) - fewest;
+            return Err(ShadowError::TooFewModels { row, n_in, n_out: fewest, needs: reach::NEEDS_STRANGERS });
+        }
+        let shape = (fewest, self.n_rows(), self.logits.dim().2);
+        Ok(Self {
+            logits: Array3::from_shape_fn(shape, |(place, row, query)| self.logits[(of_rows[row][place], row, query)]),
+            inclusion: Array2::default((fewest, self.n_rows())),
+            shadowing: self.shadowing,
+        })
+    }
+
     /// An attack's name, with what stands before the shadows where that is not what stands before the target.
     fn id(&self, name: &str) -> AttackId {
         AttackId::new(Family::Shadow, name).with_shadows(self.shadowing)
@@ -225,7 +260,8 @@ pub fn scaled_logits(queries: &[&Answers], labels: &[u32]) -> Result<Array2<f64>
 
 /// All shadow attacks on one target: `target` are its scaled logits (n_rows, n_queries); `population` are rows that
 /// the attacker knows not to be its members (RMIA's z), which the caller keeps out of the verdict; `left_out` is
-/// the model of the bank that is the target itself, if it is one. One score a row, higher for members.
+/// the model of the bank that is the target itself, if it is one. One score a row, higher for members. Where some row has
+/// no model that was trained on it, offline attacks alone are run, and every row is held against as many models.
 ///
 /// # Errors
 /// [`ShadowError`].
@@ -235,32 +271,55 @@ pub fn attacks(
     left_out: Option<usize>,
     population: &[usize],
 ) -> Result<Vec<(AttackId, Vec<f64>)>, ShadowError> {
+    bank.check_target(target)?;
+    let is_online = bank.lacking(1, left_out).is_none();
+    let strangers;
+    let (bank, left_out) = match is_online {
+        true => (bank, left_out),
+        false => {
+            strangers = bank.strangers(left_out)?;
+            (&strangers, None)
+        }
+    };
     let mut found = Vec::new();
     for variant in lira::Variant::all(bank.logits.dim().2) {
-        found.push((bank.id(&variant.name()), lira::scores(bank, target, left_out, variant)?));
+        if is_online || variant.test != lira::Test::Online {
+            found.push((bank.id(&variant.name()), lira::scores(bank, target, left_out, variant)?));
+        }
     }
     for variant in relative::Rmia::ALL {
-        found.push((bank.id(variant.name()), relative::rmia(bank, target, left_out, population, variant)?));
+        if is_online || variant != relative::Rmia::Online {
+            found.push((bank.id(variant.name()), relative::rmia(bank, target, left_out, population, variant)?));
+        }
     }
     found.push((bank.id("loss calibrated by difficulty"), relative::calibrated(bank, target, left_out)?));
     Ok(found)
 }
 
 /// The shadow attacks on one system of a study, as scores of the target's rows: `bank` is the system's, over the data
-/// set's rows `pool`; `answers` are the system's on `target`. RMIA's population are the attack-fit non-members of a
-/// study with this `seed`.
+/// set's rows `asked`; `answers` are the system's on `target`. RMIA's population is [`population`]'s.
 ///
 /// # Errors
 /// [`ShadowError`].
 pub fn given(
     bank: &Bank,
-    pool: &[usize],
+    asked: &[usize],
     system: &str,
     answers: &Answers,
     target: &Target,
     seed: u64,
 ) -> Result<Vec<GivenScores>, ShadowError> {
-    given_forms(bank, pool, system, &[answers], target, seed)
+    given_forms(bank, asked, system, &[answers], target, seed)
+}
+
+/// Rows of the target that RMIA compares with: the non-members on which attacks are fitted in a study with this `seed`, so
+/// that they are neither members nor judged.
+#[must_use]
+pub fn population(target: &Target, seed: u64) -> Vec<usize> {
+    let n_members = target.n_members();
+    let mut population = Allocation::deal(n_members, target.n_rows() - n_members, seed).attack_fit;
+    population.retain(|&row| row >= n_members);
+    population
 }
 
 /// As [`given`], with the system's answers to every form of the rows that the bank was asked about, in its order.
@@ -269,20 +328,17 @@ pub fn given(
 /// [`ShadowError`].
 pub fn given_forms(
     bank: &Bank,
-    pool: &[usize],
+    asked: &[usize],
     system: &str,
     forms: &[&Answers],
     target: &Target,
     seed: u64,
 ) -> Result<Vec<GivenScores>, ShadowError> {
-    let places: HashMap<usize, usize> = pool.iter().enumerate().map(|(place, &row)| (row, place)).collect();
-    let place = |&row: &usize| places.get(&row).copied().ok_or(ShadowError::NotInPool { row });
+    let places: HashMap<usize, usize> = asked.iter().enumerate().map(|(place, &row)| (row, place)).collect();
+    let place = |&row: &usize| places.get(&row).copied().ok_or(ShadowError::NotAsked { row });
     let rows = target.dataset_rows().iter().map(place).collect::<Result<Vec<_>, _>>()?;
-    let n_members = target.n_members();
-    let mut population = Allocation::deal(n_members, target.n_rows() - n_members, seed).attack_fit;
-    population.retain(|&row| row >= n_members);
     let logits = scaled_logits(forms, target.labels())?;
-    let found = attacks(&bank.of_rows(&rows), logits.view(), None, &population)?;
+    let found = attacks(&bank.of_rows(&rows), logits.view(), None, &population(target, seed))?;
     let one = |(attack, scores)| GivenScores { system: system.to_owned(), attack, scores, rule: None };
     Ok(found.into_iter().map(one).collect())
 }
@@ -295,7 +351,7 @@ pub fn given_forms(
 /// [`ShadowError`].
 pub fn given_undone(
     bank: &Bank,
-    pool: &[usize],
+    asked: &[usize],
     system: &str,
     (forms, inversion): (&[&Answers], &Inversion),
     target: &Target,
@@ -303,9 +359,11 @@ pub fn given_undone(
 ) -> Result<Vec<GivenScores>, ShadowError> {
     let undone: Vec<Answers> = forms.iter().map(|answers| inversion.undone(answers)).collect();
     let undone: Vec<&Answers> = undone.iter().collect();
-    let mut given = given_forms(bank, pool, system, &undone, target, seed)?;
-    // A selection: the density and the calibrated loss are weaker than these wherever shadows are as many.
-    given.retain(|one| !one.attack.name().contains("density") && !one.attack.name().contains("calibrated"));
+    let mut given = given_forms(bank, asked, system, &undone, target, seed)?;
+    // A selection where there are online ones: beside these the density and the calibrated loss are weaker.
+    let beside_online = given.iter().any(|one| one.attack.name().contains("online"));
+    let weaker = |name: &str| name.contains("density") || name.contains("calibrated");
+    given.retain(|one| !(beside_online && weaker(one.attack.name())));
     for one in &mut given {
         one.attack = AttackId::new(Family::Adaptive, format!("{} on undone answers", one.attack.name()));
     }
@@ -371,6 +429,102 @@ mod tests {
         let target = blind.of_model(0).to_owned();
         let named = attacks(&blind, target.view(), Some(0), &[0]).unwrap();
         assert!(named.iter().all(|(id, _)| id.name().ends_with("(undefended shadows)")));
+    }
+
+    /// One bank after the other, model by model in turn.
+    fn shuffled(banks: [&Bank; 2]) -> Bank {
+        let mut both = Bank::new(banks[0].n_rows(), banks[0].logits.dim().2, banks[0].shadowing);
+        for model in 0..banks[0].n_models().max(banks[1].n_models()) {
+            for bank in banks.iter().filter(|bank| model < bank.n_models()) {
+                both.push(bank.of_model(model), &bank.inclusion().row(model).to_vec()).unwrap();
+            }
+        }
+        both
+    }
+
+    /// Models that were trained on all rows, or on none.
+    fn of_one_kind(n_models: usize, n_rows: usize, inside: bool, seed: u64) -> Bank {
+        let mut bank = planted::bank(n_models, n_rows, 3, 2.0, seed);
+        bank.inclusion.fill(inside);
+        bank
+    }
+
+    #[test]
+    fn an_offline_bank_gives_to_the_bit_what_its_models_give_among_others() {
+        let (outside, inside) = (of_one_kind(7, 60, false, 1), of_one_kind(4, 60, true, 2));
+        let target = planted::bank(2, 60, 3, 2.0, 3).of_model(0).to_owned();
+        let of = |bank: &Bank| attacks(bank, target.view(), None, &[40, 41, 42]).unwrap();
+        let (alone, among) = (of(&outside), of(&shuffled([&inside, &outside])));
+        let is_online = |id: &AttackId| id.name().contains("online");
+        assert!(!alone.iter().any(|(id, _)| is_online(id)), "an online attack was run offline");
+        let n_online = among.iter().filter(|(id, _)| is_online(id)).count();
+        assert_eq!(
+            (alone.len(), n_online),
+            (7, 4),
+            "of LiRA five and three, of RMIA one each, and the calibrated loss"
+        );
+        let offline: Vec<_> = among.into_iter().filter(|(id, _)| !is_online(id)).collect();
+        assert_eq!(alone, offline);
+    }
+
+    #[test]
+    fn no_row_is_held_against_more_strangers_than_another() {
+        // Rows 0 to 399 trained half of the models each, the others none: nothing leaks, but with all the models that were
+        // not trained on it a row of the second half would be told by how little its scores stray.
+        let mut bank = planted::bank(8, 800, 1, 0.0, 11);
+        bank.inclusion.slice_axis_mut(Axis(1), (400..).into()).fill(false);
+        let target = planted::bank(8, 800, 1, 0.0, 11).of_model(0).mapv(|logit| logit * 0.5 + 1.0);
+        let found = attacks(&bank, target.view(), None, &[500, 501]).unwrap();
+        let strangers = bank.strangers(None).unwrap();
+        assert_eq!((strangers.n_models(), strangers.n_rows()), (4, 800));
+        assert!(!strangers.inclusion().iter().any(|trained| *trained));
+        assert_eq!(found, attacks(&strangers, target.view(), None, &[500, 501]).unwrap());
+        // The first models that were not trained on the row, in the bank's order.
+        for row in [0, 399, 400, 799] {
+            let first: Vec<usize> = (0..8).filter(|&model| !bank.inclusion[(model, row)]).take(4).collect();
+            let of = |place: usize| strangers.logits[(place, row, 0)];
+            assert!((0..4).all(|place| of(place) == bank.logits[(first[place], row, 0)]), "row {row}");
+        }
+        bank.inclusion.column_mut(7).fill(true);
+        let refused = attacks(&bank, target.view(), None, &[500]).unwrap_err();
+        assert_eq!(refused, ShadowError::TooFewModels { row: 7, n_in: 8, n_out: 0, needs: "two that were not" });
+    }
+
+    #[test]
+    fn a_planted_leak_is_found_by_models_that_never_saw_a_row() {
+        let auc = |lift: f64| {
+            let bank = planted::bank(17, 1_500, 1, lift, 6);
+            let target = bank.of_model(0).to_owned();
+            let memberships = bank.inclusion().row(0).to_vec();
+            // Without the target, and as if no row had been dealt to a model: of each the answers of eight strangers.
+            let bank = bank.strangers(Some(0)).unwrap();
+            assert!(bank.n_models() >= 7, "{}", bank.n_models());
+            let others: Vec<usize> = (0..1_500).filter(|&row| !memberships[row]).take(200).collect();
+            let found = attacks(&bank, target.view(), None, &others).unwrap();
+            let curve = |scores: &[f64]| crate::audit::roc::Roc::new(scores, &memberships).unwrap().auc();
+            found.into_iter().map(|(id, scores)| (id.name().to_owned(), curve(&scores))).collect::<Vec<_>>()
+        };
+        for (name, auc) in auc(2.0) {
+            // The density calls rows far below their usual members, too.
+            let least = if name.contains("density") { 0.6 } else { 0.75 };
+            assert!(auc > least, "{name}: {auc}");
+        }
+        for (name, auc) in auc(0.0) {
+            assert!((auc - 0.5).abs() < 0.05, "{name}: {auc}");
+        }
+    }
+
+    #[test]
+    fn rmia_compares_with_no_member_and_with_nobody_who_is_judged() {
+        use crate::audit::answers::Allows;
+        let labels: Vec<u32> = (0..60).map(|row| row % 3).collect();
+        let target = Target::answered(labels, 25, 3, Allows::SCORES).unwrap();
+        for seed in 0..20 {
+            let verdict = Allocation::deal(25, 35, seed).verdict;
+            let population = population(&target, seed);
+            assert!(!population.is_empty());
+            assert!(population.iter().all(|row| *row >= 25 && !verdict.contains(row)), "seed {seed}: {population:?}");
+        }
     }
 
     #[test]

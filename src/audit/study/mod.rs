@@ -23,6 +23,7 @@ use crate::audit::report::{BankFindings, Claim, Figure, Findings, NotAllowed, Re
 use crate::audit::roc::{Roc, RocError};
 use crate::audit::rows::Allocation;
 use crate::audit::shadow::leave_one_out::LeaveOneOut;
+use crate::audit::shadow::reach::ShadowModels;
 use crate::audit::system::{Role, Skipped, System};
 use crate::audit::target::Target;
 use crate::audit::temperature::Temperature;
@@ -117,6 +118,8 @@ pub struct Knowledge {
     pub lot: Option<Result<Lot, String>>,
     /// A bank of shadow models, each taken as the target in turn: one entry for each system that was tried.
     pub leave_one_out: Vec<(String, LeaveOneOut)>,
+    /// What that bank could tell, and what it was too little for.
+    pub shadow_models: Option<ShadowModels>,
 }
 
 /// What a study found, and for each row what was seen of it.
@@ -246,6 +249,7 @@ pub fn run_with(
             Some(Ok(lot)) => Figure::known(lot.clone()),
         },
         leave_one_out: knowledge.leave_one_out.iter().map(BankFindings::of).collect(),
+        shadow_models: knowledge.shadow_models.clone(),
         ml_leaks,
     };
     Ok(Outcome { findings, records, is_verdict })

@@ -81,7 +81,7 @@ pub(super) fn case(args: &Args, url: &str) -> anyhow::Result<Case> {
             dataset.n_classes()
         );
     }
-    shadows::check_rows(args, &sides)?;
+    shadows::check_rows(args, &dataset, &sides)?;
     let reserved = questions::n_wanted(args, &dataset, &sides);
     let mut remote = Remote::connect(model, manners(args, reserved)).context(shown.clone())?;
     if remote.answers_labels() {

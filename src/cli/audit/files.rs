@@ -68,7 +68,7 @@ fn is_of_bank(path: &Path, bank: &Path) -> bool {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     is_same_file(folder, bank)
-        && (name.starts_with("model-") || ["inclusion.safetensors", "bank.json"].contains(&&*name))
+        && (name.starts_with("model-") || ["inclusion.safetensors", "plan.json", "bank.json"].contains(&&*name))
 }
 
 /// Writes what is asked for; one that cannot be written keeps no other from being written, and is added to `failed`.

@@ -9,8 +9,8 @@ use super::shadows::Transferred;
 use super::{Args, Asker, Case, questions, shadows};
 use crate::audit::attack::Family;
 use crate::audit::lot;
-use crate::audit::report::{Claim, Figure, Settings};
-use crate::audit::study::Knowledge;
+use crate::audit::report::{Claim, Figure, Settings, SourceRecord};
+use crate::audit::study::{Knowledge, ShadowOf};
 use crate::audit::system::{Role, System};
 use crate::audit::tried::{self, Source, Tried};
 
@@ -33,6 +33,9 @@ pub(super) fn gather(
     if args.queries || args.boundary || args.random_points.is_some() {
         questions::ask(args, case, settings, &mut knowledge)?;
     }
+    if let (Asker::Remote(remote), SourceRecord::Endpoint { n_asked, .. }) = (&case.asker, &mut case.origin.source) {
+        *n_asked = remote.n_asked();
+    }
     Ok(knowledge)
 }
 
@@ -53,7 +56,8 @@ pub(super) fn not_tried(args: &Args, case: &Case, knowledge: &Knowledge) -> Vec<
     let any = |family| knowledge.given.iter().any(|given| given.attack.family == family);
     // The rival is no defence: whoever multiplies its logits undoes it.
     let undone = |system: &System| system.role() != Role::Rival && !system.inversion(None).is_as_is();
-    tried::not_tried(&Tried {
+    let of_bank = knowledge.shadow_models.iter().flat_map(|bank| bank.left_out.iter().cloned());
+    let lacking = tried::not_tried(&Tried {
         source: match &case.asker {
             Asker::Pipeline(_) => Source::Model,
             Asker::Remote(_) => Source::Endpoint,
@@ -61,16 +65,17 @@ pub(super) fn not_tried(args: &Args, case: &Case, knowledge: &Knowledge) -> Vec<
         },
         undone: case.systems.iter().any(undone),
         lot: knowledge.lot.as_ref().map(|lot| lot.as_ref().map(|_| ()).map_err(String::clone)),
-        shadows: !knowledge.leave_one_out.is_empty(),
+        shadows: knowledge.shadow_models.is_some(),
         changed: args.queries && any(Family::LabelOnly),
         boundary: args.boundary,
         learned: !args.scores_only,
-        adversary_one: args.shadow_model.is_some() || (args.shadows.is_some() && !args.scores_only),
+        adversary_one: knowledge.learned_from.iter().any(|shadow| shadow.shadow_of == ShadowOf::SameData),
         adversary_two: args.transfer_shadow.is_some(),
         adversary_three: args.random_points.is_some(),
         canaries: args.canaries,
         trainings: !args.training.is_empty(),
-    })
+    });
+    of_bank.chain(lacking).collect()
 }
 
 /// Each record's vulnerability over the shadow models of the undefended system, by the target's rows.

@@ -110,7 +110,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// A bank of shadow models, as `sordino shadows` makes it: LiRA, RMIA and calibrated attacks, the defence before the
-    /// shadow models too, and the risk of single records.
+    /// shadow models too, and the risk of single records. Of a bank whose models never saw the audited rows (such as one of
+    /// the split's part `shadow`) the offline attacks alone.
     #[arg(long, value_name = "DIR", conflicts_with = "predictions")]
     shadows: Option<PathBuf>,
     /// One shadow model: attacks are learned on its answers, behind the same defences, and judged on the target (ML-Leaks'
@@ -139,8 +140,9 @@ pub struct Args {
     /// hundred queries a row.
     #[arg(long, conflicts_with = "predictions")]
     boundary: bool,
-    /// Forms of each image that the shadow attacks look at: the image itself, its mirror image, then shifts.
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "shadows", conflicts_with = "url",
+    /// Forms of each image that the shadow attacks look at: the image itself, its mirror image, then shifts. Each but the first
+    /// is a further query.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "shadows",
         value_parser = clap::value_parser!(u32).range(1..=10))]
     augment: u32,
     /// Audit the whole grid beside the standard defences: the paper's method at w = 1, .5 and 0, and masks and rounding

@@ -49,7 +49,7 @@ pub(super) fn case(args: &Args) -> anyhow::Result<Case> {
         let fitted = subject.fitted.as_ref();
         add_grid(&mut systems, &mut skipped, fitted, spec.score_kind, spec.n_classes);
     }
-    shadows::check_rows(args, &subject.sides)?;
+    shadows::check_rows(args, &subject.dataset, &subject.sides)?;
     let start = Instant::now();
     let target = subject.collect(args)?;
     let inference_seconds = start.elapsed().as_secs_f64();

@@ -1,7 +1,8 @@
 //! Further questions: changed inputs, repeated ones, and the way to the decision boundary.
 //!
 //! Every changed form of a row is asked once. Its label serves the label-only attacks, which are the same for every
-//! system that keeps the label; its scores, behind each of the systems, serve the attack on a record's neighbourhood.
+//! system that keeps the label; its scores, behind each of the systems, serve the attack on a record's neighbourhood. The forms
+//! that shadow attacks look at are asked about here, too, before anything else.
 
 use anyhow::{Context as _, bail, ensure};
 use indicatif::ProgressBar;
@@ -55,11 +56,13 @@ pub(super) fn ask(args: &Args, case: &mut Case, settings: &Settings, knowledge: 
         Asker::Nobody => {
             bail!("--queries, --boundary, --random-points: a file of predictions answers no further questions")
         }
-        Asker::Pipeline(_) => args.endpoint.query_budget,
+        Asker::Pipeline(_) => {
+            let of_forms = n_forms_wanted(args, target.n_rows());
+            args.endpoint.query_budget.map(|budget| budget.saturating_sub(of_forms))
+        }
         Asker::Remote(remote) => remote.n_left(),
     };
-    let enough = left.is_none_or(|left| left >= wanted);
-    ensure!(enough, "--query-budget: {wanted} further queries are wanted, it holds {} more", left.unwrap_or_default());
+    within(wanted, left)?;
     let bar = args.bar(wanted as usize, "queries", "queries");
     let mut given = Vec::new();
     if args.queries {
@@ -81,7 +84,8 @@ pub(super) fn ask(args: &Args, case: &mut Case, settings: &Settings, knowledge: 
 pub(super) fn n_wanted(args: &Args, dataset: &Dataset, sides: &Sides) -> u64 {
     let rows: Vec<usize> = sides.members().iter().chain(sides.non_members()).copied().collect();
     let labels = rows.iter().map(|&row| dataset.labels()[row]).collect();
-    Subject::new(dataset, rows, labels, args.seed).n_wanted(args)
+    let of_forms = n_forms_wanted(args, rows.len());
+    Subject::new(dataset, rows, labels, args.seed).n_wanted(args) + of_forms
 }
 
 /// The rows to be changed.
@@ -308,12 +312,7 @@ pub(super) fn answers(
         Asker::Remote(remote) => {
             let answers = remote.ask(inputs)?;
             let predicted = answers.predicted.clone();
-            let n_classes = answers.probabilities.ncols();
-            let of = |system: &&System| match system.role() {
-                Role::Floor => Answers::of_labels(predicted.clone(), n_classes),
-                _ => answers.clone(),
-            };
-            let of_systems = systems.iter().map(|system| Some(of(system))).collect();
+            let of_systems = systems.iter().map(|system| Some(of_endpoint(system, &answers))).collect();
             Ok(Answered { predicted, of_systems })
         }
         Asker::Pipeline(pipeline) => {
@@ -351,23 +350,88 @@ fn changed_target(pipeline: &Pipeline, inputs: &ArrayD<f32>, labels: &[u32]) -> 
     Ok(Target::unsided(vec![raw], labels.to_vec())?)
 }
 
-/// The changed forms of all rows that shadow attacks look at beside the rows themselves, each as a target without sides.
+/// The changed forms of all rows that shadow attacks look at beside the rows themselves.
+pub(super) enum Forms {
+    /// Of a model: each form as a target without sides.
+    Scored(Vec<Target>),
+    /// Of an endpoint: its answers to each form.
+    Answered(Vec<Answers>),
+}
+
+impl Forms {
+    /// What a system answers to each form.
+    ///
+    /// # Errors
+    /// When its defence does not take the scores.
+    pub(super) fn behind(&self, system: &System, temperature: Option<&Temperature>) -> anyhow::Result<Vec<Answers>> {
+        match self {
+            Self::Scored(forms) => {
+                let each = forms.iter().map(|form| system.answer(form, &form.logits(), temperature));
+                Ok(each.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+            }
+            Self::Answered(forms) => Ok(forms.iter().map(|answers| of_endpoint(system, answers)).collect()),
+        }
+    }
+}
+
+/// What one of an endpoint's systems makes of what it answered.
+fn of_endpoint(system: &System, answers: &Answers) -> Answers {
+    match system.role() {
+        Role::Floor => Answers::of_labels(answers.predicted.clone(), answers.probabilities.ncols()),
+        _ => answers.clone(),
+    }
+}
+
+/// Asks about the changed forms of all rows that `--augment` wants, within the budget.
 ///
 /// # Errors
-/// When the model does not take them.
-pub(super) fn forms(case: &Case, n_forms: usize, batch_rows: usize) -> anyhow::Result<Vec<Target>> {
-    let (Some(dataset), Asker::Pipeline(pipeline), true) = (&case.dataset, &case.asker, n_forms > 1) else {
-        return Ok(Vec::new());
+/// When the model does not take them, the endpoint does not answer, or the budget does not hold them.
+pub(super) fn forms(args: &Args, case: &mut Case) -> anyhow::Result<Forms> {
+    let (target, batch_rows) = (&case.target, args.batch_size as usize);
+    let wanted = n_forms_wanted(args, target.n_rows());
+    let Some(dataset) = case.dataset.as_ref().filter(|_| wanted > 0) else { return Ok(Forms::Scored(Vec::new())) };
+    let bar = args.bar(wanted as usize, "forms", "queries");
+    let numbers = 1..args.augment as usize;
+    let found = match &mut case.asker {
+        Asker::Nobody => bail!("--augment: a file of predictions answers no further questions"),
+        Asker::Pipeline(pipeline) => {
+            within(wanted, args.endpoint.query_budget)?;
+            let of = |number: usize| {
+                let each = target.dataset_rows().chunks(batch_rows.max(1)).map(|rows| {
+                    bar.inc(rows.len() as u64);
+                    let inputs = folder::form(&dataset.batch(rows), number);
+                    Ok(pipeline.raw(&collect::inputs_of_values(pipeline, inputs)?)?)
+                });
+                let batches = each.collect::<anyhow::Result<Vec<_>>>()?;
+                Ok(Target::unsided(batches, target.labels().to_vec())?)
+            };
+            Forms::Scored(numbers.map(of).collect::<anyhow::Result<_>>()?)
+        }
+        Asker::Remote(remote) => {
+            let of = |number: usize| {
+                let each = target.dataset_rows().chunks(BATCH).map(|rows| {
+                    let answers = remote.ask(&folder::form(&dataset.batch(rows), number))?;
+                    bar.inc(rows.len() as u64);
+                    Ok(answers)
+                });
+                Ok(Answers::joined(&each.collect::<anyhow::Result<Vec<_>>>().context("--augment")?))
+            };
+            Forms::Answered(numbers.map(of).collect::<anyhow::Result<_>>()?)
+        }
     };
-    let of = |number: usize| {
-        let each = case.target.dataset_rows().chunks(batch_rows.max(1)).map(|rows| {
-            let inputs = folder::form(&dataset.batch(rows), number);
-            Ok(pipeline.raw(&collect::inputs_of_values(pipeline, inputs)?)?)
-        });
-        let batches = each.collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(Target::unsided(batches, case.target.labels().to_vec())?)
-    };
-    (1..n_forms).map(of).collect()
+    bar.finish_and_clear();
+    Ok(found)
+}
+
+/// Queries for the changed forms of so many rows.
+fn n_forms_wanted(args: &Args, n_rows: usize) -> u64 {
+    u64::from(args.augment.saturating_sub(1)) * n_rows as u64
+}
+
+fn within(wanted: u64, left: Option<u64>) -> anyhow::Result<()> {
+    let enough = left.is_none_or(|left| left >= wanted);
+    ensure!(enough, "--query-budget: {wanted} further queries are wanted, it holds {} more", left.unwrap_or_default());
+    Ok(())
 }
 
 /// The range of the inputs, and whether they are 0 and 1 alone, told from the first rows.

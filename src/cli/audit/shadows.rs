@@ -6,18 +6,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::{Args, Case, questions};
+use super::questions::{self, Forms};
+use super::{Args, Case};
 use crate::artifact::ModelDigest;
 use crate::audit::answers::Answers;
 use crate::audit::report::Settings;
-use crate::audit::shadow::folder::{self, Asking, Before, FolderBanks};
+use crate::audit::shadow::folder::{self, Asking, Before, Folder, FolderBanks};
 use crate::audit::shadow::leave_one_out::{self, LeaveOneOutSettings};
+use crate::audit::shadow::reach::ShadowModels;
 use crate::audit::shadow::single::SingleShadow;
 use crate::audit::shadow::{Bank, Shadowing, given_forms, given_undone};
 use crate::audit::source::sides::Sides;
 use crate::audit::study::{Knowledge, ShadowOf};
 use crate::audit::system::{Role, System, SystemKind};
-use crate::audit::target::Target;
 use crate::audit::temperature::Temperature;
 use crate::data::{DataSource, Dataset, Split};
 use crate::defence::{ClassFallback, DefenceConfig, Method};
@@ -85,14 +86,18 @@ pub(super) fn check(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Checks that the bank can tell about the rows of all sides, before one is asked about.
+/// Checks that the bank can tell about the rows of all sides, and that they have as many forms as are asked for, before one
+/// is asked about.
 ///
 /// # Errors
-/// When it is none, or a row is not in its pool.
-pub(super) fn check_rows(args: &Args, sides: &Sides) -> anyhow::Result<()> {
+/// When it is none, or one of other data, or has too few models that were not trained on a row.
+pub(super) fn check_rows(args: &Args, dataset: &Dataset, sides: &Sides) -> anyhow::Result<()> {
     let Some(path) = &args.shadows else { return Ok(()) };
-    let rows = sides.members().iter().chain(sides.non_members()).copied();
-    folder::check_rows(path, rows).with_context(|| format!("--shadows {}", path.display()))
+    let is_image = dataset.row_shape().len() == 3;
+    ensure!(args.augment == 1 || is_image, "--augment: expected images, got rows of shape {:?}", dataset.row_shape());
+    let rows: Vec<usize> = sides.members().iter().chain(sides.non_members()).copied().collect();
+    Folder::open(path, dataset, &rows).with_context(|| format!("--shadows {}", path.display()))?;
+    Ok(())
 }
 
 /// Asks the shadow model of other data, before a row of the target is asked about: what is wrong with it is told early.
@@ -230,12 +235,17 @@ fn transfer_to(
 fn bank(
     args: &Args,
     path: &Path,
-    case: &Case,
+    case: &mut Case,
     before: &[Before],
     settings: &Settings,
     knowledge: &mut Knowledge,
 ) -> anyhow::Result<()> {
+    // Before the models of the bank: answers that come over the wire are kept, wherever the rest stops.
+    let forms = questions::forms(args, case)?;
+    let case = &*case;
     let dataset = case.dataset.as_ref().context("--shadows needs --data, the rows that the bank was drawn from")?;
+    let folder = Folder::open(path, dataset, case.target.dataset_rows()).with_context(|| path.display().to_string())?;
+    let reach = folder.reach();
     let mut systems = before.to_vec();
     systems.extend(bare(case));
     let bar = args.bar(0, "shadows", "models");
@@ -244,26 +254,25 @@ fn bank(
         bar.set_position(done as u64);
     };
     let n_forms = args.augment as usize;
-    let is_image = dataset.row_shape().len() == 3;
-    ensure!(n_forms == 1 || is_image, "--augment: expected images, got rows of shape {:?}", dataset.row_shape());
     let batch_rows = args.batch_size as usize;
     let target = case.origin.model_digest.value.as_deref();
     let asking = Asking { systems: &systems, fallback: ClassFallback::CorrectRows, batch_rows, n_forms, target };
-    let found = folder::collect(path, dataset, &asking, &mut progress);
+    let found = folder.collect(dataset, &asking, &mut progress);
     bar.finish_and_clear();
     let found = found.with_context(|| path.display().to_string())?;
     let logits = case.target.logits();
     let (calibration, labels) = case.target.calibration();
     let temperature = Temperature::fit(calibration, labels);
-    let forms = questions::forms(case, n_forms, batch_rows)?;
     for (name, bank) in found.banks.iter().take(before.len()) {
         let system = case.systems.iter().find(|system| system.name == *name).context("a bank of no system")?;
         if let Some(answers) = system.answer(&case.target, &logits, temperature.as_ref())? {
-            let changed = forms.iter().map(|form| system.answer(form, &form.logits(), temperature.as_ref()));
-            let changed: Vec<Answers> = changed.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+            let changed = forms.behind(system, temperature.as_ref())?;
             let all: Vec<&Answers> = std::iter::once(&answers).chain(&changed).collect();
             let scores = given_forms(bank, &found.rows, name, &all, &case.target, settings.seed);
             knowledge.given.extend(scores.with_context(|| format!("{name}, shadow models"))?);
+        }
+        if !reach.in_turn {
+            continue;
         }
         let study = leave_one_out::study(bank, &LeaveOneOutSettings::default());
         let mut study = study.with_context(|| format!("{name}, shadow models"))?;
@@ -272,10 +281,13 @@ fn bank(
         knowledge.leave_one_out.push((name.clone(), study));
     }
     // After the plain ones: of two attacks of the same scores the first is named.
-    undone(case, &found, (&forms[..], temperature.as_ref()), settings, knowledge)?;
+    undone(case, &found, (&forms, temperature.as_ref()), settings, knowledge)?;
+    let mut left_out = reach.left_out();
     if !args.scores_only {
         knowledge.learned_from.extend(found.learned);
+        left_out.extend(found.not_learned);
     }
+    knowledge.shadow_models = Some(ShadowModels { reach, n_queries: n_forms, left_out });
     Ok(())
 }
 
@@ -295,7 +307,7 @@ const BARE: &str = "the shadow models themselves";
 fn undone(
     case: &Case,
     found: &FolderBanks,
-    (forms, temperature): (&[Target], Option<&Temperature>),
+    (forms, temperature): (&Forms, Option<&Temperature>),
     settings: &Settings,
     knowledge: &mut Knowledge,
 ) -> anyhow::Result<()> {
@@ -306,8 +318,7 @@ fn undone(
     let logits = case.target.logits();
     for system in case.systems.iter().filter(|system| system.role() != Role::Floor) {
         let Some(answers) = system.answer(&case.target, &logits, temperature)? else { continue };
-        let changed = forms.iter().map(|form| system.answer(form, &form.logits(), temperature));
-        let changed: Vec<Answers> = changed.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+        let changed = forms.behind(system, temperature)?;
         let all: Vec<&Answers> = std::iter::once(&answers).chain(&changed).collect();
         let inversion = system.inversion(temperature);
         let read = (&all[..], &inversion);
