@@ -199,6 +199,8 @@ pub struct Findings {
     pub skipped: Vec<Skipped>,
     /// The paper's table 4 in form: all members against all non-members, the loss attack.
     pub before_and_after: Vec<BeforeAfter>,
+    /// The least advantage (TPR − FPR, about rates of one half) that the verdict's rows can tell from chance.
+    pub resolvable_advantage: f64,
     /// What puts every figure in doubt.
     pub warnings: Vec<String>,
     /// Whether the two sides differ without any model.

@@ -290,13 +290,13 @@ fn pictures(report: &Report) -> Markup {
 
 fn tabled(table: &Table) -> Markup {
     html! {
-        section .tabled .short[table.rows.len() <= SHORT] {
+        section .tabled .short[table.rows.len() <= SHORT] .many[table.header.len() >= MANY] {
             h2 { (table.title) }
-            div .wide {
+            @if !table.rows.is_empty() { div .wide {
                 table {
                     thead { tr { @for (column, name) in table.header.iter().enumerate() {
                         @let figures = holds_figures(table, column);
-                        th .figure[figures] .words[!figures && column > 0] scope="col" { (name) }
+                        th .figure[figures] .words[!figures && column > 0] scope="col" { (name.replace(" %", "\u{a0}%")) }
                     } } }
                     tbody {
                         @for (place, row) in table.rows.iter().enumerate() {
@@ -307,7 +307,7 @@ fn tabled(table: &Table) -> Markup {
                         }
                     }
                 }
-            }
+            } }
             @for line in table.note.lines() { p .note { (line) } }
         }
     }
@@ -315,6 +315,9 @@ fn tabled(table: &Table) -> Markup {
 
 /// Rows of a table that fits on a page with its heading.
 const SHORT: usize = 16;
+
+/// Columns from which on a table is set smaller on paper.
+const MANY: usize = 8;
 
 /// Whether a column holds figures and no words.
 fn holds_figures(table: &Table, column: usize) -> bool {

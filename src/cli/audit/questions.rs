@@ -14,7 +14,7 @@ use crate::audit::attack::{Attack, AttackId, Family};
 use crate::audit::collect;
 use crate::audit::invert::Inversion;
 use crate::audit::label_only::{BoundarySettings, Change, Range, boundary_distances, flip_distances};
-use crate::audit::report::Settings;
+use crate::audit::report::{Settings, SourceRecord};
 use crate::audit::shadow::folder;
 use crate::audit::source::pipeline::PipelineQuerier;
 use crate::audit::source::sides::Sides;
@@ -58,8 +58,7 @@ pub(super) fn ask(args: &Args, case: &mut Case, settings: &Settings, knowledge: 
         Asker::Pipeline(_) => args.endpoint.query_budget,
         Asker::Remote(remote) => remote.n_left(),
     };
-    let enough = left.is_none_or(|left| left >= wanted);
-    ensure!(enough, "--query-budget: {wanted} further queries are wanted, it holds {} more", left.unwrap_or_default());
+    holds(left, wanted)?;
     let bar = args.bar(wanted as usize, "queries", "queries");
     let mut given = Vec::new();
     if args.queries {
@@ -74,7 +73,25 @@ pub(super) fn ask(args: &Args, case: &mut Case, settings: &Settings, knowledge: 
     }
     bar.finish_and_clear();
     knowledge.given.extend(given);
+    if let (Asker::Remote(remote), SourceRecord::Endpoint { n_asked, .. }) = (&*asker, &mut origin.source) {
+        *n_asked = remote.n_asked();
+    }
     Ok(())
+}
+
+/// Checks that a budget has so many queries left.
+fn holds(left: Option<u64>, wanted: u64) -> anyhow::Result<()> {
+    let enough = left.is_none_or(|left| left >= wanted);
+    ensure!(enough, "--query-budget: {wanted} further queries are wanted, it holds {} more", left.unwrap_or_default());
+    Ok(())
+}
+
+/// Checks the budget of a model that is at hand, where further questions alone count, before it answers anything.
+///
+/// # Errors
+/// When it does not hold what the command line will want about these sides.
+pub(super) fn check_budget(args: &Args, dataset: &Dataset, sides: &Sides) -> anyhow::Result<()> {
+    holds(args.endpoint.query_budget, n_wanted(args, dataset, sides))
 }
 
 /// Further questions that the command line will want about these sides.
