@@ -210,8 +210,9 @@ fn apart(points: &[(f64, f64)], [left, right, top, bottom]: [f64; 4]) -> Vec<(f6
     let mut placed: Vec<(f64, f64)> = Vec::with_capacity(points.len());
     for (place, &(x, y)) in points.iter().enumerate() {
         let ring = |n: usize| {
+            // The nearest ring leaves the point itself in sight.
             let (radius, angle) =
-                (ROOM * (1.0 + (n / 16) as f64 / 2.0), (n % 16) as f64 * std::f64::consts::TAU / 16.0);
+                (ROOM + DOT + 1.0 + ROOM * (n / 16) as f64 / 2.0, (n % 16) as f64 * std::f64::consts::TAU / 16.0);
             (x + radius * angle.cos(), y - radius * angle.sin())
         };
         let others = || points.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, point)| *point);
@@ -292,6 +293,8 @@ mod tests {
         for points in crowds {
             let labels = apart(&points, edges);
             for (place, &(x, y)) in labels.iter().enumerate() {
+                let from_own = (points[place].0 - x).hypot(points[place].1 - y);
+                assert!(from_own == 0.0 || from_own > SPOT + DOT, "{place} over half of its own point");
                 assert!(x - SPOT >= edges[0] && x + SPOT <= edges[1], "{x}");
                 assert!(y - SPOT >= edges[2] && y + SPOT <= edges[3], "{y}");
                 for (other, (label, point)) in labels.iter().zip(&points).enumerate().filter(|(n, _)| *n != place) {
