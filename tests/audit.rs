@@ -94,23 +94,26 @@ fn no_rule_is_the_headline_for_its_luck_on_the_rows_that_chose_it() {
 }
 
 #[test]
-fn an_answer_is_told_no_smaller_epsilon_than_its_label_where_the_scores_tell_no_more() {
-    // The labels leak, the scores tell nothing more: what leads by luck must not be told in place of the label.
-    let member = Side { margin: 2.0, errors: 0.1 };
-    let (mut n_systems, mut n_below) = (0, 0);
+fn no_answer_is_told_a_smaller_epsilon_than_its_label_alone() {
+    // The labels leak, the scores tell nothing more: what is strongest on the attack-fit rows is so by luck.
+    let member = Side { margin: 2.0, errors: 0.02 };
+    let mut n_by_label = 0;
     for deal in 1..=8 {
         let findings = planted(400, member, EQUAL, deal).audit(&Settings { seed: deal, ..settings() });
         let floor = &system(&findings, "label-only").epsilon;
-        assert_eq!(floor.attack, Attack::Correctness, "{deal}");
+        assert!(floor.lower_bound > 0.0 && floor.lower_bound < floor.ceiling, "{floor:?}");
         for found in &findings.systems {
-            n_systems += 1;
-            n_below += usize::from(found.epsilon.lower_bound < floor.lower_bound);
+            assert!(found.epsilon.lower_bound >= floor.lower_bound, "{deal}, {}: {:?}", found.name, found.epsilon);
+            n_by_label += usize::from(found.epsilon.attack == floor.attack);
+            // Two rules at once cost a little against one at the full level.
+            let correctness = found.attacks.iter().find(|one| one.attack == Attack::Correctness).unwrap();
             if found.epsilon.attack == Attack::Correctness {
-                assert_eq!(found.epsilon.lower_bound, floor.lower_bound, "{deal}, {}", found.name);
+                let cost = correctness.epsilon_lower_bound - found.epsilon.lower_bound;
+                assert!(cost > 0.0 && cost < 0.4, "{deal}, {}: {cost}", found.name);
             }
         }
     }
-    assert!(10 * n_below <= n_systems, "{n_below} of {n_systems} below their own label");
+    assert!(n_by_label > 30, "{n_by_label}");
     // Where the scores tell more, they are what it is told by.
     let findings = planted(1_500, Side { margin: 6.0, errors: 0.3 }, EQUAL, 1).audit(&settings());
     let (undefended, floor) = (system(&findings, "undefended"), system(&findings, "label-only"));

@@ -56,7 +56,7 @@ fn adversary_two_reads_a_file_of_answers_too_and_says_that_its_shadow_stood_unde
     assert!(adversary[0]["attack"]["name"].as_str().unwrap().ends_with("(undefended shadows)"), "{}", adversary[0]);
     assert!(adversary.iter().all(|one| one["counts"] == true && value(&one["auc"]) > 0.9), "{adversary:?}");
     assert!(found["origin"]["doubts"].to_string().contains("nobody said what defends these answers"));
-    let labels = "0,1,0\n1,1,1\n0,0,1\n1,0,1\n".repeat(7);
+    let labels = "0,1,0\n1,1,1\n0,0,1\n1,0,1\n".repeat(8);
     std::fs::write(dir.join("labels.csv"), format!("label,member,predicted\n{labels}")).unwrap();
     let words = "audit --predictions labels.csv --transfer-shadow o.onnx,o.split.json,csv:o.csv";
     assert!(refused(dir, words).contains("these answers are labels alone"));

@@ -41,9 +41,9 @@ fn too_few_rows_are_refused_before_a_model_is_asked() {
         refused(dir, &format!("audit --endpoint http://127.0.0.1:9/v2/models/m --data csv:t.csv {sides}"))
     };
     for (n_members, n_others, expected) in [
-        (5, 5, "at least 13 members and 13 non-members are needed"),
-        (8, 16, "at least 11 members beside as many non-members are needed"),
-        (100, 3, "at least 4 non-members beside as many members are needed"),
+        (5, 5, "at least 15 members and 15 non-members are needed"),
+        (8, 16, "at least 13 members beside as many non-members are needed"),
+        (100, 3, "at least 5 non-members beside as many members are needed"),
     ] {
         let sides = write_sides(dir, "poor", n_members, n_others);
         for said in [of_model(&sides), of_endpoint(&sides)] {
@@ -51,43 +51,43 @@ fn too_few_rows_are_refused_before_a_model_is_asked() {
             assert!(said.contains(expected), "{said}");
         }
     }
-    let rich = write_sides(dir, "rich", 13, 13);
+    let rich = write_sides(dir, "rich", 15, 15);
     assert!(!of_model(&rich).contains("too few") && !of_endpoint(&rich).contains("too few"));
-    done(dir, "split --data csv:t.csv --train 12 --test 12 --seed 3 --out poor.split.json");
-    assert!(of_model("--split poor.split.json").contains("12 members and 12 non-members are too few"));
+    done(dir, "split --data csv:t.csv --train 14 --test 14 --seed 3 --out poor.split.json");
+    assert!(of_model("--split poor.split.json").contains("14 members and 14 non-members are too few"));
     let training = refused(dir, &format!("audit --model no_model.onnx {TARGET} --training u.onnx,poor.split.json"));
     assert!(training.contains("--training: poor.split.json") && training.contains("are too few"), "{training}");
-    write_predictions(dir, 12, |_| 0.9, |_| 0.6);
-    let predictions = refused(dir, "audit --predictions of_12.csv");
-    assert!(predictions.contains("12 members and 12 non-members are too few"), "{predictions}");
+    write_predictions(dir, 14, |_| 0.9, |_| 0.6);
+    let predictions = refused(dir, "audit --predictions of_14.csv");
+    assert!(predictions.contains("14 members and 14 non-members are too few"), "{predictions}");
 }
 
 #[test]
 fn on_the_fewest_rows_a_perfect_attack_is_seen_and_a_flag_says_what_would_not_be() {
     let dir = workshop();
-    write_predictions(dir, 13, |row| 0.9 + 0.001 * row as f64, |row| 0.6 + 0.001 * row as f64);
-    let outputs = "--html of_13.html --markdown of_13.md --json of_13.json";
-    let output = sordino(dir, &format!("audit --predictions of_13.csv --quiet {outputs}"));
+    write_predictions(dir, 15, |row| 0.9 + 0.001 * row as f64, |row| 0.6 + 0.001 * row as f64);
+    let outputs = "--html of_15.html --markdown of_15.md --json of_15.json";
+    let output = sordino(dir, &format!("audit --predictions of_15.csv --quiet {outputs}"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let read = |file: &str| std::fs::read_to_string(dir.join(file)).unwrap();
-    let found: Value = serde_json::from_str(&read("of_13.json")).unwrap();
+    let found: Value = serde_json::from_str(&read("of_15.json")).unwrap();
     let answered = &found["findings"]["systems"][0];
     let headline = &answered["headline"]["value"];
     assert_eq!((&headline["leak"], &headline["widest"]), (&Value::from("seen"), &Value::from(1.0)));
     assert!(headline["widest_null"]["value"]["q95"].as_f64().unwrap() < 1.0, "{headline}");
     assert!(answered["epsilon"]["ceiling"].as_f64().unwrap() > 0.0);
     let resolvable = found["findings"]["resolvable_advantage"].as_f64().unwrap();
-    assert!(resolvable > 0.5 && resolvable < 0.52, "{resolvable}");
+    assert!(resolvable > 0.47 && resolvable < 0.49, "{resolvable}");
     let warning = found["findings"]["warnings"][0].as_str().unwrap();
-    let words = "with 7 members and 7 non-members in the verdict an advantage below 0.51 cannot be told from chance";
+    let words = "with 8 members and 8 non-members in the verdict an advantage below 0.48 cannot be told from chance";
     assert!(warning.contains(words), "{warning}");
-    assert!(read("of_13.html").contains("<p class=\"alarm\"><strong>In doubt: </strong>there are few rows"));
-    assert!(read("of_13.md").contains(&format!("**Warning:** {warning}")));
+    assert!(read("of_15.html").contains("<p class=\"alarm\"><strong>In doubt: </strong>there are few rows"));
+    assert!(read("of_15.md").contains(&format!("**Warning:** {warning}")));
     assert!(String::from_utf8_lossy(&output.stdout).contains(&format!("  WARNING: {warning}")));
     assert!(String::from_utf8_lossy(&output.stderr).contains(&format!("WARNING: {warning}")));
     // What these rows cannot decide is undecided, flag or not.
     std::fs::write(dir.join("few.toml"), "systems = [\"as answered\"]\nmax_advantage = 0.9\n").unwrap();
-    let judged = sordino(dir, "audit --predictions of_13.csv --quiet --policy few.toml");
+    let judged = sordino(dir, "audit --predictions of_15.csv --quiet --policy few.toml");
     assert_eq!(judged.status.code(), Some(4), "{}", String::from_utf8_lossy(&judged.stdout));
     // Rows that resolve a fifth raise no flag.
     let many = report("many", &format!("--model t.onnx {TARGET} --scores-only"));

@@ -49,14 +49,14 @@ fn a_target_needs_both_sides_and_rows_that_fit() {
         Target::new(vec![seal(n_rows)], labels, n_members, (Vec::new(), Vec::new())).err().unwrap()
     };
     let too_few = refused(44, vec![0; 44], 1);
-    assert!(matches!(&too_few, TargetError::TooFewRows(rows) if rows.needed_members == 5), "{too_few:?}");
+    assert!(matches!(&too_few, TargetError::TooFewRows(rows) if rows.needed_members == 7), "{too_few:?}");
     assert!(too_few.to_string().starts_with("1 member and 43 non-members are too few"), "{too_few}");
-    assert!(matches!(refused(24, vec![0; 24], 12), TargetError::TooFewRows(_)));
-    assert!(matches!(refused(26, vec![1; 26], 13), TargetError::OneClass { n_rows: 26, label: 1 }));
-    assert!(matches!(refused(26, vec![0; 27], 13), TargetError::Mismatch { .. }));
-    let mut labels = vec![0; 26];
+    assert!(matches!(refused(28, vec![0; 28], 14), TargetError::TooFewRows(_)));
+    assert!(matches!(refused(30, vec![1; 30], 15), TargetError::OneClass { n_rows: 30, label: 1 }));
+    assert!(matches!(refused(30, vec![0; 31], 15), TargetError::Mismatch { .. }));
+    let mut labels = vec![0; 30];
     labels[2] = 3;
-    assert!(matches!(refused(26, labels, 13), TargetError::Label { row: 2, label: 3, n_classes: 3 }));
+    assert!(matches!(refused(30, labels, 15), TargetError::Label { row: 2, label: 3, n_classes: 3 }));
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn every_row_goes_through_the_pipeline_in_the_order_of_the_split() {
     let pipeline = Pipeline::new(Arc::new(Mirror::new()), defence, identity).unwrap();
 
     let mut done = 0;
-    let few = Sides::new((0..12).collect(), (12..24).collect(), Vec::new()).unwrap();
+    let few = Sides::new((0..14).collect(), (14..28).collect(), Vec::new()).unwrap();
     let refused = Target::collect(&pipeline, &dataset, &few, 7, &mut |n| done += n).err().unwrap();
     assert!(matches!(refused, TargetError::TooFewRows(_)) && done == 0, "{refused}, after {done} rows");
     let target = Target::collect(&pipeline, &dataset, &Sides::of_split(&split), 7, &mut |n| done += n).unwrap();

@@ -114,15 +114,15 @@ fn one_non_member_at_the_floor_of_the_nll_is_told_in_the_singular() {
 #[test]
 fn labels_and_sides_may_come_from_elsewhere() {
     // Every record but the third is named.
-    let text = format!("predicted\n{}", "0\n1\n".repeat(15));
-    let labels: Vec<u32> = (0..30).map(|record| record / 3 % 2).collect();
-    let named: Vec<u64> = (0..30).filter(|&record| record != 2).collect();
-    let side = named.iter().map(|&record| (record, if record < 15 { Side::Member } else { Side::NonMember }));
+    let text = format!("predicted\n{}", "0\n1\n".repeat(17));
+    let labels: Vec<u32> = (0..34).map(|record| record / 3 % 2).collect();
+    let named: Vec<u64> = (0..34).filter(|&record| record != 2).collect();
+    let side = named.iter().map(|&record| (record, if record < 17 { Side::Member } else { Side::NonMember }));
     let elsewhere = Elsewhere { labels: Some(&labels), sides: Some(side.collect()) };
     let columns = || Columns::parse_csv(text.as_bytes()).unwrap();
     let (target, ..) = Predictions::new(columns(), &elsewhere).unwrap().study(TakenAs::Served).unwrap();
     let rows: Vec<usize> = named.iter().map(|&record| record as usize).collect();
-    assert_eq!((target.n_members(), target.dataset_rows()), (14, &rows[..]));
+    assert_eq!((target.n_members(), target.dataset_rows()), (16, &rows[..]));
     assert_eq!(target.labels(), rows.iter().map(|&row| labels[row]).collect::<Vec<_>>());
     let short = Elsewhere { labels: Some(&labels[..3]), ..elsewhere };
     let refused = Predictions::new(columns(), &short).unwrap_err().to_string();
@@ -174,7 +174,7 @@ fn what_does_not_fit_is_refused_with_its_place() {
     says("label,member,p_0,p_1\n", "0 members and 0 non-members are too few");
     says(&format!("{head}{rows}1,0,0.6\n"), "row 3 (from 0): expected comma-separated");
     says(&format!("{head}{rows}1,0,secret,0.4\n"), "a number in column \"p_0\", got other text");
-    says(&format!("{head}{}", "0,1,0.9,0.1\n0,0,0.6,0.4\n".repeat(13)), "all 26 rows are of class 0");
+    says(&format!("{head}{}", "0,1,0.9,0.1\n0,0,0.6,0.4\n".repeat(15)), "all 30 rows are of class 0");
     says("label,member,p_0,p_2\n", "a column for each class from 0, got none for class 1");
     says("label,member,p_0,logit_1\n", "scores of one kind");
     says("label,member,p_0\n", "scores of two classes at least");

@@ -3,7 +3,7 @@
 //! Half of either side is for fitting attacks, the other half for the verdict (`rows`). What is asked here is what the
 //! *best* attack could show on the verdict's half, so no figure of this file depends on what was found.
 
-use crate::audit::exact::Counts;
+use crate::audit::exact::{Counts, of_two};
 use crate::audit::interval::{newcombe_of, two_sided_z};
 use crate::audit::words::counted;
 
@@ -80,7 +80,7 @@ pub fn check(n_members: usize, n_non_members: usize, level: f64) -> Result<(), T
 fn are_enough(n_members: usize, n_non_members: usize, level: f64) -> bool {
     let [m, n] = [n_members, n_non_members].map(|n_rows| verdict(n_rows) as u64);
     [n_members, n_non_members].iter().all(|n_rows| n_rows / 2 >= MIN_OF_HALF)
-        && Counts::epsilon_ceiling(m, n, 0.0, level) > 0.0
+        && Counts::epsilon_ceiling(m, n, 0.0, of_two(level)) > 0.0
 }
 
 /// The least advantage that a verdict of so many rows can tell from chance: the TPR − FPR, about rates of one half, from
@@ -131,14 +131,14 @@ mod tests {
 
     #[test]
     fn the_least_number_of_rows_is_where_the_exact_bounds_of_a_perfect_attack_part() {
-        // .0125^(1/n) > 1 − .0125^(1/n) from n = 7 verdict rows a side on: 13 rows, of which 6 fit.
-        assert!(0.0125_f64.powf(1.0 / 6.0) < 0.5 && 0.0125_f64.powf(1.0 / 7.0) > 0.5);
-        assert_eq!((needed(12, 12), needed(13, 13)), (Some((13, 13)), None));
-        assert_eq!(needed(5, 5), Some((13, 13)));
-        assert_eq!(needed(0, 0), Some((13, 13)));
+        // .00625^(1/n) > 1 − .00625^(1/n) from n = 8 verdict rows a side on: 15 rows, of which 7 fit.
+        assert!(0.006_25_f64.powf(1.0 / 7.0) < 0.5 && 0.006_25_f64.powf(1.0 / 8.0) > 0.5);
+        assert_eq!((needed(14, 14), needed(15, 15)), (Some((15, 15)), None));
+        assert_eq!(needed(5, 5), Some((15, 15)));
+        assert_eq!(needed(0, 0), Some((15, 15)));
         // Many rows on one side make up for few on the other, in either direction.
         assert_eq!((needed(8, 32), needed(32, 8)), (None, None));
-        assert_eq!((needed(8, 16), needed(16, 8)), (Some((11, 16)), Some((16, 11))));
+        assert_eq!((needed(8, 16), needed(16, 8)), (Some((13, 16)), Some((16, 13))));
         // A half of one row has no variance, whatever stands beside it.
         assert_eq!((needed(3, 100_000), needed(4, 100_000)), (Some((4, 100_000)), None));
     }
@@ -162,9 +162,9 @@ mod tests {
         let said = |m, n| check(m, n, LEVEL).unwrap_err().to_string();
         let both = said(1, 5);
         assert!(both.starts_with("1 member and 5 non-members are too few") && both.contains("(1 + 3)"), "{both}");
-        assert!(both.ends_with("at least 13 members and 13 non-members are needed"), "{both}");
-        assert!(said(8, 16).ends_with("at least 11 members beside as many non-members are needed"), "{}", said(8, 16));
-        assert!(said(16, 8).ends_with("at least 11 non-members beside as many members are needed"), "{}", said(16, 8));
+        assert!(both.ends_with("at least 15 members and 15 non-members are needed"), "{both}");
+        assert!(said(8, 16).ends_with("at least 13 members beside as many non-members are needed"), "{}", said(8, 16));
+        assert!(said(16, 8).ends_with("at least 13 non-members beside as many members are needed"), "{}", said(16, 8));
     }
 
     #[test]

@@ -455,7 +455,8 @@ pub struct PredictiveValue {
 /// The lower bound on ε of one system.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Epsilon {
-    /// The attack, chosen on the attack-fit rows with its rule.
+    /// The attack, chosen on the attack-fit rows with its rule: on this system's answers or on their labels alone, whichever
+    /// rule has the larger bound.
     pub attack: AttackId,
     /// Any (ε, δ)-private training with a smaller ε would have shown these counts with probability 1 − level at most.
     pub lower_bound: f64,

@@ -212,8 +212,9 @@ fn frontier(findings: &Findings) -> Markup {
             }
             ol .legend { @for system in &findings.systems { li { (system.name) } } }
             p .note {
-                "Down and left is better. A number stands on its point, or beside it at the end of a line. The dashed line is the floor. A claim about NLL or ECE is made against the "
-                "temperature-scaled rival, which leaks all that the model leaks (R15)."
+                "Down and left is better. A number stands on its point, or beside it at the end of a line. The dashed line is "
+                "the floor. A claim about NLL or ECE is made against the temperature-scaled rival, which leaks all that the "
+                "model leaks (R15)."
             }
         }
     }

@@ -521,8 +521,8 @@ fn epsilon(findings: &Findings) -> Table {
         note: format!(
             "Any (ε, δ)-private training with a smaller ε would have shown such counts with probability {:.3} at most \
              (δ = {delta}). Ceiling: what a perfect attack would have shown on as many rows.\nThe attack and its rule are chosen on \
-             the attack-fit rows, each half by the other's rule; reading whether the label is right, where nothing leads \
-             that by a standard error.",
+             the attack-fit rows, each half judged by the other's rule. Every answer holds its label: the larger bound of the \
+             rule chosen on the answers and of the one chosen on their labels is told, at a level for both.",
             1.0 - findings.settings.level,
         ),
         n_word_columns: 2,

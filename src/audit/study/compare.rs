@@ -178,7 +178,7 @@ pub(super) fn compare(
         if system.role() == Role::Rival {
             flags.extend(rival_flags(temperature, bench.target.n_classes()));
         }
-        let epsilon = bench.epsilon(one);
+        let epsilon = bench.epsilon(one, &measured[floor.system].1);
         if epsilon.contradicts_claim {
             flags.push(CONTRADICTED.to_owned());
         }
