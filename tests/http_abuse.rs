@@ -297,3 +297,21 @@ fn a_silent_connection_does_not_hold_up_the_end() {
     assert_eq!(server.wait(), Ended::Drained);
     drop(silent);
 }
+
+#[test]
+fn a_server_that_keeps_looking_for_requests_answers_alike_drains_and_ends() {
+    use tokio::runtime::Builder;
+    let expected = Server::plain().connect().infer(GOOD);
+    for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
+        let runtime = builder.worker_threads(2).enable_all().build().unwrap();
+        let config = Config { busy_poll: Duration::from_millis(5), ..Config::default() };
+        let mut server = Server::on(runtime, StubEngine::new(|| None), config);
+        let mut clients: Vec<Client> = (0..4).map(|_| server.connect()).collect();
+        for pause in [0, 1, 20] {
+            clients.iter_mut().for_each(|client| assert_eq!(client.infer(GOOD).body, expected.body));
+            std::thread::sleep(Duration::from_millis(pause));
+        }
+        server.drain();
+        assert_eq!(server.wait(), Ended::Drained);
+    }
+}

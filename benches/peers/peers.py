@@ -151,9 +151,11 @@ class Bench:
 
     # --- servers of a model ---
 
-    def sordino_model(self, model, inline=False, grpc_port=None):
+    def sordino_model(self, model, inline=False, awake=0):
         folder = self.fresh("sordino")
-        (folder / "s.toml").write_text(f'[compute]\ninline = {str(inline).lower()}\n[log]\nlevel = "warn"\n')
+        (folder / "s.toml").write_text(
+            f"[server]\nbusy_poll_microseconds = {awake}\n[compute]\ninline = {str(inline).lower()}\n[log]\nlevel = \"warn\"\n"
+        )
         (port,) = free_ports(1)
         command = [self.sordino, "serve", "--metrics-listen", "off", "--listen", f"127.0.0.1:{port}"]
         command += ["--config", folder / "s.toml"]
@@ -341,12 +343,14 @@ backend back
         command = [envoy, "-c", folder / "envoy.json", "--concurrency", 1, "--log-level", "error"]
         return Server([*command, "--disable-hot-restart"], port, log=folder / "log")
 
-    def sordino_upstream(self, backend, binary, protocol="oip-http"):
+    def sordino_upstream(self, backend, binary, protocol="oip-http", awake=0):
         folder = self.fresh("sordino-upstream")
         (port,) = free_ports(1)
         url = backend.grpc_url if protocol == "oip-grpc" else backend.url
         (folder / "s.toml").write_text(
-            f"""[model]
+            f"""[server]
+busy_poll_microseconds = {awake}
+[model]
 score_output = "output"
 score_kind = "logits"
 centroids = "{self.models}/mlp.safetensors"

@@ -22,6 +22,8 @@ from peers import HERE, Bench, Missing, program
 ROOT = HERE.parent.parent
 SECTIONS = ["serving", "upstream", "busy", "throughput", "start"]
 N_BODIES = 8
+# What "awake" sets busy_poll_microseconds to: longer than any backend here takes.
+AWAKE = 1000
 
 
 class Target:
@@ -158,6 +160,7 @@ class Run:
             "echo": (lambda: bench.echo(model), ["binary", "json"]),
             "sordino, queued": (lambda: bench.sordino_model(model), ["binary", "json", "grpc"]),
             "sordino, inline": (lambda: bench.sordino_model(model, inline=True), ["binary", "json", "grpc"]),
+            "sordino, awake": (lambda: bench.sordino_model(model, awake=AWAKE), ["binary", "json", "grpc"]),
             "furnace-server": (lambda: bench.furnace(model), ["binary", "json", "grpc"]),
             "Triton": (lambda: bench.triton(model), ["binary", "json", "grpc"]),
             "FastAPI + ONNX Runtime": (lambda: bench.fastapi(model), ["binary", "json"]),
@@ -206,6 +209,10 @@ class Run:
                 "Envoy + Lua": (lambda: bench.envoy(backend, lua=True), ["json"]),
                 "sordino, JSON behind": (lambda: bench.sordino_upstream(backend, False), ["json", "binary"]),
                 "sordino, binary behind": (lambda: bench.sordino_upstream(backend, True), ["json", "binary"]),
+                "sordino, awake, binary behind": (
+                    lambda: bench.sordino_upstream(backend, True, awake=AWAKE),
+                    ["json", "binary"],
+                ),
             }
             self.hop_rounds(stack, "upstream", hops, self.args.rounds)
         with contextlib.ExitStack() as stack:
@@ -220,6 +227,14 @@ class Run:
                 "sordino, binary behind": (lambda: bench.sordino_upstream(backend, True), ["json", "binary"]),
                 "sordino, gRPC behind": (
                     lambda: bench.sordino_upstream(backend, True, "oip-grpc"),
+                    ["json", "binary"],
+                ),
+                "sordino, awake, binary behind": (
+                    lambda: bench.sordino_upstream(backend, True, awake=AWAKE),
+                    ["json", "binary"],
+                ),
+                "sordino, awake, gRPC behind": (
+                    lambda: bench.sordino_upstream(backend, True, "oip-grpc", AWAKE),
                     ["json", "binary"],
                 ),
             }

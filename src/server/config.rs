@@ -28,6 +28,8 @@ pub struct Config {
     pub statistics: bool,
     /// Whether clients may list, load and unload the models of a repository.
     pub repository_control: bool,
+    /// How long an I/O thread looks for the next request after the last one before it sleeps; zero: not at all.
+    pub busy_poll: Duration,
     /// Where the model runs.
     pub compute: ComputeConfig,
 }
@@ -104,6 +106,7 @@ impl Default for Config {
             drain: Duration::from_secs(20),
             statistics: false,
             repository_control: false,
+            busy_poll: Duration::ZERO,
             compute: ComputeConfig::default(),
         }
     }

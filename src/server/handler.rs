@@ -14,6 +14,7 @@ use hyper::{Request, Response, Version};
 use tokio::sync::watch;
 
 use super::body::{BodyLimits, Charge, ReadBody, at_end, discard};
+use super::busy::BusyPoll;
 use super::coding::Coding;
 use super::compute::{Call, Compute, Computed, Dialect, Done};
 use super::connection::{Activity, AnswerBody, InFlight};
@@ -45,6 +46,8 @@ pub(super) struct Shared {
     /// How long an answer may be left unread.
     pub(super) write_timeout: Duration,
     pub(super) ids: RequestIds,
+    /// What keeps an I/O thread looking for the next request.
+    pub(super) busy: Arc<BusyPoll>,
 }
 
 impl Shared {
@@ -101,6 +104,7 @@ pub(super) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Reply, Infallible> {
     let started = Instant::now();
+    shared.busy.moved();
     let (head, mut body) = request.into_parts();
     if grpc::is_call(&head) {
         return Ok(grpc::handle(shared, activity, head, body, started).await);
@@ -141,6 +145,7 @@ pub(super) fn report(
     started: Instant,
     id: &str,
 ) {
+    shared.busy.moved();
     shared.metrics.answered(route, refused);
     let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     match refused {

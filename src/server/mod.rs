@@ -17,6 +17,7 @@
 
 mod admin;
 mod body;
+mod busy;
 mod coding;
 mod compute;
 mod config;
@@ -51,6 +52,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::admin::Admin;
 use self::body::{BodyLimits, Budget};
+use self::busy::BusyPoll;
 use self::compute::{Compute, Threads};
 use self::connection::{Activity, attend};
 use self::grpc::Services;
@@ -175,6 +177,7 @@ pub fn start(listeners: Listeners, config: Config, models: impl Into<Models>) ->
         stream_idle: config.header_timeout * STREAM_PATIENCE,
         write_timeout: config.write_timeout,
         ids: RequestIds::new(),
+        busy: BusyPoll::new(config.busy_poll),
     });
     let _admin = listeners.metrics.map(|listener| admin::start(listener, &shared)).transpose()?;
     Ok(Server { listeners: service, config, shared, threads, _admin })
@@ -186,6 +189,7 @@ impl Server {
     pub async fn serve(self, mut shutdown: Shutdown) -> Ended {
         let Self { listeners, config, shared, threads, _admin } = self;
         let mut connections = Connections::new(&config, &shared);
+        let awake = tokio::spawn(Arc::clone(&shared.busy).keep_awake()).abort_handle();
         tokio::select! {
             () = connections.accept(&listeners) => {}
             () = shutdown.drain() => {}
@@ -201,6 +205,7 @@ impl Server {
         listeners.into_iter().for_each(|listener| connections.accept_backlog(listener));
         let deadline = Instant::now() + config.drain;
         let ended = connections.drain(deadline, &mut shutdown).await;
+        awake.abort();
         drop(shared);
         // The last sender of the queue is gone: a thread ends with the job at hand, which may be a client's that left.
         tokio::select! {

@@ -88,6 +88,7 @@ pub(super) struct Written {
     write_timeout_seconds: Option<f64>,
     lame_duck_seconds: Option<f64>,
     drain_seconds: Option<f64>,
+    busy_poll_microseconds: Option<u16>,
     threads: Option<usize>,
     queue: Option<usize>,
     queue_timeout_seconds: Option<f64>,
@@ -229,6 +230,7 @@ fn from_file(text: &str, path: &Path, mistakes: &mut Mistakes) -> Written {
     written.write_timeout_seconds = server.seconds("write_timeout_seconds");
     written.lame_duck_seconds = server.seconds("lame_duck_seconds");
     written.drain_seconds = server.seconds("drain_seconds");
+    written.busy_poll_microseconds = server.take("busy_poll_microseconds");
     server.close();
     let mut compute = Section::open("compute", &mut file, mistakes);
     written.threads = compute.take("threads");
@@ -377,6 +379,7 @@ impl Written {
             drain: time("server.drain_seconds", self.drain_seconds, default.drain),
             statistics: self.statistics.unwrap_or(default.statistics),
             repository_control: self.repository_control.unwrap_or(default.repository_control),
+            busy_poll: Duration::from_micros(self.busy_poll_microseconds.unwrap_or_default().into()),
             compute,
         };
         for (key, time) in [

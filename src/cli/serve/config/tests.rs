@@ -81,6 +81,7 @@ fn counts_beyond_reason_are_mistakes() {
         max_connections = 9999999999
         max_body_bytes = 9999999999
         max_buffered_bytes = 9999999999999
+        busy_poll_microseconds = 100000
         [compute]
         threads = 1000000
         queue = 9999999999999999
@@ -93,12 +94,13 @@ fn counts_beyond_reason_are_mistakes() {
         "server.max_connections: must be at most",
         "server.max_body_bytes: must be at most",
         "server.max_buffered_bytes: must be at most",
+        "server.busy_poll_microseconds: invalid value",
         "compute.threads: must be at most 1024, got 1000000",
         "compute.queue: must be at most 100000, got 9999999999999999",
     ] {
         assert!(text.contains(word), "{word:?} is not in\n{text}");
     }
-    assert_eq!(mistakes.len(), 7, "{text}");
+    assert_eq!(mistakes.len(), 8, "{text}");
 }
 
 #[test]
@@ -129,6 +131,7 @@ fn a_whole_file_is_read() {
         max_rows = 7
         drain_seconds = 2
         body_timeout_seconds = 0.5
+        busy_poll_microseconds = 200
         [compute]
         threads = 3
         queue_timeout_seconds = 0.25
@@ -149,6 +152,7 @@ fn a_whole_file_is_read() {
     assert_eq!((settings.metrics_listen, settings.name.as_str()), (None, "m"));
     assert_eq!(settings.max_rows, 7);
     assert_eq!(settings.server.drain, Duration::from_secs(2));
+    assert_eq!(settings.server.busy_poll, Duration::from_micros(200));
     assert_eq!(
         settings.server.compute,
         ComputeConfig {
