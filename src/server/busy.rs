@@ -2,8 +2,9 @@
 //!
 //! A thread that sleeps is woken by the system when bytes arrive, which on a virtual machine takes longer than a small
 //! model does. For some time after a request has come or has been answered, an I/O thread asks again and again whether there is
-//! more, for clients and for another server's answer alike. It never waits for this while there is anything to do, and where
-//! nothing comes for that time it sleeps as ever. Zero, the default, turns it off.
+//! more, for clients and for another server's answer alike. Where nothing comes for that time it sleeps as ever, and so it does while
+//! several requests are in flight: then something is always ready, and the processor is wanted elsewhere. Zero, the default, turns it
+//! off.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,14 +40,14 @@ impl BusyPoll {
         }
     }
 
-    /// Keeps the runtime's thread from sleeping while something moves. Never ends, unless it is turned off.
-    pub(super) async fn keep_awake(self: Arc<Self>) {
+    /// Keeps the runtime's thread from sleeping while something moves and `is_calm`. Never ends, unless it is turned off.
+    pub(super) async fn keep_awake(self: Arc<Self>, is_calm: impl Fn() -> bool) {
         while !self.time.is_zero() {
             self.asleep.store(true, Ordering::Relaxed);
             self.woken.notified().await;
             self.asleep.store(false, Ordering::Relaxed);
             let (mut seen, mut since) = (self.moves.load(Ordering::Relaxed), Instant::now());
-            while since.elapsed() < self.time {
+            while since.elapsed() < self.time && is_calm() {
                 // Whoever yields lets the runtime look at its sockets before it goes on.
                 yield_now().await;
                 let moves = self.moves.load(Ordering::Relaxed);
@@ -80,7 +81,7 @@ mod tests {
         let (runtime, sleeps) = runtime();
         runtime.block_on(async {
             let busy = BusyPoll::new(Duration::from_secs(3600));
-            let awake = tokio::spawn(Arc::clone(&busy).keep_awake());
+            let awake = tokio::spawn(Arc::clone(&busy).keep_awake(|| true));
             yield_now().await;
             busy.moved();
             yield_now().await;
@@ -105,7 +106,7 @@ mod tests {
         let (runtime, sleeps) = runtime();
         runtime.block_on(async {
             let busy = BusyPoll::new(Duration::from_millis(1));
-            tokio::spawn(Arc::clone(&busy).keep_awake());
+            tokio::spawn(Arc::clone(&busy).keep_awake(|| true));
             for _ in 0..3 {
                 busy.moved();
                 let before = sleeps.load(Ordering::Relaxed);
@@ -120,11 +121,26 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_sleeps_while_several_requests_are_in_flight() {
+        let (runtime, sleeps) = runtime();
+        runtime.block_on(async {
+            let busy = BusyPoll::new(Duration::from_secs(3600));
+            tokio::spawn(Arc::clone(&busy).keep_awake(|| false));
+            for _ in 0..3 {
+                let before = sleeps.load(Ordering::Relaxed);
+                busy.moved();
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                assert!(sleeps.load(Ordering::Relaxed) > before);
+            }
+        });
+    }
+
+    #[test]
     fn turned_off_it_ends_and_counts_nothing() {
         let (runtime, _) = runtime();
         let busy = BusyPoll::new(Duration::ZERO);
         busy.moved();
-        runtime.block_on(Arc::clone(&busy).keep_awake());
+        runtime.block_on(Arc::clone(&busy).keep_awake(|| true));
         assert_eq!(busy.moves.load(Ordering::Relaxed), 0);
     }
 }

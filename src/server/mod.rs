@@ -189,7 +189,8 @@ impl Server {
     pub async fn serve(self, mut shutdown: Shutdown) -> Ended {
         let Self { listeners, config, shared, threads, _admin } = self;
         let mut connections = Connections::new(&config, &shared);
-        let awake = tokio::spawn(Arc::clone(&shared.busy).keep_awake()).abort_handle();
+        let in_flight = shared.metrics.in_flight.clone();
+        let awake = tokio::spawn(Arc::clone(&shared.busy).keep_awake(move || in_flight.get() <= 1)).abort_handle();
         tokio::select! {
             () = connections.accept(&listeners) => {}
             () = shutdown.drain() => {}
