@@ -3,92 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is how a test fails")]
 
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
+use crate::audit_workshop::{
+    QUICK, Served, TARGET, adversaries, attack_names, report, system, value, workshop, write_images,
+};
 use crate::command_support::{done, refused};
-
-/// Overlapping clusters, so that who is right about a training row has learned it by heart.
-pub(crate) fn write_table(path: &Path, (n_rows, n_classes, n_columns): (usize, usize, usize), seed: u64) {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut text = String::new();
-    for row in 0..n_rows {
-        let label = row % n_classes;
-        write!(text, "{label}").unwrap();
-        for column in 0..n_columns {
-            let centre = if column % n_classes == label { 0.35 } else { 0.0 };
-            write!(text, ",{:.3}", centre + rng.random_range(-1.0..1.0)).unwrap();
-        }
-        text.push('\n');
-    }
-    std::fs::write(path, text).unwrap();
-}
-
-pub(crate) const MLP: &str = "--network mlp --hidden 64 --learning-rate 0.01 --batch-size 32 --epochs 40";
-
-/// A folder with an overfitted model `t` and its centroids, one of the same recipe and seed 2 (`u`), a shadow `s` of the
-/// split's shadow rows, a shadow `o` of other data (3 classes, 12 columns), and a bank of 6 models.
-fn workshop() -> &'static Path {
-    static WORKSHOP: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let made = WORKSHOP.get_or_init(|| {
-        let home = tempfile::tempdir().unwrap();
-        let dir = home.path();
-        write_table(&dir.join("t.csv"), (900, 5, 20), 3);
-        write_table(&dir.join("o.csv"), (500, 3, 12), 4);
-        done(dir, "split --data csv:t.csv --train 150 --calibration 60 --test 150 --seed 1 --out t.split.json");
-        done(dir, "split --data csv:o.csv --train 150 --test 150 --seed 2 --out o.split.json");
-        done(dir, &format!("train --data csv:t.csv --split t.split.json {MLP} --seed 1 --out t.onnx"));
-        done(dir, &format!("train --data csv:t.csv --split t.split.json {MLP} --seed 2 --out u.onnx"));
-        done(dir, &format!("train --data csv:o.csv --split o.split.json {MLP} --seed 3 --out o.onnx"));
-        for model in ["t", "u"] {
-            let built = format!("--model {model}.onnx --data csv:t.csv --split t.split.json --out {model}.safetensors");
-            done(dir, &format!("centroids build {built}"));
-        }
-        let plan = "shadows plan --out bank --data csv:t.csv --split t.split.json --recipe t.json --balanced 6";
-        done(dir, &format!("{plan} --pool train,test"));
-        done(dir, "shadows run bank --data csv:t.csv --jobs 2");
-        let defence = "[defence]\nmethod = { reweight = { weight = 0.1 } }\n";
-        std::fs::write(dir.join("served.toml"), defence).unwrap();
-        let files = "[model]\npath = \"t.onnx\"\ncentroids = \"t.safetensors\"\n";
-        std::fs::write(dir.join("serve.toml"), format!("{files}{defence}")).unwrap();
-        home
-    });
-    made.path()
-}
-
-const TARGET: &str = "--data csv:t.csv --split t.split.json";
-pub(crate) const QUICK: &str = "--quiet --permutations 50 --bootstrap 100";
-
-/// Audits into `NAME.json` of the workshop, and reads it.
-fn report(name: &str, words: &str) -> Value {
-    let dir = workshop();
-    done(dir, &format!("audit {words} {QUICK} --json {name}.json"));
-    serde_json::from_slice(&std::fs::read(dir.join(format!("{name}.json"))).unwrap()).unwrap()
-}
-
-pub(crate) fn system<'a>(report: &'a Value, name: &str) -> &'a Value {
-    let systems = report["findings"]["systems"].as_array().unwrap();
-    systems.iter().find(|found| found["name"] == name).unwrap_or_else(|| panic!("no system {name}"))
-}
-
-pub(crate) fn attack_names(system: &Value) -> Vec<&str> {
-    system["attacks"].as_array().unwrap().iter().map(|found| found["attack"]["name"].as_str().unwrap()).collect()
-}
-
-pub(crate) fn value(estimate: &Value) -> f64 {
-    estimate["value"].as_f64().unwrap()
-}
-
-fn adversaries<'a>(report: &'a Value, system: &str, number: u64) -> Vec<&'a Value> {
-    let all = report["findings"]["ml_leaks"].as_array().unwrap();
-    all.iter().filter(|one| one["system"] == system && one["adversary"] == number).collect()
-}
 
 #[test]
 fn adversary_two_learns_on_a_shadow_of_other_data_behind_the_same_defence() {
@@ -133,7 +56,8 @@ fn adversary_two_reads_a_file_of_answers_too_and_says_that_its_shadow_stood_unde
     assert!(adversary[0]["attack"]["name"].as_str().unwrap().ends_with("(undefended shadows)"), "{}", adversary[0]);
     assert!(adversary.iter().all(|one| one["counts"] == true && value(&one["auc"]) > 0.9), "{adversary:?}");
     assert!(found["origin"]["doubts"].to_string().contains("nobody said what defends these answers"));
-    std::fs::write(dir.join("labels.csv"), "label,member,predicted\n0,1,0\n1,1,1\n0,0,1\n1,0,1\n").unwrap();
+    let labels = "0,1,0\n1,1,1\n0,0,1\n1,0,1\n".repeat(8);
+    std::fs::write(dir.join("labels.csv"), format!("label,member,predicted\n{labels}")).unwrap();
     let words = "audit --predictions labels.csv --transfer-shadow o.onnx,o.split.json,csv:o.csv";
     assert!(refused(dir, words).contains("these answers are labels alone"));
 }
@@ -160,78 +84,6 @@ fn adversary_three_holds_the_largest_entry_against_random_points_within_the_budg
     assert!(refused(dir, &poor).contains("500 further queries are wanted, it holds 499 more"));
     let again = report("three_again", &words);
     assert_eq!(again["findings"]["ml_leaks"], found["findings"]["ml_leaks"], "the points are drawn from the seed");
-}
-
-#[test]
-fn what_is_wrong_with_a_shadow_is_told_before_a_row_of_the_target_is_asked() {
-    let dir = workshop();
-    // There is no endpoint there: whoever asked it first would fail to connect.
-    let endpoint = format!("audit --endpoint http://127.0.0.1:9/v2/models/m {TARGET} --transfer-shadow");
-    let model = format!("audit --model t.onnx {TARGET} --transfer-shadow");
-    std::fs::write(dir.join("few.csv"), "0,1,2\n1,3,4\n".repeat(15)).unwrap();
-    done(dir, "split --data csv:few.csv --train 15 --test 15 --out few.split.json");
-    for (words, expected) in [
-        ("none.onnx,o.split.json,csv:o.csv", "--transfer-shadow: no file none.onnx"),
-        ("o.onnx,none.json,csv:o.csv", "--transfer-shadow: no file none.json"),
-        ("o.onnx,o.split.json,csv:none.csv", "none.csv"),
-        ("o.onnx,t.split.json,csv:o.csv", "expected a split of the dataset with digest"),
-        ("t.onnx,o.split.json,csv:o.csv", "expected 3 classes, got 5"),
-        (
-            "o.onnx,few.split.json,csv:few.csv",
-            "15 members of the shadow model: an attack is learned on 20 of each side",
-        ),
-        ("t.onnx,t.split.json,csv:t.csv", "its data are the audit's own"),
-        ("o.onnx,o.split.json", "expected MODEL,SPLIT,SOURCE"),
-        ("o.onnx,o.split.json,cvs:o.csv", "the source of MODEL,SPLIT,SOURCE"),
-    ] {
-        let said = refused(dir, &format!("{endpoint} {words}"));
-        assert!(said.contains(expected), "{words}: {said}");
-    }
-    // The same content under another name, and the audited model itself.
-    std::fs::copy(dir.join("t.csv"), dir.join("copy.csv")).unwrap();
-    std::fs::copy(dir.join("t.onnx"), dir.join("copy.onnx")).unwrap();
-    assert!(refused(dir, &format!("{model} u.onnx,t.split.json,csv:copy.csv")).contains("the audit's own"));
-    assert!(
-        refused(dir, &format!("{model} copy.onnx,t.split.json,csv:copy.csv")).contains("is the model that is audited")
-    );
-    // A bank of other data, centroids of other data: before the endpoint, as everything that can be told.
-    let other = "audit --endpoint http://127.0.0.1:9/v2/models/m --data csv:o.csv --split o.split.json --shadows bank";
-    assert!(refused(dir, other).contains("the bank was trained on other data"));
-    done(dir, "centroids build --model o.onnx --data csv:o.csv --split o.split.json --out o.safetensors");
-    let defended = "--defence served.toml --centroids o.safetensors";
-    let other = format!("audit --endpoint http://127.0.0.1:9/v2/models/m {TARGET} {defended}");
-    assert!(refused(dir, &other).contains("--centroids: expected those of 5 classes, as the data has, got 3"));
-    let shadow =
-        |words: &str| refused(dir, &format!("audit --endpoint http://127.0.0.1:9/v2/models/m {TARGET} {words}"));
-    assert!(
-        shadow("--shadow-model none.onnx --shadow-split o.split.json").contains("--shadow-model: no file none.onnx")
-    );
-    assert!(shadow("--shadows nowhere").contains("--shadows: no folder nowhere"));
-    assert!(shadow("--random-points 20").contains("100"), "too few points for one in ten");
-}
-
-/// A running server, ended with the test.
-pub(crate) struct Served(Child, pub(crate) String);
-
-impl Served {
-    pub(crate) fn start(dir: &Path) -> Self {
-        let words = "serve --config serve.toml --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0";
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sordino"));
-        command.args(words.split_whitespace()).current_dir(dir).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.split("http://").nth(1).unwrap().split(' ').next().unwrap();
-        let name = line.split('\'').nth(1).unwrap();
-        Self(child, format!("http://{address}/v2/models/{name}"))
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
@@ -287,6 +139,23 @@ fn shadows_of_an_endpoint_stand_behind_its_defence_where_that_is_known_and_the_r
 }
 
 #[test]
+fn an_endpoints_labels_are_held_against_the_labels_of_random_points() {
+    let dir = workshop();
+    let served = Served::start(dir);
+    let found = report("asked", &format!("--endpoint {} {TARGET} --random-points 500 --scores-only", served.1));
+    let [answered] = adversaries(&found, "as answered", 3)[..] else { panic!("one attack") };
+    assert!(answered["rule"].as_str().unwrap().ends_with("which 10 % of 500 random points pass"), "{answered}");
+    assert!(value(&answered["tpr"]) > 0.0, "{answered}");
+    // A label says nothing by its largest entry: no row passes 1, and no point.
+    let [floor] = adversaries(&found, "label-only", 3)[..] else { panic!("one attack") };
+    assert!(floor["rule"].as_str().unwrap().ends_with("above 1, which 0 % of 500 random points pass"), "{floor}");
+    assert!(value(&floor["tpr"]) == 0.0 && value(&floor["fpr"]) == 0.0 && value(&floor["auc"]) == 0.5, "{floor}");
+    assert_eq!(floor["precision"]["reason"], "nobody is called a member");
+    // Every point is asked once, for both.
+    assert_eq!(found["origin"]["source"]["n_asked"], 300 + 500);
+}
+
+#[test]
 fn the_table_of_records_holds_each_ones_risk_by_which_the_worst_are_told() {
     let dir = workshop();
     let found =
@@ -321,31 +190,6 @@ fn the_table_of_records_holds_each_ones_risk_by_which_the_worst_are_told() {
     }
     // Members and non-members of this target are models' members alike: risk is of the record, not of its side.
     assert!(rows.iter().any(|row| row[1] > 0.3) && rows.iter().any(|row| row[1] <= 0.0));
-}
-
-pub(crate) fn npy(shape: &str, descr: &str, values: &[u8]) -> Vec<u8> {
-    let line = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n");
-    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-    bytes.extend((line.len() as u16).to_le_bytes());
-    bytes.extend(line.as_bytes());
-    bytes.extend(values);
-    bytes
-}
-
-/// 160 grey images of 8 × 8 pixels, lit a little more at the left or at the right.
-pub(crate) fn write_images(dir: &Path) {
-    let mut rng = ChaCha8Rng::seed_from_u64(5);
-    let (mut pixels, mut labels) = (Vec::new(), Vec::new());
-    for row in 0..160_usize {
-        let label = row % 2;
-        labels.push(label as u8);
-        for place in 0..64 {
-            let lit = (place % 8 < 4) == (label == 0);
-            pixels.push(rng.random_range(0..200_u8) + if lit { 40 } else { 0 });
-        }
-    }
-    std::fs::write(dir.join("x.npy"), npy("(160, 1, 8, 8)", "|u1", &pixels)).unwrap();
-    std::fs::write(dir.join("y.npy"), npy("(160,)", "|u1", &labels)).unwrap();
 }
 
 #[test]
@@ -394,27 +238,6 @@ fn a_bank_is_asked_about_every_form_of_an_image() {
 }
 
 #[test]
-fn heat_maps_are_refused_early_where_there_is_nothing_to_draw() {
-    let home = tempfile::tempdir().unwrap();
-    let dir = home.path();
-    write_images(dir);
-    let data = "--data npy:x.npy,y.npy --split m.split.json";
-    done(dir, "split --data npy:x.npy,y.npy --train 60 --test 60 --seed 1 --out m.split.json");
-    done(dir, &format!("train {data} --network mlp --hidden 8 --epochs 1 --out m.onnx"));
-    let audit =
-        |model: &str, more: &str| refused(dir, &format!("audit --model {model} {data} --analysis --pictures {more}"));
-    // The model is not there: whoever read it first would say so.
-    let flat = audit("none.onnx", "--heatmaps m.weights.safetensors");
-    assert!(flat.contains("--heatmaps: expected weights of a network with a convolution"), "{flat}");
-    let damaged = audit("none.onnx", "--heatmaps m.split.json");
-    assert!(damaged.contains("--heatmaps: m.split.json"), "{damaged}");
-    let endpoint = format!("audit --endpoint http://127.0.0.1:9/v2/models/m {data} --analysis --pictures");
-    let remote = refused(dir, &format!("{endpoint} --heatmaps m.weights.safetensors"));
-    assert!(remote.contains("cannot be used with"), "{remote}");
-    assert!(refused(dir, "audit --heatmaps m.weights.safetensors").contains("--pictures"));
-}
-
-#[test]
 fn further_trainings_are_audited_alike_and_told_by_mean_and_spread() {
     let dir = workshop();
     let words = format!("--model t.onnx --centroids t.safetensors {TARGET} --scores-only --html trainings.html");
@@ -438,41 +261,6 @@ fn further_trainings_are_audited_alike_and_told_by_mean_and_spread() {
     };
     assert!(refuse("none.onnx,t.split.json").contains("--training: no file none.onnx"));
     assert!(refuse("u.onnx,t.split.json").contains("give centroids to all trainings or to none"));
-}
-
-#[test]
-fn nothing_is_written_where_one_file_cannot_be_and_no_input_is_overwritten() {
-    let dir = workshop();
-    let audit = |words: &str| {
-        refused(
-            dir,
-            &format!("audit --model t.onnx {TARGET} --shadow-model o.onnx --shadow-split o.split.json {words}"),
-        )
-    };
-    let before = std::fs::read(dir.join("o.onnx")).unwrap();
-    std::fs::create_dir_all(dir.join("folder")).unwrap();
-    for bad in ["--html missing/x.html", "--csv folder", "--markdown o.onnx", "--html o.split.json", "--csv half.json"]
-    {
-        let said = audit(&format!("--json half.json {bad}"));
-        assert!(said.contains(bad.split(' ').next().unwrap()), "{bad}: {said}");
-        assert!(!dir.join("half.json").exists(), "{bad}: a report was begun");
-    }
-    assert!(audit("--json half.json --markdown o.onnx").contains("o.onnx is an input"));
-    assert_eq!(std::fs::read(dir.join("o.onnx")).unwrap(), before);
-    let inputs = [
-        ("--shadows bank", "bank/model-00000.onnx"),
-        ("--shadows bank", "bank/inclusion.safetensors"),
-        ("--training u.onnx,t.split.json", "u.onnx"),
-        ("--transfer-shadow o.onnx,o.split.json,csv:o.csv", "o.csv"),
-        ("--transfer-shadow o.onnx,o.split.json,csv:o.csv", "o.split.json"),
-    ];
-    for (words, path) in inputs {
-        let said = refused(dir, &format!("audit --model t.onnx {TARGET} {words} --json {path}"));
-        assert!(said.contains(&format!("--json: {path} is an input")), "{words}: {said}");
-    }
-    let left: Vec<String> =
-        std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
-    assert!(!left.iter().any(|name| name.contains("half")), "{left:?}");
 }
 
 #[test]

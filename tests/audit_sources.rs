@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is how a test fails")]
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use rand::{Rng, SeedableRng};
@@ -91,14 +90,40 @@ fn labels_alone_allow_the_gap_attack_and_say_what_they_do_not() {
 }
 
 #[test]
+fn one_non_member_at_the_floor_of_the_nll_is_told_in_the_singular() {
+    let text = table(PROBABILITIES);
+    // The second row is a non-member: whatever its label, it gets nothing.
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let label: usize = lines[2].split(',').nth(1).unwrap().parse().unwrap();
+    let answer: Vec<&str> = (0..3).map(|class| if class == (label + 1) % 3 { "1" } else { "0" }).collect();
+    lines[2] = format!("1001,{label},0,{}", answer.join(","));
+    let (target, systems, _) = read(&lines.join("\n")).unwrap().study(TakenAs::Served).unwrap();
+    let flags: Vec<String> = (1..=8)
+        .flat_map(|seed| {
+            let quick = Settings { seed, n_permutations: 10, n_resamples: 10, learned: false, ..Settings::default() };
+            study::run(&target, &systems, Vec::new(), &quick).unwrap().systems[0].flags.clone()
+        })
+        .filter(|flag| flag.contains("floored"))
+        .collect();
+    assert!(
+        !flags.is_empty() && flags.iter().all(|flag| flag.starts_with("1 non-member has less than 1e-12")),
+        "{flags:?}"
+    );
+}
+
+#[test]
 fn labels_and_sides_may_come_from_elsewhere() {
-    let text = "predicted\n0\n1\n0\n1\n1\n";
-    let labels = [0, 1, 1, 1, 0];
-    let side = [(0, Side::Member), (1, Side::Member), (3, Side::NonMember), (4, Side::NonMember)];
-    let elsewhere = Elsewhere { labels: Some(&labels), sides: Some(HashMap::from(side)) };
+    // Every record but the third is named.
+    let text = format!("predicted\n{}", "0\n1\n".repeat(17));
+    let labels: Vec<u32> = (0..34).map(|record| record / 3 % 2).collect();
+    let named: Vec<u64> = (0..34).filter(|&record| record != 2).collect();
+    let side = named.iter().map(|&record| (record, if record < 17 { Side::Member } else { Side::NonMember }));
+    let elsewhere = Elsewhere { labels: Some(&labels), sides: Some(side.collect()) };
     let columns = || Columns::parse_csv(text.as_bytes()).unwrap();
     let (target, ..) = Predictions::new(columns(), &elsewhere).unwrap().study(TakenAs::Served).unwrap();
-    assert_eq!((target.labels(), target.dataset_rows()), (&[0, 1, 1, 0][..], &[0, 1, 3, 4][..]));
+    let rows: Vec<usize> = named.iter().map(|&record| record as usize).collect();
+    assert_eq!((target.n_members(), target.dataset_rows()), (16, &rows[..]));
+    assert_eq!(target.labels(), rows.iter().map(|&row| labels[row]).collect::<Vec<_>>());
     let short = Elsewhere { labels: Some(&labels[..3]), ..elsewhere };
     let refused = Predictions::new(columns(), &short).unwrap_err().to_string();
     assert!(refused.contains("expected a record below 3"), "{refused}");
@@ -145,11 +170,11 @@ fn what_does_not_fit_is_refused_with_its_place() {
     says(&format!("{head}{rows}0.5,0,0.6,0.4\n"), "expected a label, a whole number");
     says(&format!("{head}{rows}-1,0,0.6,0.4\n"), "expected a label, a whole number");
     says(&format!("{head}{rows}1,7,0.6,0.4\n"), "expected 0, 1, 2 or 3 as member");
-    says(&format!("{head}{rows}"), "the non-members have 1 row: the audit needs two");
-    says("label,member,p_0,p_1\n", "the members have 0 rows");
+    says(&format!("{head}{rows}"), "2 members and 1 non-member are too few");
+    says("label,member,p_0,p_1\n", "0 members and 0 non-members are too few");
     says(&format!("{head}{rows}1,0,0.6\n"), "row 3 (from 0): expected comma-separated");
     says(&format!("{head}{rows}1,0,secret,0.4\n"), "a number in column \"p_0\", got other text");
-    says(&format!("{head}0,1,0.9,0.1\n0,1,0.8,0.2\n0,0,0.6,0.4\n0,0,0.6,0.4\n"), "all 4 rows are of class 0");
+    says(&format!("{head}{}", "0,1,0.9,0.1\n0,0,0.6,0.4\n".repeat(15)), "all 30 rows are of class 0");
     says("label,member,p_0,p_2\n", "a column for each class from 0, got none for class 1");
     says("label,member,p_0,logit_1\n", "scores of one kind");
     says("label,member,p_0\n", "scores of two classes at least");

@@ -13,7 +13,7 @@ use serde_json::Value;
 use sordino::lab::bank::inclusion::{Design, Inclusion};
 use sordino::lab::bank::matrix_file;
 
-use crate::audit_command::{MLP, QUICK, Served, attack_names, system, value, write_images, write_table};
+use crate::audit_workshop::{MLP, QUICK, Served, attack_names, system, value, write_images, write_table};
 use crate::command_support::{done, refused};
 
 const TARGET: &str = "--data csv:t.csv --split t.split.json";

@@ -6,8 +6,14 @@ mod attacks;
 mod audit;
 #[cfg(feature = "lab")]
 mod audit_command;
+#[cfg(feature = "lab")]
+mod audit_early;
 mod audit_report;
+mod audit_rows;
 mod audit_sources;
+mod audit_support;
+#[cfg(feature = "lab")]
+mod audit_workshop;
 #[cfg(feature = "lab")]
 mod banks;
 mod batching;

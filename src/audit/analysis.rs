@@ -23,6 +23,7 @@ use crate::audit::invert::Inversion;
 use crate::audit::pictures::Picture;
 use crate::audit::roc::Ranking;
 use crate::audit::utility::softmax_at;
+use crate::audit::words::counted;
 
 /// Shares of non-members that pass the thresholds: 1 % and .5 %, as the paper draws.
 const FPRS: [f64; 2] = [0.01, 0.005];
@@ -364,7 +365,7 @@ fn quarters(rows: &Rows<'_>, scores: &[f64], distances: &[f64], level: f64) -> V
 fn finding(vulnerable: &[Vulnerable], correlations: &[Correlation], quarters: &[Quarter]) -> String {
     let mut said = Vec::new();
     if let Some(first) = vulnerable.first() {
-        let passing = format!("{} members and {} non-members", first.n_members, first.n_non_members);
+        let passing = [counted(first.n_members, "member"), counted(first.n_non_members, "non-member")].join(" and ");
         said.push(if first.difference.low > 0.0 {
             format!("{passing} pass the threshold of {} % of the non-members: more members than chance.", 100.0 * first.fpr)
         } else {

@@ -2,6 +2,7 @@
 
 use ndarray::ArrayD;
 
+use crate::audit::enough;
 use crate::audit::source::sides::Sides;
 use crate::audit::target::{Target, TargetError};
 use crate::data::Dataset;
@@ -13,7 +14,7 @@ impl Target {
     /// Sends the rows of all sides through `pipeline`, `batch_rows` at a time; `progress` is told the rows done.
     ///
     /// # Errors
-    /// As [`Target::new`]; [`TargetError::Refused`] where the pipeline refuses a batch.
+    /// As [`Target::new`], too few rows before the first is sent; [`TargetError::Refused`] where the pipeline refuses a batch.
     pub fn collect(
         pipeline: &Pipeline,
         dataset: &Dataset,
@@ -22,6 +23,7 @@ impl Target {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Self, TargetError> {
         let (members, non_members) = (sides.members(), sides.non_members());
+        enough::check(members.len(), non_members.len(), enough::LEVEL)?;
         let rows: Vec<usize> = members.iter().chain(non_members).copied().collect();
         let label_of = |rows: &[usize]| rows.iter().map(|&row| dataset.labels()[row]).collect::<Vec<u32>>();
         let n_classes = pipeline.description().n_classes;

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::audit::words::{counted, counted_have};
 use crate::data::Dataset;
 
 /// Exact copies across the two sides, by the values of a row (labels are not compared).
@@ -35,9 +36,9 @@ impl Duplicates {
         match self.non_members {
             0 => "no non-member has the values of a member".to_owned(),
             n => format!(
-                "{n} non-members have exactly the values of a member ({} members): on them no attack can be right \
-                 about both (R17)",
-                self.members
+                "{} exactly the values of a member ({}): on them no attack can be right about both (R17)",
+                counted_have(n, "non-member"),
+                counted(self.members, "member")
             ),
         }
     }

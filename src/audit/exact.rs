@@ -163,7 +163,7 @@ impl Counts {
     #[must_use]
     pub fn predictive_value(&self, prior: f64, level: f64) -> Option<Estimate> {
         let value = |tpr: f64, fpr: f64| prior * tpr / (prior * tpr + (1.0 - prior) * fpr);
-        let each = f64::midpoint(level, 1.0);
+        let each = of_two(level);
         let (tpr, fpr) = (self.tpr(each), self.fpr(each));
         let at = value(tpr.value, fpr.value);
         let or = |value: f64, other: f64| if value.is_nan() { other } else { value };
@@ -194,6 +194,12 @@ impl Counts {
         let perfect = Self { true_positives: n_members, false_positives: 0, n_members, n_non_members };
         perfect.epsilon_lower_bound(delta, level)
     }
+}
+
+/// The level of each of two bounds that hold together at `level` (Bonferroni).
+#[must_use]
+pub fn of_two(level: f64) -> f64 {
+    f64::midpoint(level, 1.0)
 }
 
 #[cfg(test)]

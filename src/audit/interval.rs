@@ -109,11 +109,18 @@ pub fn two_sided_z(level: f64) -> f64 {
 /// Wilson's score interval of `successes` out of `trials`; `[0, 1]` without trials.
 #[must_use]
 pub fn wilson(successes: u64, trials: u64, level: f64) -> Interval {
-    if trials == 0 {
+    wilson_of((proportion((successes, trials)), trials as f64), two_sided_z(level))
+}
+
+fn proportion((successes, trials): (u64, u64)) -> f64 {
+    successes as f64 / trials.max(1) as f64
+}
+
+/// The same of a proportion `p` of `n` trials that need be no whole number of successes, by the normal quantile `z`.
+fn wilson_of((p, n): (f64, f64), z: f64) -> Interval {
+    if n == 0.0 {
         return Interval { low: 0.0, high: 1.0 };
     }
-    let (n, z) = (trials as f64, two_sided_z(level));
-    let p = successes as f64 / n;
     let centre = p + z * z / (2.0 * n);
     let half = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
     let scale = 1.0 + z * z / n;
@@ -124,12 +131,15 @@ pub fn wilson(successes: u64, trials: u64, level: f64) -> Interval {
 /// (successes, trials). It stays honest at 0 and 1, where the normal interval collapses.
 #[must_use]
 pub fn newcombe(a: (u64, u64), b: (u64, u64), level: f64) -> Estimate {
-    let proportion = |(successes, trials): (u64, u64)| successes as f64 / trials.max(1) as f64;
-    let (p_a, p_b) = (proportion(a), proportion(b));
-    let (of_a, of_b) = (wilson(a.0, a.1, level), wilson(b.0, b.1, level));
-    let value = p_a - p_b;
-    let below = (p_a - of_a.low).hypot(of_b.high - p_b);
-    let above = (of_a.high - p_a).hypot(p_b - of_b.low);
+    newcombe_of((proportion(a), a.1 as f64), (proportion(b), b.1 as f64), two_sided_z(level))
+}
+
+/// The same of two proportions, each given with its trials, by the normal quantile `z`.
+pub(crate) fn newcombe_of(a: (f64, f64), b: (f64, f64), z: f64) -> Estimate {
+    let (of_a, of_b) = (wilson_of(a, z), wilson_of(b, z));
+    let value = a.0 - b.0;
+    let below = (a.0 - of_a.low).hypot(of_b.high - b.0);
+    let above = (of_a.high - a.0).hypot(b.0 - of_b.low);
     Estimate::new(value, Interval { low: (value - below).max(-1.0), high: (value + above).min(1.0) })
 }
 

@@ -16,6 +16,7 @@ use crate::audit::interval::{Estimate, Placements};
 use crate::audit::learned::{Network, NetworkSettings, Scale, Trees, balanced};
 use crate::audit::parallel;
 use crate::audit::roc::Ranking;
+use crate::audit::words::counted;
 use crate::data::Dataset;
 
 /// At most so many rows of either side are looked at.
@@ -79,9 +80,9 @@ impl Lot {
 pub fn check(dataset: &Dataset, members: &[usize], non_members: &[usize], seed: u64) -> Result<Lot, String> {
     if members.len() < 10 || non_members.len() < 10 {
         return Err(format!(
-            "{} members and {} non-members: at least ten of each are needed",
-            members.len(),
-            non_members.len()
+            "{} and {}: at least ten of each are needed",
+            counted(members.len(), "member"),
+            counted(non_members.len(), "non-member")
         ));
     }
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

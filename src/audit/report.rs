@@ -200,6 +200,8 @@ pub struct Findings {
     pub skipped: Vec<Skipped>,
     /// The paper's table 4 in form: all members against all non-members, the loss attack.
     pub before_and_after: Vec<BeforeAfter>,
+    /// The least advantage (TPR − FPR, about rates of one half) that the verdict's rows can tell from chance.
+    pub resolvable_advantage: f64,
     /// What puts every figure in doubt.
     pub warnings: Vec<String>,
     /// Whether the two sides differ without any model.
@@ -457,7 +459,8 @@ pub struct PredictiveValue {
 /// The lower bound on ε of one system.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Epsilon {
-    /// The attack, chosen on the attack-fit rows with its rule.
+    /// The attack, chosen on the attack-fit rows with its rule: on this system's answers or on their labels alone, whichever
+    /// rule has the larger bound.
     pub attack: AttackId,
     /// Any (ε, δ)-private training with a smaller ε would have shown these counts with probability 1 − level at most.
     pub lower_bound: f64,

@@ -3,6 +3,7 @@
 use ndarray::{Array2, Axis, concatenate};
 
 use crate::audit::answers::Allows;
+use crate::audit::enough::{self, TooFewRows};
 use crate::defence::offline;
 use crate::defence::{RawScores, ScoreKind};
 use crate::engine::EngineError;
@@ -11,16 +12,9 @@ use crate::tensor::InputError;
 /// Why a target cannot be attacked.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    /// A part has fewer rows than the audit can do with.
-    #[error("the {part} have {n_rows} row{}: the audit needs {what}", if *.n_rows == 1 { "" } else { "s" })]
-    TooFewRows {
-        /// Name of the part.
-        part: &'static str,
-        /// Rows that it has.
-        n_rows: usize,
-        /// What is needed.
-        what: &'static str,
-    },
+    /// A side has fewer rows than the audit can do with.
+    #[error(transparent)]
+    TooFewRows(#[from] TooFewRows),
     /// A label is not among the model's classes.
     #[error("row {row} of the data has label {label}, the model has {n_classes} classes")]
     Label {
@@ -94,7 +88,7 @@ impl Target {
     /// row; and the calibration rows with theirs (may be empty: then there is no temperature).
     ///
     /// # Errors
-    /// [`TargetError::TooFewRows`] with fewer than two members or two non-members, [`TargetError::OneClass`],
+    /// [`TargetError::TooFewRows`] as [`enough::check`] tells, [`TargetError::OneClass`],
     /// [`TargetError::Mismatch`] where rows, classes or kinds differ, [`TargetError::Label`].
     pub fn new(
         batches: Vec<RawScores>,
@@ -156,14 +150,7 @@ impl Target {
     /// # Errors
     /// [`TargetError::TooFewRows`], [`TargetError::Label`], [`TargetError::OneClass`].
     pub fn answered(labels: Vec<u32>, n_members: usize, n_classes: usize, allows: Allows) -> Result<Self, TargetError> {
-        let n_non_members = labels.len().saturating_sub(n_members);
-        let sides = [
-            ("members", n_members, "two members at least"),
-            ("non-members", n_non_members, "two non-members at least"),
-        ];
-        if let Some(&(part, n_rows, what)) = sides.iter().find(|(_, n_rows, _)| *n_rows < 2) {
-            return Err(TargetError::TooFewRows { part, n_rows, what });
-        }
+        enough::check(n_members, labels.len().saturating_sub(n_members), enough::LEVEL)?;
         if let Some(row) = labels.iter().position(|&label| label as usize >= n_classes) {
             return Err(TargetError::Label { row, label: labels[row], n_classes });
         }

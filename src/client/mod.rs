@@ -37,8 +37,8 @@ pub enum ClientError {
     },
     /// The address leads off this machine, and nobody allowed that.
     #[error(
-        "{host} is {address}, which is not a loopback address: load for another machine needs its owner's consent, \
-         and --allow-remote"
+        "{}{address} is not a loopback address: load for another machine needs its owner's consent, and --allow-remote",
+        if *host == address.to_string() { String::new() } else { format!("{host} is {address}, and ") }
     )]
     NotLoopback {
         /// Host of the URL.

@@ -296,7 +296,7 @@ def test_bad_input_is_refused_early_and_by_name(planted, tmp_path):
     of_class = [row for row in range(600) if planted.labels[row] == 1]
     assert "are of class 1" in refused(members=of_class[:40], others=of_class[40:80])
     assert "is among the members and among the non-members" in refused(members=range(0, 200), others=range(199, 600))
-    assert "the members have 1 row" in refused(members=range(0, 1))
+    assert "1 member and 400 non-members are too few" in refused(members=range(0, 1))
     assert "the data has 600 rows" in refused(others=range(590, 601))
     assert "expected rows of shape (1 or 3, height, width), got [48]" in refused("--pictures", "--analysis")
     assert "--shadows" in refused("--augment", "2", code=2)

@@ -198,23 +198,34 @@ pub(super) enum Cost {
     CalibrationError,
 }
 
-/// Radius of a numbered spot.
+/// Radius of a numbered spot, and of the point that it stands for.
 const SPOT: f64 = 8.0;
+const DOT: f64 = 3.0;
 
-/// Places for numbered spots near their points, none over another: the first free one on growing rings.
+/// Places for numbered spots near their points, inside the frame: none over another, none over another's point where there
+/// is room. The first free place on growing rings.
 fn apart(points: &[(f64, f64)], [left, right, top, bottom]: [f64; 4]) -> Vec<(f64, f64)> {
+    // The line around a spot is half outside of it.
+    const ROOM: f64 = SPOT + 1.0;
     let mut placed: Vec<(f64, f64)> = Vec::with_capacity(points.len());
-    for &(x, y) in points {
+    for (place, &(x, y)) in points.iter().enumerate() {
         let ring = |n: usize| {
-            let (radius, angle) = (SPOT * (1.0 + (n / 12) as f64), (n % 12) as f64 * std::f64::consts::TAU / 12.0);
+            // The nearest ring leaves the point itself in sight.
+            let (radius, angle) =
+                (ROOM + DOT + 1.0 + ROOM * (n / 16) as f64 / 2.0, (n % 16) as f64 * std::f64::consts::TAU / 16.0);
             (x + radius * angle.cos(), y - radius * angle.sin())
         };
-        let is_free = |(x, y): &(f64, f64)| {
-            let inside = *x > left - SPOT && *x < right + SPOT && *y > top - SPOT && *y < bottom + SPOT;
-            inside && placed.iter().all(|(px, py)| (px - x).hypot(py - y) > 2.0 * SPOT + 1.0)
-        };
-        let free = std::iter::once((x, y)).chain((12..240).map(ring)).find(is_free);
-        placed.push(free.unwrap_or((x, y)));
+        let others = || points.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, point)| *point);
+        let away =
+            |(x, y): (f64, f64), (from_x, from_y): (f64, f64), distance: f64| (x - from_x).hypot(y - from_y) > distance;
+        let is_inside =
+            |(x, y): &(f64, f64)| *x >= left + ROOM && *x <= right - ROOM && *y >= top + ROOM && *y <= bottom - ROOM;
+        let is_free = |spot: &(f64, f64)| is_inside(spot) && placed.iter().all(|other| away(*spot, *other, 2.0 * ROOM));
+        let covers_none = |spot: &(f64, f64)| others().all(|point| away(*spot, point, ROOM + DOT));
+        let places = || std::iter::once((x, y)).chain((0..1_600).map(ring));
+        let found = places().find(|spot| is_free(spot) && covers_none(spot)).or_else(|| places().find(is_free));
+        let within = |value: f64, low: f64, high: f64| value.max(low + ROOM).min(high - ROOM);
+        placed.push(found.unwrap_or((within(x, left, right), within(y, top, bottom))));
     }
     placed
 }
@@ -246,14 +257,60 @@ pub(super) fn frontier(findings: &Findings, cost: Cost) -> Markup {
         @if let Some(floor) = floor(findings).and_then(fixed) {
             line .floorline x1=(frame.x(floor)) x2=(frame.x(floor)) y1=(upper) y2=(lower) {}
         }
-        @for ((number, system, _), ((x, y), (label_x, label_y))) in found.iter().zip(spots.iter().zip(&labels)) {
-            g .(class(system.role)) {
-                line .leader x1=(x) y1=(y) x2=(label_x) y2=(label_y) {}
-                circle .dot cx=(x) cy=(y) r="3" {}
-                circle .spot cx=(label_x) cy=(label_y) r=(SPOT) {}
-                text .number x=(label_x) y=(label_y) dy="0.35em" text-anchor="middle" { (number) }
-            }
+        // What is read lies on top: lines, then points, then numbers.
+        @for ((_, system, _), ((x, y), (label_x, label_y))) in found.iter().zip(spots.iter().zip(&labels)) {
+            line .leader .(class(system.role)) x1=(x) y1=(y) x2=(label_x) y2=(label_y) {}
+        }
+        @for ((_, system, _), (x, y)) in found.iter().zip(&spots) {
+            circle .dot .(class(system.role)) cx=(x) cy=(y) r=(DOT) {}
+        }
+        @for ((number, system, _), (x, y)) in found.iter().zip(&labels) {
+            circle .spot .(class(system.role)) cx=(x) cy=(y) r=(SPOT) {}
+            text .number x=(x) y=(y) dy="0.35em" text-anchor="middle" { (number) }
         }
     };
     frame.draw(&format!("Advantage and {name}"), "TPR − FPR of the strongest attack", name, &marks)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    #[test]
+    fn no_number_covers_another_or_anothers_point_or_leaves_the_frame() {
+        let edges = [52.0, 406.0, 12.0, 280.0];
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut crowds: Vec<Vec<(f64, f64)>> = (0..20)
+            .map(|_| (0..16).map(|_| (rng.random_range(52.0..406.0), rng.random_range(12.0..280.0))).collect())
+            .collect();
+        // All in one corner; all in one place; a row as close as defences that differ in next to nothing.
+        crowds.push((0..12).map(|n| (52.0 + f64::from(n), 12.0)).collect());
+        crowds.push(vec![(200.0, 100.0); 9]);
+        crowds.push((0..14).map(|n| (300.0 + 4.0 * f64::from(n), 150.0 + 2.0 * f64::from(n % 3))).collect());
+        for points in crowds {
+            let labels = apart(&points, edges);
+            for (place, &(x, y)) in labels.iter().enumerate() {
+                let from_own = (points[place].0 - x).hypot(points[place].1 - y);
+                assert!(from_own == 0.0 || from_own > SPOT + DOT, "{place} over half of its own point");
+                assert!(x - SPOT >= edges[0] && x + SPOT <= edges[1], "{x}");
+                assert!(y - SPOT >= edges[2] && y + SPOT <= edges[3], "{y}");
+                for (other, (label, point)) in labels.iter().zip(&points).enumerate().filter(|(n, _)| *n != place) {
+                    assert!((label.0 - x).hypot(label.1 - y) > 2.0 * SPOT, "{place} over the number of {other}");
+                    assert!((point.0 - x).hypot(point.1 - y) > SPOT + DOT, "{place} over the point of {other}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_stands_on_its_point_where_there_is_room() {
+        let points = [(100.0, 100.0), (200.0, 200.0)];
+        assert_eq!(apart(&points, [52.0, 406.0, 12.0, 280.0]), points);
+        // More than there is room for: inside the frame all the same.
+        let crowd = apart(&vec![(10.0, 10.0); 30], [0.0, 40.0, 0.0, 40.0]);
+        assert!(crowd.iter().all(|(x, y)| (8.0..=32.0).contains(x) && (8.0..=32.0).contains(y)));
+    }
 }

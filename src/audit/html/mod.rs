@@ -212,8 +212,9 @@ fn frontier(findings: &Findings) -> Markup {
             }
             ol .legend { @for system in &findings.systems { li { (system.name) } } }
             p .note {
-                "Down and left is better. The dashed line is the floor. A claim about NLL or ECE is made against the "
-                "temperature-scaled rival, which leaks all that the model leaks (R15)."
+                "Down and left is better. A number stands on its point, or beside it at the end of a line. The dashed line is "
+                "the floor. A claim about NLL or ECE is made against the temperature-scaled rival, which leaks all that the "
+                "model leaks (R15)."
             }
         }
     }
@@ -290,13 +291,13 @@ fn pictures(report: &Report) -> Markup {
 
 fn tabled(table: &Table) -> Markup {
     html! {
-        section .tabled .short[table.rows.len() <= SHORT] {
+        section .tabled .short[table.rows.len() <= SHORT] .many[table.header.len() >= MANY] {
             h2 { (table.title) }
-            div .wide {
+            @if !table.rows.is_empty() { div .wide {
                 table {
                     thead { tr { @for (column, name) in table.header.iter().enumerate() {
                         @let figures = holds_figures(table, column);
-                        th .figure[figures] .words[!figures && column > 0] scope="col" { (name) }
+                        th .figure[figures] .words[!figures && column > 0] scope="col" { (name.replace(" %", "\u{a0}%")) }
                     } } }
                     tbody {
                         @for (place, row) in table.rows.iter().enumerate() {
@@ -307,7 +308,7 @@ fn tabled(table: &Table) -> Markup {
                         }
                     }
                 }
-            }
+            } }
             @for line in table.note.lines() { p .note { (line) } }
         }
     }
@@ -315,6 +316,9 @@ fn tabled(table: &Table) -> Markup {
 
 /// Rows of a table that fits on a page with its heading.
 const SHORT: usize = 16;
+
+/// Columns from which on a table is set smaller on paper.
+const MANY: usize = 8;
 
 /// Whether a column holds figures and no words.
 fn holds_figures(table: &Table, column: usize) -> bool {

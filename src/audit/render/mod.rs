@@ -37,6 +37,11 @@ impl Table {
             Layout::Terminal => format!("{}\n", self.title),
             Layout::Markdown => format!("## {}\n\n", self.title),
         };
+        if self.rows.is_empty() {
+            let indent = if layout == Layout::Terminal { "  " } else { "" };
+            self.note.lines().for_each(|note| text.push_str(&format!("{indent}{note}\n")));
+            return text;
+        }
         let widths: Vec<usize> = (0..self.header.len())
             .map(|column| {
                 let cells = self.rows.iter().map(|row| row[column].chars().count());

@@ -1,10 +1,12 @@
 //! Tables of what stands beside the battery: low false-positive rates, shadow models, single records, the lot.
 
 use super::tables::{Table, estimate, words};
+use crate::audit::attack::ML_LEAKS;
 use crate::audit::report::{AdversaryFindings, BankFindings, Figure, Findings, Report, SystemFindings, TprAt};
 use crate::audit::shadow::leave_one_out::{AttackOverTargets, RecordRisk};
 use crate::audit::shadow::reach::{Reach, ShadowModels};
 use crate::audit::spread::{Spread, SystemSpread};
+use crate::audit::study::ODDS;
 
 /// Records that are shown of each system.
 const N_RECORDS: usize = 10;
@@ -82,11 +84,13 @@ pub(super) fn trainings(report: &Report) -> Option<Table> {
 /// ML-Leaks' adversaries at their own rules; none where none was tried.
 pub(super) fn adversaries(findings: &Findings) -> Option<Table> {
     let row = |one: &AdversaryFindings| {
+        // The number stands in a column of its own, and the rule of 1 and 2 in the note.
+        let name = one.attack.name().trim_start_matches(&format!("{ML_LEAKS}{}, ", one.adversary));
         vec![
             format!("{}", one.adversary),
-            format!("{}{}", one.attack.name(), if one.counts { "" } else { " (does not count)" }),
+            format!("{name}{}", if one.counts { "" } else { " (does not count)" }),
             one.system.clone(),
-            one.rule.clone(),
+            if one.rule == ODDS { "odds above 1".to_owned() } else { one.rule.clone() },
             estimate(&one.auc),
             estimate(&one.tpr),
             estimate(&one.fpr),
@@ -97,9 +101,9 @@ pub(super) fn adversaries(findings: &Findings) -> Option<Table> {
     (!findings.ml_leaks.is_empty()).then(|| Table {
         title: "ML-Leaks' adversaries",
         note: "Each at the rule that it brings, which was fixed on none of these rows: 1 learns on a shadow model of the same data, \
-               2 on one of other data, 3 holds the largest entry against random points. Verdict rows; intervals exact, of the AUC \
-               DeLong's, of the balanced accuracy Newcombe's. Precision: members among those that are called members, with as \
-               many members and non-members as the verdict holds."
+               2 on one of other data (odds of membership, as the shadow tells them), 3 holds the largest entry against random \
+               points. Verdict rows; intervals exact, of the AUC DeLong's, of the balanced accuracy Newcombe's. Precision: members \
+               among those that are called members, with as many members and non-members as the verdict holds."
             .to_owned(),
         n_word_columns: 4,
         header: words(&[

@@ -9,7 +9,8 @@ use crate::audit::policy::{Judgement, Stands, Verdict};
 use crate::audit::report::{AttackFindings, Figure, Findings, Report, SystemFindings, TprAt, Validity};
 use crate::audit::system::Role;
 
-/// A table: the first columns hold words (left), the rest figures (right).
+/// A table: the first columns hold words (left), the rest figures (right). Without rows its note alone is shown, which then
+/// says why.
 pub(in crate::audit) struct Table {
     pub(in crate::audit) title: &'static str,
     pub(in crate::audit) note: String,
@@ -467,15 +468,14 @@ pub(super) fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
-/// The attack by whose rule a system's calls are shown: the headline's, else the first.
-fn ruling(system: &SystemFindings) -> Option<&AttackFindings> {
-    let named = system.headline.value.as_ref().map(|headline| &headline.fixed_attack);
-    named.and_then(|named| system.attacks.iter().find(|found| found.attack == *named)).or(system.attacks.first())
-}
+/// Said in place of figures where no attack counts.
+const NONE_COUNTS: &str = "No attack counts on these rows: none works on the reference (R16), so there is no rule whose calls could be \
+                           worth anything, and nothing to show here.";
 
 fn calls(findings: &Findings) -> Table {
     let row = |system: &SystemFindings| {
-        let found = ruling(system)?;
+        let headline = system.headline.value.as_ref()?;
+        let found = system.attacks.iter().find(|found| found.attack == headline.fixed_attack)?;
         let calls = &found.calls;
         let mut cells = vec![system.name.clone(), found.attack.name().to_owned()];
         let recalls = [&calls.recall_members, &calls.recall_non_members, &calls.balanced_accuracy];
@@ -484,16 +484,19 @@ fn calls(findings: &Findings) -> Table {
         cells.extend(calls.predictive_values.iter().map(|at| worth(&at.value)));
         Some(cells)
     };
+    let rows: Vec<_> = findings.systems.iter().filter_map(row).collect();
     let mut header = words(&["system", "rule of", "recall members", "recall non-members", "balanced accuracy"]);
     header.extend(findings.settings.priors.iter().map(|prior| format!("PPV at {} %", 100.0 * prior)));
     Table {
         title: "What a call is worth",
-        note: "Verdict rows; the rule of (b), fixed on the attack-fit rows. PPV: the share of true members among the rows \
-               that it calls members, where so many in a hundred of all rows asked about are members."
-            .to_owned(),
+        note: if rows.is_empty() { NONE_COUNTS } else {
+            "Verdict rows; the rule of (b), fixed on the attack-fit rows. PPV: the share of true members among the rows \
+             that it calls members, where so many in a hundred of all rows asked about are members."
+        }
+        .to_owned(),
         n_word_columns: 2,
         header,
-        rows: findings.systems.iter().filter_map(row).collect(),
+        rows,
     }
 }
 
@@ -510,13 +513,17 @@ fn epsilon(findings: &Findings) -> Table {
             format!("{claim}{stands}"),
         ]
     };
+    // The claim's δ, where there is a claim.
+    let delta = findings.systems.first().map_or(findings.settings.delta, |system| system.epsilon.delta);
+    let delta = if delta == 0.0 { "0".to_owned() } else { format!("{delta:e}") };
     Table {
         title: "Lower bounds on ε",
         note: format!(
             "Any (ε, δ)-private training with a smaller ε would have shown such counts with probability {:.3} at most \
-             (δ = {:e}). Ceiling: what a perfect attack would have shown on as many rows.",
+             (δ = {delta}). Ceiling: what a perfect attack would have shown on as many rows.\nThe attack and its rule are chosen on \
+             the attack-fit rows, each half judged by the other's rule. Every answer holds its label: the larger bound of the \
+             rule chosen on the answers and of the one chosen on their labels is told, at a level for both.",
             1.0 - findings.settings.level,
-            findings.settings.delta
         ),
         n_word_columns: 2,
         header: words(&["system", "attack", "ε at least", "ceiling", "claimed ε"]),
@@ -537,13 +544,18 @@ fn classes(findings: &Findings) -> Table {
             signed_estimate(&found.advantage),
         ])
     };
+    let rows: Vec<_> = findings.systems.iter().filter_map(row).collect();
+    let none_counts = findings.systems.iter().all(|system| system.headline.value.is_none());
     Table {
         title: "The class that leaks most",
-        note: "TPR − FPR of the rule of (b) on the rows of one class; the intervals of all classes hold together \
-               (Bonferroni)."
-            .to_owned(),
+        note: if none_counts { NONE_COUNTS } else if rows.is_empty() {
+            "No class has both members and non-members in the verdict."
+        } else {
+            "TPR − FPR of the rule of (b) on the rows of one class; the intervals of all classes hold together (Bonferroni)."
+        }
+        .to_owned(),
         n_word_columns: 1,
         header: words(&["system", "class", "members", "non-members", "(b) in the class"]),
-        rows: findings.systems.iter().filter_map(row).collect(),
+        rows,
     }
 }

@@ -68,7 +68,7 @@ pub enum PredictionError {
         record: u64,
     },
     /// The file says otherwise than what was given beside it.
-    #[error("{n} rows contradict {what}: the first is record {first}")]
+    #[error("{n} {} {what}: the first is record {first}", if *.n == 1 { "row contradicts" } else { "rows contradict" })]
     Contradiction {
         /// Rows that do.
         n: usize,
@@ -78,7 +78,7 @@ pub enum PredictionError {
         first: u64,
     },
     /// Records that were named are not in the file.
-    #[error("{n} of the {side} that were named are not in the file: the first is record {first}")]
+    #[error("{n} of the {side} that were named {} not in the file: the first is record {first}", if *.n == 1 { "is" } else { "are" })]
     Absent {
         /// How many.
         n: usize,
@@ -375,9 +375,9 @@ impl Predictions {
     /// What a reader must know about the file.
     #[must_use]
     pub fn doubts(&self) -> Vec<String> {
-        let unlike = self.n_labels_unlike_scores;
-        let doubt = format!("the predicted label of {unlike} rows is not the one of the largest score (R1)");
-        (unlike > 0).then_some(doubt).into_iter().collect()
+        let unlike = crate::audit::words::counted(self.n_labels_unlike_scores, "row");
+        let doubt = format!("the predicted label of {unlike} is not the one of the largest score (R1)");
+        (self.n_labels_unlike_scores > 0).then_some(doubt).into_iter().collect()
     }
 
     /// The rows, the systems to judge on them, and those that cannot be.

@@ -7,7 +7,7 @@ use crate::audit::report::{AdversaryFindings, AttackFindings, Figure, SystemFind
 use super::Knowledge;
 
 /// The rule of adversaries 1 and 2.
-const ODDS: &str = "odds of membership above 1, as the shadow tells them";
+pub(in crate::audit) const ODDS: &str = "odds of membership above 1, as the shadow tells them";
 
 /// What each adversary that was tried reached on each system, adversary by adversary.
 pub(super) fn adversaries(systems: &[SystemFindings], knowledge: &Knowledge, level: f64) -> Vec<AdversaryFindings> {

@@ -2,14 +2,14 @@
 
 use crate::audit::attack::{Attack, AttackId, Family};
 use crate::audit::band::{BandDraws, Bands, around};
-use crate::audit::exact::Counts;
 use crate::audit::interval::{Bootstrap, BootstrapDraws, Estimate, Interval, Placements, RowValues, two_sided_z};
 use crate::audit::null::{NullDraws, Permutations};
-use crate::audit::report::{AttackFindings, Epsilon, Figure, Headline, SystemFindings, Utility, Validity};
+use crate::audit::report::{AttackFindings, Figure, Headline, SystemFindings, Utility, Validity};
 use crate::audit::roc::Ranking;
 use crate::audit::standing::{Leak, Standing};
 use crate::audit::system::{Role, System};
 use crate::audit::temperature::Temperature;
+use crate::audit::words::counted_have;
 
 use super::measure::{Attacked, FitCurve, Measured};
 use super::{Bench, StudyError};
@@ -178,7 +178,7 @@ pub(super) fn compare(
         if system.role() == Role::Rival {
             flags.extend(rival_flags(temperature, bench.target.n_classes()));
         }
-        let epsilon = comparison.epsilon(one);
+        let epsilon = bench.epsilon(one, &measured[floor.system].1);
         if epsilon.contradicts_claim {
             flags.push(CONTRADICTED.to_owned());
         }
@@ -314,26 +314,6 @@ impl Comparison<'_> {
             standing: if only_labels { Standing::CannotTell } else { Standing::of(&difference, settings.margin) },
         })
     }
-
-    /// The attack and its rule are chosen on the attack-fit rows, so that one bound at the full level is told.
-    fn epsilon(&self, one: &Measured) -> Epsilon {
-        let settings = self.bench.settings;
-        let (m, n) = (self.bench.verdict_members.len() as u64, self.bench.verdict_non_members.len() as u64);
-        let chosen = one.attacks.iter().reduce(|a, b| if b.epsilon.on_fit > a.epsilon.on_fit { b } else { a });
-        let delta = self.bench.knowledge.claim.map_or(settings.delta, |claim| claim.delta);
-        let bound = |counts: &Counts| counts.epsilon_lower_bound(delta, settings.level);
-        let lower_bound = chosen.map_or(0.0, |attacked| bound(&attacked.epsilon.counts));
-        let claim = self.bench.knowledge.claim;
-        Epsilon {
-            attack: chosen.map_or_else(|| Attack::Correctness.into(), |attacked| attacked.id.clone()),
-            lower_bound,
-            ceiling: Counts::epsilon_ceiling(m, n, delta, settings.level),
-            delta,
-            level: settings.level,
-            contradicts_claim: claim.is_some_and(|claim| lower_bound > claim.epsilon),
-            claim: Figure::or(claim, "no run record with a privacy claim was given"),
-        }
-    }
 }
 
 /// Attacks that a label-only answer feeds as well as any other.
@@ -371,8 +351,8 @@ fn flags(system: &System, utility: &Utility, attacks: &[AttackFindings], headlin
     }
     if utility.n_floored > 0 && system.role() != Role::Floor {
         flags.push(format!(
-            "{} non-members have less than 1e-12 for their true class: the NLL depends on where it is floored",
-            utility.n_floored
+            "{} less than 1e-12 for the true class: the NLL depends on where it is floored",
+            counted_have(utility.n_floored, "non-member")
         ));
     }
     flags

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::audit::answers::Answers;
 use crate::audit::attack::{Attack, AttackId};
-use crate::audit::exact::{Counts, clopper_pearson};
+use crate::audit::exact::clopper_pearson;
 use crate::audit::fixed::{FixedThreshold, signed_advantage};
 use crate::audit::interval::{Estimate, Interval, Placements, wilson};
 use crate::audit::invert::Inversion;
@@ -14,6 +14,7 @@ use crate::audit::system::{Role, System};
 use crate::audit::utility;
 
 use super::battery::{Scored, Subject};
+use super::epsilon::EpsilonRule;
 use super::{Bench, NO_UNDEFENDED, StudyError};
 
 /// One attack on one system.
@@ -30,7 +31,7 @@ pub(super) struct Attacked {
     /// The fixed rule's calls on the verdict rows.
     pub(super) says_member: Vec<bool>,
     pub(super) fixed: Estimate,
-    /// What the rule that was best for ε on the attack-fit rows says on the verdict rows, and how good it was there.
+    /// The rule that was best for ε on the attack-fit rows.
     pub(super) epsilon: EpsilonRule,
 }
 
@@ -51,14 +52,6 @@ impl FitCurve {
     pub(super) fn auc_corrected(&self, n: usize, level: f64) -> Interval {
         self.placements.auc(1.0 - (1.0 - level) / n.max(1) as f64).interval()
     }
-}
-
-/// A rule chosen for a lower bound on ε.
-pub(super) struct EpsilonRule {
-    /// The bound that the rule had on the attack-fit rows, roughly: by which one of several rules is chosen.
-    pub(super) on_fit: f64,
-    /// What it says on the verdict rows.
-    pub(super) counts: Counts,
 }
 
 /// One system, before the comparisons.
@@ -184,7 +177,7 @@ impl Bench<'_> {
         let fit_roc = Roc::from_ranking(&fit_ranking, &self.fit_memberships)?;
         let ranking = Ranking::new(&scored.verdict)?;
         let says_member: Vec<bool> = scored.verdict.iter().map(|&score| rule.says_member(score)).collect();
-        let epsilon = self.epsilon(&fit_roc, &scored.verdict);
+        let epsilon = self.epsilon_rule(scored, &fit_roc)?;
         let fit_placements = Placements::new(&fit_ranking, &self.fit_memberships)?;
         Ok(Attacked {
             id: scored.id.clone(),
@@ -223,44 +216,4 @@ impl Bench<'_> {
         }
         says
     }
-
-    /// The rule of the best bound on ε on the attack-fit rows, told on the verdict rows. The search uses a cheap
-    /// bound; the exact one is taken of the chosen rule alone.
-    fn epsilon(&self, fit: &Roc, verdict: &[f64]) -> EpsilonRule {
-        let (mut best, mut rule) = (0.0, (f64::INFINITY, false));
-        for point in fit.points() {
-            let counts = fit.counts(point);
-            let turned = Counts {
-                true_positives: counts.n_members - counts.true_positives,
-                false_positives: counts.n_non_members - counts.false_positives,
-                ..counts
-            };
-            for (counts, lower) in [(counts, false), (turned, true)] {
-                let bound = rough_epsilon(&counts, self.settings.delta);
-                if bound > best {
-                    (best, rule) = (bound, (point.threshold, lower));
-                }
-            }
-        }
-        let (threshold, members_score_lower) = rule;
-        let says: Vec<bool> = verdict.iter().map(|&score| (score >= threshold) != members_score_lower).collect();
-        EpsilonRule { on_fit: best, counts: Counts::of(&says, &self.verdict_memberships) }
-    }
-}
-
-/// About the 97.5 % bound of [`Counts::epsilon_lower_bound`], by normal approximation.
-fn rough_epsilon(counts: &Counts, delta: f64) -> f64 {
-    const Z: f64 = 2.24;
-    let low = |hits: u64, of: u64| {
-        let (p, n) = (hits as f64 / of as f64, of as f64);
-        p - Z * (p * (1.0 - p) / n).sqrt() - Z * Z / (2.0 * n)
-    };
-    let of = |hits: u64, hits_of: u64, misses: u64, misses_of: u64| {
-        let high = 1.0 - low(misses_of - misses, misses_of);
-        let ratio = (low(hits, hits_of) - delta) / high;
-        if ratio > 1.0 { ratio.ln() } else { 0.0 }
-    };
-    let (m, n) = (counts.n_members, counts.n_non_members);
-    let calls = of(counts.true_positives, m, counts.false_positives, n);
-    calls.max(of(n - counts.false_positives, n, m - counts.true_positives, m))
 }

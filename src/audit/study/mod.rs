@@ -1,12 +1,13 @@
 //! The study: every system under every attack, on the same rows, against the floor.
 //!
 //! `battery` turns a system's answers into scores of the attack-fit and of the verdict rows, `measure` into one
-//! attack's figures, `compare` into what stands against the null and the floor, `figures` into what is drawn, `adversaries`
-//! into what ML-Leaks' three attain at their own rules.
+//! attack's figures, `compare` into what stands against the null and the floor, `epsilon` into a lower bound on ε, `figures`
+//! into what is drawn, `adversaries` into what ML-Leaks' three attain at their own rules.
 
 mod adversaries;
 mod battery;
 mod compare;
+mod epsilon;
 mod figures;
 mod measure;
 
@@ -16,6 +17,7 @@ use ndarray::Array2;
 
 use crate::audit::answers::Answers;
 use crate::audit::attack::{ATTACK_FLOOR, Attack, AttackId, Family};
+use crate::audit::enough;
 use crate::audit::invert::Inversion;
 use crate::audit::lot::Lot;
 use crate::audit::parallel;
@@ -30,6 +32,7 @@ use crate::audit::temperature::Temperature;
 use crate::audit::utility;
 use crate::defence::DefendError;
 
+pub(in crate::audit) use adversaries::ODDS;
 pub use battery::{BroughtRule, GivenScores, LearnedFrom, ShadowOf};
 use measure::Measured;
 
@@ -90,7 +93,7 @@ impl Default for Settings {
             seed: 1,
             n_permutations: 1_000,
             n_resamples: 1_000,
-            level: 0.95,
+            level: enough::LEVEL,
             margin: 0.05,
             fpr_targets: vec![0.01, 0.001, 0.0001],
             overhead_passes: 11,
@@ -227,6 +230,9 @@ pub fn run_with(
     let systems = compare::compare(&bench, &measured, &validity, temperature.as_ref())?;
     let records = figures::records(&bench, &measured, &systems);
     let is_verdict = bench.marks(&bench.allocation.verdict);
+    let (n_judged, n_others) = (bench.verdict_members.len(), bench.verdict_non_members.len());
+    let differs = knowledge.lot.iter().flatten().filter(|lot| lot.differs).map(Lot::words);
+    let coarse = enough::coarse(n_judged, n_others, settings.level);
     let ml_leaks = adversaries::adversaries(&systems, knowledge, settings.level);
     let findings = Findings {
         settings: settings.clone(),
@@ -242,7 +248,8 @@ pub fn run_with(
         systems,
         skipped,
         before_and_after: measured.into_iter().map(|(_, one)| one.before_after).collect(),
-        warnings: knowledge.lot.iter().flatten().filter(|lot| lot.differs).map(Lot::words).collect(),
+        resolvable_advantage: enough::resolvable_advantage(n_judged, n_others, settings.level),
+        warnings: differs.chain(coarse).collect(),
         lot: match &knowledge.lot {
             None => Figure::missing("the inputs were not looked at"),
             Some(Err(reason)) => Figure::missing(reason.clone()),

@@ -1,10 +1,5 @@
 //! What a study is given beside answers: the lot, a privacy claim; `shadows` has shadow models, `questions` what is asked again.
 
-use std::path::Path;
-
-use anyhow::Context as _;
-use serde::Deserialize;
-
 use super::shadows::Transferred;
 use super::{Args, Asker, Case, questions, shadows};
 use crate::audit::attack::Family;
@@ -17,14 +12,15 @@ use crate::audit::tried::{self, Source, Tried};
 /// Gathers all that the command line asks for.
 ///
 /// # Errors
-/// When a bank, a record or an answer cannot be had.
+/// When a bank or an answer cannot be had.
 pub(super) fn gather(
     args: &Args,
     case: &mut Case,
+    claim: Option<Claim>,
     transferred: Option<&Transferred>,
     settings: &Settings,
 ) -> anyhow::Result<Knowledge> {
-    let mut knowledge = Knowledge { claim: args.record.as_deref().map(claim).transpose()?, ..Knowledge::default() };
+    let mut knowledge = Knowledge { claim, ..Knowledge::default() };
     if let (Some(dataset), Some(sides)) = (&case.dataset, &case.sides) {
         let lot = lot::check(dataset, sides.members(), sides.non_members(), settings.seed);
         knowledge.lot = Some(lot);
@@ -37,18 +33,6 @@ pub(super) fn gather(
         *n_asked = remote.n_asked();
     }
     Ok(knowledge)
-}
-
-/// The privacy that a run record claims.
-fn claim(path: &Path) -> anyhow::Result<Claim> {
-    #[derive(Deserialize)]
-    struct Record {
-        privacy: Option<Claim>,
-    }
-    let shown = path.display();
-    let record: Record =
-        serde_json::from_slice(&super::read(path)?).with_context(|| format!("{shown}: not a run record"))?;
-    record.privacy.with_context(|| format!("{shown}: the record claims no privacy"))
 }
 
 /// What was not tried, given what the study had.

@@ -39,7 +39,7 @@ use crate::audit::source::sides::Sides;
 use crate::audit::study::{self, Knowledge};
 use crate::audit::system::{Skipped, System};
 use crate::audit::target::Target;
-use crate::audit::{analysis, records};
+use crate::audit::{analysis, enough, records};
 use crate::data::{Canaries, DataSource, Dataset, Part, Split, read_row_numbers, write_atomic};
 use crate::defence::{DefenceConfig, Method, ScoreKind};
 use crate::pipeline::Pipeline;
@@ -263,6 +263,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     trainings::check(args)?;
+    let claim = args.record.as_deref().map(record::claim).transpose().context("--record")?;
     let transferred = shadows::transferred(args)?;
     if args.endpoint.url.is_none() {
         // Flags of TLS are for an endpoint alone.
@@ -277,7 +278,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         limits::check(policy, &case.systems, !case.target.calibration().1.is_empty())?;
     }
     pictures::check(args, &case)?;
-    let knowledge = knowledge::gather(args, &mut case, transferred.as_ref(), &settings)?;
+    let knowledge = knowledge::gather(args, &mut case, claim, transferred.as_ref(), &settings)?;
     let bar = args.bar(case.systems.len(), "attacks", "systems");
     let mut progress = |_: &str, done: usize| bar.set_position(done as u64);
     let skipped = std::mem::take(&mut case.skipped);
@@ -399,6 +400,7 @@ impl Args {
         if let Some(dataset) = dataset {
             sides.check(dataset.n_rows())?;
         }
+        enough::check(sides.members().len(), sides.non_members().len(), enough::LEVEL)?;
         Ok(Some((sides, split)))
     }
 

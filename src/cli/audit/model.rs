@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use sha2::{Digest, Sha256};
 
 use super::record::{command_line, commit, machine};
-use super::{Args, Asker, Case, read, read_defence, shadows};
+use super::{Args, Asker, Case, questions, read, read_defence, shadows};
 use crate::artifact::ModelDigest;
 use crate::audit::collect;
 use crate::audit::report::{Figure, Origin, SourceRecord};
@@ -50,6 +50,7 @@ pub(super) fn case(args: &Args) -> anyhow::Result<Case> {
         add_grid(&mut systems, &mut skipped, fitted, spec.score_kind, spec.n_classes);
     }
     shadows::check_rows(args, &subject.dataset, &subject.sides)?;
+    questions::check_budget(args, &subject.dataset, &subject.sides)?;
     let start = Instant::now();
     let target = subject.collect(args)?;
     let inference_seconds = start.elapsed().as_secs_f64();

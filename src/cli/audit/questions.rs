@@ -15,7 +15,7 @@ use crate::audit::attack::{Attack, AttackId, Family};
 use crate::audit::collect;
 use crate::audit::invert::Inversion;
 use crate::audit::label_only::{BoundarySettings, Change, Range, boundary_distances, flip_distances};
-use crate::audit::report::Settings;
+use crate::audit::report::{Settings, SourceRecord};
 use crate::audit::shadow::folder;
 use crate::audit::source::pipeline::PipelineQuerier;
 use crate::audit::source::sides::Sides;
@@ -62,7 +62,7 @@ pub(super) fn ask(args: &Args, case: &mut Case, settings: &Settings, knowledge: 
         }
         Asker::Remote(remote) => remote.n_left(),
     };
-    within(wanted, left)?;
+    holds(left, wanted)?;
     let bar = args.bar(wanted as usize, "queries", "queries");
     let mut given = Vec::new();
     if args.queries {
@@ -77,7 +77,25 @@ pub(super) fn ask(args: &Args, case: &mut Case, settings: &Settings, knowledge: 
     }
     bar.finish_and_clear();
     knowledge.given.extend(given);
+    if let (Asker::Remote(remote), SourceRecord::Endpoint { n_asked, .. }) = (&*asker, &mut origin.source) {
+        *n_asked = remote.n_asked();
+    }
     Ok(())
+}
+
+/// Checks that a budget has so many queries left.
+fn holds(left: Option<u64>, wanted: u64) -> anyhow::Result<()> {
+    let enough = left.is_none_or(|left| left >= wanted);
+    ensure!(enough, "--query-budget: {wanted} further queries are wanted, it holds {} more", left.unwrap_or_default());
+    Ok(())
+}
+
+/// Checks the budget of a model that is at hand, where further questions alone count, before it answers anything.
+///
+/// # Errors
+/// When it does not hold what the command line will want about these sides.
+pub(super) fn check_budget(args: &Args, dataset: &Dataset, sides: &Sides) -> anyhow::Result<()> {
+    holds(args.endpoint.query_budget, n_wanted(args, dataset, sides))
 }
 
 /// Further questions that the command line will want about these sides.
@@ -395,7 +413,7 @@ pub(super) fn forms(args: &Args, case: &mut Case) -> anyhow::Result<Forms> {
     let found = match &mut case.asker {
         Asker::Nobody => bail!("--augment: a file of predictions answers no further questions"),
         Asker::Pipeline(pipeline) => {
-            within(wanted, args.endpoint.query_budget)?;
+            holds(args.endpoint.query_budget, wanted)?;
             let of = |number: usize| {
                 let each = target.dataset_rows().chunks(batch_rows.max(1)).map(|rows| {
                     bar.inc(rows.len() as u64);
@@ -426,12 +444,6 @@ pub(super) fn forms(args: &Args, case: &mut Case) -> anyhow::Result<Forms> {
 /// Queries for the changed forms of so many rows.
 fn n_forms_wanted(args: &Args, n_rows: usize) -> u64 {
     u64::from(args.augment.saturating_sub(1)) * n_rows as u64
-}
-
-fn within(wanted: u64, left: Option<u64>) -> anyhow::Result<()> {
-    let enough = left.is_none_or(|left| left >= wanted);
-    ensure!(enough, "--query-budget: {wanted} further queries are wanted, it holds {} more", left.unwrap_or_default());
-    Ok(())
 }
 
 /// The range of the inputs, and whether they are 0 and 1 alone, told from the first rows.

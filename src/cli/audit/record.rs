@@ -1,8 +1,11 @@
-//! What a report tells about the run: the command line, the commit, the machine.
+//! What a report tells about the run: the command line, the commit, the machine; and what the record of a training claims.
 
 use std::path::Path;
 
-use crate::audit::report::Figure;
+use anyhow::{Context as _, ensure};
+use serde::Deserialize;
+
+use crate::audit::report::{Claim, Figure};
 use crate::cli::origin::{Commit, Machine};
 
 /// The command line as it was typed, of the program its name alone and of absolute paths the last part alone: a
@@ -39,6 +42,25 @@ pub(super) fn commit() -> Figure<String> {
 /// The machine in words: processor, cores, operating system.
 pub(super) fn machine() -> String {
     Machine::here().to_string()
+}
+
+/// The privacy that the run record of a training claims.
+///
+/// # Errors
+/// When it cannot be read, claims nothing, or claims what is no (ε, δ).
+pub(super) fn claim(path: &Path) -> anyhow::Result<Claim> {
+    #[derive(Deserialize)]
+    struct Record {
+        privacy: Option<Claim>,
+    }
+    let shown = path.display();
+    let record: Record =
+        serde_json::from_slice(&super::read(path)?).with_context(|| format!("{shown}: not a run record"))?;
+    let claim = record.privacy.with_context(|| format!("{shown}: the record claims no privacy"))?;
+    let Claim { epsilon, delta } = claim;
+    let holds = epsilon >= 0.0 && (0.0..1.0).contains(&delta);
+    ensure!(holds, "{shown}: expected a claim of an ε of 0 or more and a δ of 0 to 1, got ε = {epsilon}, δ = {delta}");
+    Ok(claim)
 }
 
 #[cfg(test)]

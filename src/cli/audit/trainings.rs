@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 
 use super::Args;
+use crate::audit::enough;
 use crate::audit::report::{Report, Settings, Trainings};
+use crate::audit::source::sides::Sides;
 use crate::audit::spread::over_targets;
 use crate::audit::study::{self, Knowledge};
+use crate::data::Split;
 
 /// A further training.
 #[derive(Debug, Clone)]
@@ -38,7 +41,7 @@ pub(super) fn training(words: &str) -> Result<Training, String> {
 /// Looks for the files of further trainings before the first is attacked.
 ///
 /// # Errors
-/// The first that is not there, or whose systems would not be the audited model's.
+/// The first that is not there, whose split has too few rows, or whose systems would not be the audited model's.
 pub(super) fn check(args: &Args) -> anyhow::Result<()> {
     for training in &args.training {
         for path in training.files() {
@@ -49,6 +52,11 @@ pub(super) fn check(args: &Args) -> anyhow::Result<()> {
             "--training {}: give centroids to all trainings or to none, or their systems are not the same",
             training.model.display()
         );
+        let split =
+            Split::read(&training.split).with_context(|| format!("--training: {}", training.split.display()))?;
+        let sides = Sides::of_split(&split);
+        enough::check(sides.members().len(), sides.non_members().len(), enough::LEVEL)
+            .with_context(|| format!("--training: {}", training.split.display()))?;
     }
     Ok(())
 }
