@@ -189,7 +189,8 @@ fn the_table_of_records_holds_each_ones_risk_by_which_the_worst_are_told() {
         assert_eq!(row[2], of("auc"), "{risk}");
     }
     // Members and non-members of this target are models' members alike: risk is of the record, not of its side.
-    assert!(rows.iter().any(|row| row[1] > 0.3) && rows.iter().any(|row| row[1] <= 0.0));
+    // The worst are called falsely by no model: that false calls are taken off is seen at the other end.
+    assert!(rows.iter().any(|row| row[1] > 0.3) && rows.iter().any(|row| row[1] < 0.0));
 }
 
 #[test]

@@ -210,9 +210,9 @@ fn apart(points: &[(f64, f64)], [left, right, top, bottom]: [f64; 4]) -> Vec<(f6
     let mut placed: Vec<(f64, f64)> = Vec::with_capacity(points.len());
     for (place, &(x, y)) in points.iter().enumerate() {
         let ring = |n: usize| {
-            // The nearest ring leaves the point itself in sight.
+            // The nearest ring leaves the point itself in sight, and some of the line.
             let (radius, angle) =
-                (ROOM + DOT + 1.0 + ROOM * (n / 16) as f64 / 2.0, (n % 16) as f64 * std::f64::consts::TAU / 16.0);
+                (ROOM + DOT + 4.0 + ROOM * (n / 16) as f64 / 2.0, (n % 16) as f64 * std::f64::consts::TAU / 16.0);
             (x + radius * angle.cos(), y - radius * angle.sin())
         };
         let others = || points.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, point)| *point);
