@@ -7,7 +7,7 @@ use sordino::audit::interval::{Estimate, Interval};
 use sordino::audit::policy::{Policy, Stands};
 use sordino::audit::report::{AttackFindings, Figure, Settings, SystemFindings};
 use sordino::audit::standing::{Leak, Standing};
-use sordino::audit::system::build_all;
+use sordino::audit::system::{Role, build_all};
 use sordino::audit::{roc::Roc, study};
 use sordino::defence::ScoreKind;
 
@@ -132,6 +132,25 @@ fn attacks_that_fail_on_the_undefended_model_do_not_count() {
         policy.judge(&findings).unwrap().stands
     };
     assert_eq!((judged(0.25), judged(0.001)), (Stands::Held, Stands::Undecided));
+}
+
+#[test]
+fn a_difference_to_the_floor_without_a_width_holds_no_limit_on_few_rows() {
+    let findings = planted(200, Side { margin: 3.0, errors: 0.05 }, EQUAL, 4).audit(&settings());
+    let is_flat = |one: &&SystemFindings| {
+        let difference = one.headline.value.as_ref().map(|headline| headline.fixed_minus_floor);
+        one.role == Role::Served && difference.is_some_and(|found| found.low == 0.0 && found.high == 0.0)
+    };
+    let flat: Vec<&SystemFindings> = findings.systems.iter().filter(is_flat).collect();
+    assert!(!flat.is_empty(), "no system's headline is the reading of its label");
+    for one in flat {
+        let judged = |limit: f64| {
+            let systems = vec![one.name.clone()];
+            let policy = Policy { systems, max_advantage_over_floor: Some(limit), ..Policy::default() };
+            policy.judge(&findings).unwrap().stands
+        };
+        assert_eq!((judged(0.03), judged(0.9)), (Stands::Undecided, Stands::Held), "{}", one.name);
+    }
 }
 
 #[test]

@@ -10,12 +10,13 @@ use sordino::client::endpoint::{Endpoint, Reach};
 use sordino::client::http::{Call, Connection, Reply};
 use sordino::client::tls::TlsSettings;
 use sordino::server::{Config, Ended, Tls, TlsPem, TlsSource};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
-use tokio_rustls::rustls::{ClientConfig, ProtocolVersion, RootCertStore};
+use tokio_rustls::rustls::{ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore};
 
 use super::http_support::{Client, GOOD, PATIENCE, Server, StubEngine, called, gated, head, one_thread, pipeline};
 use super::tls_support::{AUTHORITY, CLIENT, CLIENT_KEY, EXPIRED, SERVER, SERVER_KEY, trusting};
@@ -150,6 +151,44 @@ fn the_protocol_inside_is_agreed_on_and_both_versions_are_spoken() {
         assert_eq!(agreed(&server, old_version, &[b"ftp"]), None);
     }
     failures(&server, "protocol", 2.0);
+}
+
+/// Whether a second connection with the same memory of sessions is let in without a whole handshake.
+fn resumes(server: &Server, old_version: bool) -> bool {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(AUTHORITY).unwrap()).unwrap();
+    let versions = if old_version { [&TLS12] } else { [&TLS13] };
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+    let builder = builder.with_protocol_versions(&versions).unwrap().with_root_certificates(roots);
+    let chain = CertificateDer::pem_slice_iter(CLIENT).collect::<Result<Vec<_>, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_slice(CLIENT_KEY).unwrap();
+    let connector = TlsConnector::from(Arc::new(builder.with_client_auth_cert(chain, key).unwrap()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let connect = || {
+        runtime.block_on(async {
+            let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+            let name = ServerName::try_from("localhost").unwrap();
+            let mut stream = connector.connect(name, stream).await.unwrap();
+            // Tickets come behind the handshake, before the answer.
+            stream.write_all(b"GET /v2 HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+            stream.get_ref().1.handshake_kind().unwrap()
+        })
+    };
+    assert_ne!(connect(), HandshakeKind::Resumed);
+    connect() == HandshakeKind::Resumed
+}
+
+#[test]
+fn a_client_that_must_show_a_certificate_shows_it_each_time() {
+    let files = Files::of(SERVER);
+    for (pem, is_asked) in [(pem(SERVER), false), (strict(AUTHORITY), true)] {
+        files.become_(Ok(pem));
+        let server = plain_config(files.tls(PATIENCE));
+        for old_version in [true, false] {
+            assert_eq!(resumes(&server, old_version), !is_asked, "TLS 1.2: {old_version}");
+        }
+    }
 }
 
 #[test]

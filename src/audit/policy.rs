@@ -213,7 +213,7 @@ impl Policy {
         if let Some(limit) = self.max_advantage_over_floor {
             let found = headline.map_or_else(
                 || widest_of_all(system, |found| found.fixed_minus_floor.interval()),
-                |headline| Ok(headline.fixed_minus_floor.interval()),
+                |headline| Ok(over_floor(headline.fixed_minus_floor.interval(), system, findings)),
             );
             add(format!("advantage over the floor{of_any}"), limit, found);
         }
@@ -264,6 +264,19 @@ fn tpr(system: &SystemFindings, fpr: f64, settings: (u64, f64)) -> Result<Interv
 fn judged_attacks(system: &SystemFindings) -> Vec<&AttackFindings> {
     let counted: Vec<&AttackFindings> = system.attacks.iter().filter(|found| found.counts).collect();
     if counted.is_empty() { system.attacks.iter().collect() } else { counted }
+}
+
+/// What the headline's attack finds beyond the floor. Where it calls nobody otherwise than the floor's rule does, because it *is*
+/// that rule or because the rows are few, its interval has no width and tells nothing of the attacks that were passed over.
+/// Then it reaches up to the most that one of those may find, and to what so many rows without a difference leave open.
+fn over_floor(found: Interval, system: &SystemFindings, findings: &Findings) -> Interval {
+    if found.low < found.high || system.role == Role::Floor {
+        return found;
+    }
+    let unseen = |n_rows: usize| clopper_pearson(0, n_rows as u64, findings.settings.level).high;
+    let open = unseen(findings.rows.verdict_members) + unseen(findings.rows.verdict_non_members);
+    let highs = judged_attacks(system).into_iter().map(|one| one.fixed_minus_floor.high);
+    Interval { low: found.low, high: highs.fold(found.high.max(open), f64::max) }
 }
 
 /// What stands in for the headline where no attack counts: the widest interval over all attacks.

@@ -1,7 +1,7 @@
 //! Looking for the next request instead of sleeping until it comes: what low latency costs in processor time.
 //!
 //! A thread that sleeps is woken by the system when bytes arrive, which on a virtual machine takes longer than a small
-//! model does. For some time after a request has come or has been answered, an I/O thread asks again and again whether there is
+//! model does. For some time after an inference has been asked for or answered, an I/O thread asks again and again whether there is
 //! more, for clients and for another server's answer alike. Where nothing comes for that time it sleeps as ever, and so it does while
 //! several requests are in flight: then something is always ready, and the processor is wanted elsewhere. Zero, the default, turns it
 //! off.
@@ -29,7 +29,7 @@ impl BusyPoll {
         Arc::new(Self { time, moves, asleep: AtomicBool::new(true), woken: Notify::new() })
     }
 
-    /// A request has come, or has been answered.
+    /// An inference has been asked for, or has been answered.
     pub(super) fn moved(&self) {
         if self.time.is_zero() {
             return;

@@ -104,7 +104,6 @@ pub(super) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Reply, Infallible> {
     let started = Instant::now();
-    shared.busy.moved();
     let (head, mut body) = request.into_parts();
     if grpc::is_call(&head) {
         return Ok(grpc::handle(shared, activity, head, body, started).await);
@@ -145,7 +144,6 @@ pub(super) fn report(
     started: Instant,
     id: &str,
 ) {
-    shared.busy.moved();
     shared.metrics.answered(route, refused);
     let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     match refused {
@@ -194,7 +192,9 @@ pub(super) async fn compute(shared: &Shared, asked: Asked<'_>, body: ReadBody) -
     let Asked { served, dialect, packed, accepts, started, id, context } = asked;
     let max_bytes = shared.limits.max_bytes;
     let call = Call { served: Arc::clone(&served), dialect, body, packed, accepts, max_bytes, context };
+    shared.busy.moved();
     let done = shared.compute.run(call).await;
+    shared.busy.moved();
     let done = done.inspect_err(|_| served.statistics.failed(started.elapsed()))?;
     let Done { result, facts, queued, charge } = done;
     let total = started.elapsed();

@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio_rustls::rustls::{Error, RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
@@ -251,9 +251,18 @@ fn acceptor(pem: &TlsPem) -> Result<TlsAcceptor, String> {
     let chain = certificates(&pem.certificates, "the file of the certificate")?;
     let key = PrivateKeyDer::from_pem_slice(&pem.key)
         .map_err(|_| "the file of the key: expected one private key in PEM, without a password")?;
-    let mut config = builder
-        .with_single_cert(chain, key)
-        .map_err(|_| "the key is not that of the certificate, or one of them is of no use")?;
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
+        Error::InconsistentKeys(_) => "the key is not that of the certificate",
+        Error::InvalidCertificate(_) => {
+            "the certificate is of no use: expected X.509 version 3, the server's own first"
+        }
+        _ => "the key is of no use, or not that of the certificate",
+    })?;
+    if pem.client_authorities.is_some() {
+        // A session that is taken up again is not asked for its certificate: one that has expired would stay good.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -134,7 +134,8 @@ def write_table(tier, runs, records):
         f"CIFAR-10 (`{DATA}`), ML-Leaks' network (176,938 parameters), {n_rows:,} rows in each of four slices, {epochs} epochs, "
         f"{n_seeds} seed(s). Adversary 1: softmax regression on the three largest entries, fitted on the shadow model, judged "
         f"on half of the target's members and non-members (the other half fixes the thresholds of the other attacks). "
-        "*Balanced* is its balanced accuracy (= accuracy: the sides are of one size) with a 95 % interval over rows.", "",
+        "*Balanced* is its balanced accuracy (= accuracy: the sides are of one size) in each seed, with a 95 % interval over rows; ° where it "
+        "does not count, since it finds nothing on the undefended model. The rest are means over seeds ± standard deviation.", "",
         f"Trained by commit {', '.join(commits)}, audited by {', '.join(audits)}; {first['machine']['cpu']}, "
         f"{first['machine']['n_cores']} cores. Made by `just paper-b table1 --tier {tier}`.", "",
         "| training | mask | target acc | shadow acc | balanced | recall, members | recall, others | AUC | TPR @ 1 % | network of 64 "
@@ -145,9 +146,11 @@ def write_table(tier, runs, records):
         for masked in (False, True):
             rows = [row(report, masked) for report in runs[name]]
             shadow = mean([pair[1]["results"]["test"]["accuracy"] for pair in records[name]])
-            low, high = (statistics.fmean(one["interval"][end] for one in rows) for end in (0, 1))
-            best = f"{mean([one['strongest'] for one in rows])} ({rows[0]['strongest_attack'] or 'none counts'})"
-            shown = [mean([one["target"] for one in rows]), shadow, f"{mean([one['balanced'] for one in rows])} [{low:.3f}, {high:.3f}]"]
+            names = dict.fromkeys(one["strongest_attack"] or "none counts" for one in rows)
+            best = f"{mean([one['strongest'] for one in rows])} ({'; '.join(names)})"
+            # A seed's own interval: an average of ends would be nobody's.
+            balanced = ", ".join("{:.3f}{} [{:.3f}, {:.3f}]".format(one["balanced"], "" if one["counts"] else "°", *one["interval"]) for one in rows)
+            shown = [mean([one["target"] for one in rows]), shadow, balanced]
             shown += [mean([one[key] for one in rows]) for key in ("recall1", "recall0", "auc", "tpr", "network", "gap", "loss")]
             shown += [best] + [f"{value:.2f}" for value in REPORT[name, masked]]
             lines.append(f"| {name} | {'top 3' if masked else '–'} | " + " | ".join(shown) + " |")

@@ -515,7 +515,7 @@ fn epsilon(findings: &Findings) -> Table {
     };
     // The claim's δ, where there is a claim.
     let delta = findings.systems.first().map_or(findings.settings.delta, |system| system.epsilon.delta);
-    let delta = if delta == 0.0 { "0".to_owned() } else { format!("{delta:e}") };
+    let delta = if delta == 0.0 || delta >= 0.001 { delta.to_string() } else { format!("{delta:e}") };
     Table {
         title: "Lower bounds on ε",
         note: format!(

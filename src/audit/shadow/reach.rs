@@ -69,6 +69,19 @@ impl Reach {
         self.n_both == self.n_rows
     }
 
+    /// What must be said in red: a few rows without models of both kinds weaken the attacks on all of them.
+    #[must_use]
+    pub fn doubt(&self) -> Option<String> {
+        let Self { n_rows, n_both, n_strangers, .. } = *self;
+        (!self.is_online() && n_both > 0).then(|| {
+            format!(
+                "{} of the {n_rows} audited rows lack shadow models of one kind, so that no row is attacked online and each is held \
+                 against {n_strangers} models alone: a bank that is dealt all rows evenly (--balanced) finds more",
+                n_rows - n_both
+            )
+        })
+    }
+
     /// What the bank does not allow, each with the reason, in words.
     #[must_use]
     pub fn left_out(&self) -> Vec<String> {
@@ -139,6 +152,7 @@ mod tests {
             let told = found.left_out().join("\n");
             assert!(told.contains("LiRA online") && told.contains("RMIA online") && told.contains("single records"));
             assert!(told.contains("none of the 5 shadow models was trained on an audited row"), "{told}");
+            assert_eq!(found.doubt(), None, "such an attacker is no mistake");
         }
     }
 
@@ -147,6 +161,7 @@ mod tests {
         let found = Reach::of(&matrix(6, &[3, 4, 2]), &[10, 11, 99]).unwrap();
         assert_eq!(found, Reach { n_models: 6, n_rows: 3, n_both: 2, n_strangers: 2, in_turn: false });
         assert!(found.left_out()[0].contains("trained on 2 of the 3 audited rows"), "{:?}", found.left_out());
+        assert!(found.doubt().unwrap().starts_with("1 of the 3 audited rows lack"), "{:?}", found.doubt());
     }
 
     #[test]

@@ -142,7 +142,7 @@ pub struct Args {
     boundary: bool,
     /// Forms of each image that the shadow attacks look at: the image itself, its mirror image, then shifts. Each but the first
     /// is a further query.
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "shadows",
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "shadows", conflicts_with = "predictions",
         value_parser = clap::value_parser!(u32).range(1..=10))]
     augment: u32,
     /// Audit the whole grid beside the standard defences: the paper's method at w = 1, .5 and 0, and masks and rounding
@@ -185,9 +185,10 @@ pub struct Args {
     #[arg(long)]
     quiet: bool,
     #[command(flatten)]
-    endpoint: EndpointArgs,
-    #[command(flatten)]
     scores: ScoreArgs,
+    // Its headings hold for whatever follows.
+    #[command(flatten)]
+    endpoint: EndpointArgs,
 }
 
 fn score_kind(word: &str) -> Result<ScoreKind, String> {

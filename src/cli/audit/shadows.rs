@@ -242,10 +242,12 @@ fn bank(
 ) -> anyhow::Result<()> {
     // Before the models of the bank: answers that come over the wire are kept, wherever the rest stops.
     let forms = questions::forms(args, case)?;
-    let case = &*case;
     let dataset = case.dataset.as_ref().context("--shadows needs --data, the rows that the bank was drawn from")?;
     let folder = Folder::open(path, dataset, case.target.dataset_rows()).with_context(|| path.display().to_string())?;
     let reach = folder.reach();
+    case.origin.doubts.extend(reach.doubt());
+    let case = &*case;
+    let dataset = case.dataset.as_ref().context("--shadows needs --data, the rows that the bank was drawn from")?;
     let mut systems = before.to_vec();
     systems.extend(bare(case));
     let bar = args.bar(0, "shadows", "models");

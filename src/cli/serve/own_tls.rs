@@ -24,6 +24,8 @@ pub(super) struct OwnTlsArgs {
 /// The table `tls`, as written.
 #[derive(Debug, Default)]
 pub(super) struct WrittenOwnTls {
+    /// Whether the file has the table: an empty one asks for TLS, too.
+    is_there: bool,
     certificates: Option<PathBuf>,
     key: Option<PathBuf>,
     client_authorities: Option<PathBuf>,
@@ -45,6 +47,7 @@ pub(super) struct OwnTls {
 impl WrittenOwnTls {
     /// Takes the keys of the table.
     pub(super) fn read(&mut self, table: &mut Section<'_>, beside: impl Fn(PathBuf) -> PathBuf) {
+        self.is_there = table.is_there();
         self.certificates = table.take("cert_file").map(&beside);
         self.key = table.take("key_file").map(&beside);
         self.client_authorities = table.take("client_ca_file").map(&beside);
@@ -68,7 +71,7 @@ impl WrittenOwnTls {
     pub(super) fn check(self, mistakes: &mut Mistakes) -> Option<OwnTls> {
         let files = [&self.certificates, &self.key, &self.client_authorities];
         let times = [self.handshake_timeout_seconds, self.reload_seconds];
-        if files.iter().all(|file| file.is_none()) && times.iter().all(Option::is_none) {
+        if !self.is_there && files.iter().all(|file| file.is_none()) && times.iter().all(Option::is_none) {
             return None;
         }
         #[cfg(not(feature = "tls"))]

@@ -8,6 +8,8 @@ use super::config::Mistakes;
 /// One table of the file, emptied key by key; what is left over is unknown.
 pub(super) struct Section<'a> {
     name: &'static str,
+    /// Whether the file has it, be it empty.
+    is_there: bool,
     table: Table,
     known: Vec<&'static str>,
     mistakes: &'a mut Mistakes,
@@ -16,6 +18,7 @@ pub(super) struct Section<'a> {
 impl<'a> Section<'a> {
     /// Takes the table out of the file.
     pub(super) fn open(name: &'static str, file: &mut Table, mistakes: &'a mut Mistakes) -> Self {
+        let is_there = file.contains_key(name);
         let table = match file.remove(name) {
             None => Table::new(),
             Some(Value::Table(table)) => table,
@@ -24,7 +27,12 @@ impl<'a> Section<'a> {
                 Table::new()
             }
         };
-        Self { name, table, known: Vec::new(), mistakes }
+        Self { name, is_there, table, known: Vec::new(), mistakes }
+    }
+
+    /// Whether the file has the table, be it empty.
+    pub(super) fn is_there(&self) -> bool {
+        self.is_there
     }
 
     /// Takes a key; a value of another type is a mistake.

@@ -340,6 +340,7 @@ fn tls_on_our_own_addresses_needs_a_certificate_and_its_key() {
     assert_eq!(check("").0.tls, None);
     // Whoever says anything of it expects that it is spoken.
     for (said, missing) in [
+        ("", "tls.cert_file: TLS needs"),
         ("cert_file = \"a.pem\"", "tls.key_file: TLS needs"),
         ("key_file = \"a.key\"", "tls.cert_file: TLS needs"),
         ("client_ca_file = \"ca.pem\"", "tls.cert_file: TLS needs"),
